@@ -1,0 +1,2 @@
+//! Map layouts that the BPF programs and user space share.
+#![no_std]
