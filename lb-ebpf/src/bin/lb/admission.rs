@@ -1,0 +1,77 @@
+//! Limits on new TCP connections: per VIP and per source prefix, for reconnect storms and floods.
+//!
+//! Both are the generic cell rate algorithm (ITU-T I.371): one word, the theoretical arrival time.
+//! The words are shared by all CPUs. They are read and raised without a lock; two CPUs that find a
+//! limiter idle at the same instant let one connection more through, which a limit of hundreds or
+//! thousands a second does not feel.
+//!
+//! Source prefixes share a two-row sketch of fixed size (a count-min sketch of arrival times): nothing
+//! is inserted or evicted, a flood of spoofed sources costs no memory, and a prefix is refused only
+//! if its cells in *both* rows are over the limit.
+
+use crate::maps::{ICMP_LIMITER, PREFIX_LIMITERS, VIP_LIMITERS};
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use lb_ebpf::lb::{Config, DropReason, PREFIX_BUCKETS, VipEntry, vip_flags};
+
+/// Whether a new connection may go to the VIP. `prefix` is the client's address under the VIP's mask.
+#[inline(always)]
+pub fn admit(config: &Config, index: u32, vip: &VipEntry, prefix: u64) -> Result<(), DropReason> {
+    if vip.flags & (vip_flags::RATE_LIMIT | vip_flags::PREFIX_LIMIT) == 0 {
+        return Ok(());
+    }
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    if vip.flags & vip_flags::PREFIX_LIMIT != 0 && !admit_prefix(config, index, vip, prefix, now) {
+        return Err(DropReason::PrefixRateLimited);
+    }
+    if vip.flags & vip_flags::RATE_LIMIT != 0
+        && let Some(limiter) = VIP_LIMITERS.get_ptr_mut(index)
+    {
+        // SAFETY: a valid element; races are discussed above.
+        let arrival = unsafe { &raw mut (*limiter).arrival };
+        if !take(arrival, now, vip.rate_interval, vip.rate_tolerance) {
+            return Err(DropReason::RateLimited);
+        }
+    }
+    Ok(())
+}
+
+/// Whether the node may send one more ICMP error (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
+#[inline(always)]
+pub fn may_send_icmp(config: &Config) -> bool {
+    let Some(limiter) = ICMP_LIMITER.get_ptr_mut(0) else { return false };
+    // SAFETY: a valid element, and a helper without arguments.
+    let (arrival, now) = unsafe { (&raw mut (*limiter).arrival, bpf_ktime_get_coarse_ns()) };
+    take(arrival, now, config.icmp_interval, config.icmp_tolerance)
+}
+
+#[inline(always)]
+fn admit_prefix(config: &Config, index: u32, vip: &VipEntry, prefix: u64, now: u64) -> bool {
+    let x = (prefix ^ config.prefix_seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let x = (x ^ (x >> 32) ^ u64::from(index)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+    let first = (x >> 32) as u32 & (PREFIX_BUCKETS - 1);
+    let second = (x >> 48) as u32 & (PREFIX_BUCKETS - 1) | PREFIX_BUCKETS;
+    let (Some(first), Some(second)) = (PREFIX_LIMITERS.get_ptr_mut(first), PREFIX_LIMITERS.get_ptr_mut(second))
+    else {
+        return true;
+    };
+    // Both rows count; one of them under the limit is enough.
+    let in_first = take(first, now, vip.prefix_interval, vip.prefix_tolerance);
+    let in_second = take(second, now, vip.prefix_interval, vip.prefix_tolerance);
+    in_first | in_second
+}
+
+/// Takes one cell if the limiter conforms.
+#[inline(always)]
+fn take(arrival: *mut u64, now: u64, interval: u64, tolerance: u64) -> bool {
+    // SAFETY: `arrival` points into a map element; plain 64-bit loads and stores do not tear.
+    unsafe {
+        let expected = arrival.read_volatile();
+        let start = if expected > now { expected } else { now };
+        if start - now > tolerance {
+            return false;
+        }
+        arrival.write_volatile(start + interval);
+    }
+    true
+}

@@ -1,0 +1,178 @@
+//! Fragments to a VIP.
+//!
+//! The rule: a first fragment carries the ports, so it goes where its flow goes, and leaves a record
+//! under (source, VIP's address, protocol, identification). A later fragment follows the record. Without
+//! one it follows only where ports do not matter: a VIP of all ports with source affinity. Otherwise it
+//! is dropped and counted. Records are for 30 s and in a table of fixed size that forgets the oldest.
+
+use crate::forward::{self, Rare};
+use crate::index::{self, Index};
+use crate::maps::{self, CONFIG, FRAGMENTS, VIPS};
+use crate::packet::{self, Frame, IPV4_FRAGMENT_OFFSET, Ipv4, Ipv6};
+use crate::{admission, ipv6};
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use lb_ebpf::lb::{
+    AddressEntry, DropReason, Event, FRAGMENT_LIFETIME, FragmentKey, FragmentOwner, VipEntry, ipv4_key, vip_flags,
+};
+use lb_ebpf::wire::{IPV6_LENGTH, protocol};
+use slot_table::flow::{self, Seed};
+
+/// What the two families have in common, once parsed.
+struct Part {
+    l3: u32,
+    /// Offset of the transport header in a first fragment; 0 in a later one.
+    l4: usize,
+    rest: u32,
+    key: FragmentKey,
+    rare: Rare,
+}
+
+/// An IPv4 fragment.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32) -> u32 {
+    let l3 = l3 & 0x1f;
+    let frame = Frame::new(ctx);
+    let Some(ip) = frame.header::<Ipv4>(l3 as usize) else { return maps::pass(Event::Passed) };
+    let Some((_, index, address)) = index::again(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
+    match ip.protocol {
+        protocol::TCP | protocol::UDP => {}
+        protocol::ICMP => return maps::discard(0, DropReason::IcmpFragment),
+        _ => return maps::pass(Event::PassedNoService),
+    }
+    let header = u32::from(ip.version_ihl & 0x0f) * 4;
+    let total = u32::from(u16::from_be(ip.total_length));
+    if total < header {
+        return maps::discard(0, DropReason::MalformedIp);
+    }
+    let first = ip.fragment & IPV4_FRAGMENT_OFFSET.to_be() == 0;
+    let key = FragmentKey {
+        source: [u64::from(ip.source), 0],
+        address: address.id,
+        protocol: u32::from(ip.protocol),
+        identification: u32::from(ip.identification),
+        version: 4,
+    };
+    let rare = Rare { total, tos: ip.tos, ttl: ip.ttl, v6: false, syn: false, icmp_error: false };
+    let l4 = if first { (l3 + header) as usize } else { 0 };
+    handle(frame, index, address, Part { l3, l4, rest: total - header, key, rare })
+}
+
+/// An IPv6 fragment.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32) -> u32 {
+    let l3 = l3 & 0x1f;
+    let frame = Frame::new(ctx);
+    let Some(ip) = frame.header::<Ipv6>(l3 as usize) else { return maps::pass(Event::Passed) };
+    let Some((_, index, address)) = index::again(ip.destination) else { return maps::pass(Event::Passed) };
+    let payload = u32::from(u16::from_be(ip.payload_length));
+    let start = l3 + IPV6_LENGTH as u32;
+    let walk = ipv6::Walk::unpack(ipv6::walk_extensions(ctx, start, u32::from(ip.next_header)));
+    let extensions = walk.offset as u32 - start;
+    if walk.failed || !walk.fragment || extensions > payload {
+        return maps::discard(0, DropReason::ExtensionHeaders);
+    }
+    match walk.protocol {
+        protocol::TCP | protocol::UDP => {}
+        protocol::ICMPV6 => return maps::discard(0, DropReason::IcmpFragment),
+        _ => return maps::pass(Event::PassedNoService),
+    }
+    let key = FragmentKey {
+        source: ip.source,
+        address: address.id,
+        protocol: u32::from(walk.protocol),
+        identification: walk.identification,
+        version: 6,
+    };
+    let rare = Rare {
+        total: payload + IPV6_LENGTH as u32,
+        tos: ipv6::traffic_class(ip),
+        ttl: ip.hop_limit,
+        v6: true,
+        syn: false,
+        icmp_error: false,
+    };
+    let l4 = if walk.first { walk.offset } else { 0 };
+    handle(frame, index, address, Part { l3, l4, rest: payload - extensions, key, rare })
+}
+
+#[inline(always)]
+fn handle(frame: Frame, index: Index, address: &AddressEntry, part: Part) -> u32 {
+    // SAFETY: a helper without arguments.
+    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let protocol = part.key.protocol as u8;
+    if part.l4 != 0 {
+        return first(frame, index, address, part, protocol, now);
+    }
+    // SAFETY: the element is copied at once; a concurrent rewrite could at worst mix two records of
+    // one key, and `id` guards against a real that is not what it was.
+    if let Some(owner) = unsafe { FRAGMENTS.get(&part.key) }.copied()
+        && now - owner.seen < FRAGMENT_LIFETIME
+        && forward::identity(owner.real) == Some(owner.id)
+    {
+        maps::count(Event::FragmentFollowed);
+        let vip = 0;
+        return forward::to_real_rare(frame.ctx, part.l3, part.rare.pack(), pair(vip, owner.real), owner.hash);
+    }
+    if let Some(vip) = index::any_port(address, protocol)
+        && let Some(entry) = VIPS.get(vip)
+        && entry.flags & vip_flags::SOURCE_AFFINITY != 0
+    {
+        return by_table(frame, vip, entry, part, 0, None);
+    }
+    maps::discard(0, DropReason::FragmentUnknown)
+}
+
+#[inline(always)]
+fn first(frame: Frame, index: Index, address: &AddressEntry, mut part: Part, protocol: u8, now: u64) -> u32 {
+    let Ok((ports, syn)) = forward::transport(&frame, part.l4, part.rest, protocol, false) else {
+        return maps::discard(0, DropReason::MalformedTransport);
+    };
+    let Some(vip) = index.vip(address, packet::second_port(ports), protocol) else {
+        return maps::pass(Event::PassedNoService);
+    };
+    let (Some(config), Some(entry)) = (CONFIG.get(0), VIPS.get(vip)) else {
+        return maps::discard(vip, DropReason::NoReal);
+    };
+    part.rare.syn = syn;
+    let prefix = if part.rare.v6 {
+        part.key.source[0] & entry.prefix_mask_v6
+    } else {
+        part.key.source[0] & u64::from(entry.prefix_mask_v4)
+    };
+    if syn && let Err(reason) = admission::admit(config, vip, entry, prefix) {
+        return maps::discard(vip, reason);
+    }
+    by_table(frame, vip, entry, part, ports, Some(now))
+}
+
+/// Sends a fragment to its slot's owner; `note` is the time to leave a record with.
+#[inline(always)]
+fn by_table(frame: Frame, vip: u32, entry: &VipEntry, part: Part, ports: u32, note: Option<u64>) -> u32 {
+    let Some(config) = CONFIG.get(0) else { return maps::discard(vip, DropReason::NoReal) };
+    let seed = Seed { k0: config.seed[0], k1: config.seed[1] };
+    let ports = if entry.flags & vip_flags::SOURCE_AFFINITY != 0 { 0 } else { ports };
+    let hash = if part.rare.v6 {
+        flow::hash_v6(seed, part.key.source, ports)
+    } else {
+        flow::hash_v4(seed, part.key.source[0] as u32, ports)
+    };
+    let Some(real) = forward::owner(entry, hash) else { return maps::discard(vip, DropReason::NoReal) };
+    if let Some(seen) = note
+        && let Some(id) = forward::identity(real)
+    {
+        let owner = FragmentOwner { id, seen, real, hash };
+        // Without a record later fragments are counted as unknown; nothing else is lost.
+        if FRAGMENTS.insert(&part.key, &owner, 0).is_ok() {
+            maps::count(Event::FragmentFirst);
+        }
+    }
+    forward::to_real_rare(frame.ctx, part.l3, part.rare.pack(), pair(vip, real), hash)
+}
+
+#[inline(always)]
+fn pair(vip: u32, real: u32) -> u64 {
+    u64::from(vip) << 32 | u64::from(real)
+}

@@ -1,0 +1,377 @@
+//! ICMP and ICMPv6 to a VIP, and the node's own ICMP errors.
+//!
+//! Echo requests are answered. Errors about a flow of a VIP go to the real that holds the flow, found
+//! from the packet embedded in them, of which eight bytes behind the IP header are enough. Everything
+//! else (neighbour discovery among it) is left to the kernel.
+
+use crate::admission;
+use crate::forward::{self, Rare};
+use crate::index;
+use crate::ipv6::{self, Walk, traffic_class};
+use crate::maps::{self, CONFIG, SCRATCH, VIPS};
+use crate::packet::{
+    Ethernet, Frame, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum, bounded, fold, second_port,
+};
+use aya_ebpf::bindings::{xdp_action, xdp_md};
+use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
+use lb_ebpf::lb::{DropReason, Event, ipv4_key, vip_flags};
+use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, icmp, icmpv6, protocol};
+use slot_table::flow::{self, Seed};
+
+/// Bytes of an offending packet that the node's errors quote: its headers and then some, well below
+/// what the smallest path carries.
+const QUOTED: usize = 256;
+const ICMP_LENGTH: usize = 8;
+/// Room for an IPv6 header, an ICMP header and the quotation.
+pub const MESSAGE_ROOM: usize = IPV6_LENGTH + ICMP_LENGTH + QUOTED;
+/// TTL and hop limit of what the node says itself.
+const TTL: u8 = 64;
+
+/// ICMP to an IPv4 VIP; `header` is the length of the IP header.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn icmp_v4(ctx: *mut xdp_md, l3: u32, header: u32) -> u32 {
+    let l3 = (l3 & 0x1f) as usize;
+    let l4 = l3 + (header & 0x3c) as usize;
+    let frame = Frame::new(ctx);
+    let Some(ip) = frame.header::<Ipv4>(l3) else { return maps::pass(Event::Passed) };
+    let total = u32::from(u16::from_be(ip.total_length));
+    let Some(message) = frame.header::<Icmp>(l4).filter(|_| total >= header + ICMP_LENGTH as u32) else {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    };
+    match message.kind {
+        icmp::ECHO => {
+            // Options of a request (routes, time stamps) are nothing to reflect.
+            if header != IPV4_LENGTH as u32 {
+                return maps::pass(Event::PassedNoService);
+            }
+            message.checksum = adjust_checksum(message.checksum, u16::from_ne_bytes([icmp::ECHO, 0]), 0);
+            message.kind = icmp::ECHO_REPLY;
+            let (source, destination) = (ip.source, ip.destination);
+            ip.source = destination;
+            ip.destination = source;
+            let old = u16::from_ne_bytes([ip.ttl, ip.protocol]);
+            ip.ttl = TTL;
+            ip.checksum = adjust_checksum(ip.checksum, old, u16::from_ne_bytes([TTL, ip.protocol]));
+            bounce(&frame, Event::EchoAnswered)
+        }
+        icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => {
+            let rare = Rare { total, tos: ip.tos, ttl: ip.ttl, v6: false, syn: false, icmp_error: true };
+            icmp_error_v4(ctx, pack_offsets(l3, l4), rare.pack())
+        }
+        _ => maps::pass(Event::PassedNoService),
+    }
+}
+
+/// ICMPv6 to an IPv6 VIP; `l4` is where the message starts.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn icmp_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
+    let l3 = (l3 & 0x1f) as usize;
+    let l4 = (l4 & 0x3ff) as usize;
+    let frame = Frame::new(ctx);
+    let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
+    let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;
+    let Some(message) = frame.header::<Icmp>(l4).filter(|_| l3 as u32 + total >= (l4 + ICMP_LENGTH) as u32) else {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    };
+    match message.kind {
+        icmpv6::ECHO_REQUEST => {
+            if l4 != l3 + IPV6_LENGTH {
+                return maps::pass(Event::PassedNoService);
+            }
+            let old = u16::from_ne_bytes([icmpv6::ECHO_REQUEST, message.code]);
+            let new = u16::from_ne_bytes([icmpv6::ECHO_REPLY, message.code]);
+            message.checksum = adjust_checksum(message.checksum, old, new);
+            message.kind = icmpv6::ECHO_REPLY;
+            let (source, destination) = (ip.source, ip.destination);
+            ip.source = destination;
+            ip.destination = source;
+            ip.hop_limit = TTL;
+            bounce(&frame, Event::EchoAnswered)
+        }
+        icmpv6::UNREACHABLE | icmpv6::PACKET_TOO_BIG | icmpv6::TIME_EXCEEDED | icmpv6::PARAMETER_PROBLEM => {
+            let rare =
+                Rare { total, tos: traffic_class(ip), ttl: ip.hop_limit, v6: true, syn: false, icmp_error: true };
+            icmp_error_v6(ctx, pack_offsets(l3, l4), rare.pack())
+        }
+        _ => maps::pass(Event::PassedNoService),
+    }
+}
+
+#[inline(always)]
+fn pack_offsets(l3: usize, l4: usize) -> u32 {
+    (l3 as u32) << 16 | l4 as u32
+}
+
+/// An IPv4 error message: on to the real whose flow the embedded packet belongs to.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn icmp_error_v4(ctx: *mut xdp_md, offsets: u32, rare: u64) -> u32 {
+    let (l3, l4) = ((offsets >> 16 & 0x1f) as usize, (offsets & 0x7f) as usize);
+    let frame = Frame::new(ctx);
+    let inner = l4 + ICMP_LENGTH;
+    let (Some(ip), Some(embedded)) = (frame.header::<Ipv4>(l3), frame.header::<Ipv4>(inner)) else {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    };
+    let header = usize::from(embedded.version_ihl & 0x0f) * 4;
+    if embedded.version_ihl >> 4 != 4 || header < IPV4_LENGTH {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    }
+    // The real answered from the VIP's address; only the first fragment of a packet has its ports.
+    if embedded.source != ip.destination || embedded.fragment & IPV4_FRAGMENT_OFFSET.to_be() != 0 {
+        return maps::discard(0, DropReason::IcmpUnmatched);
+    }
+    let Some(ports) = frame.header::<Ports>(inner + header) else {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    };
+    let (client, destination) = (embedded.destination, ip.destination);
+    let (word, protocol) = (ports.word, embedded.protocol);
+    to_holder(frame, l3, rare, ipv4_key(destination), word, protocol, |seed, ports| flow::hash_v4(seed, client, ports))
+}
+
+/// An IPv6 error message.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, offsets: u32, rare: u64) -> u32 {
+    let (l3, l4) = ((offsets >> 16 & 0x1f) as usize, (offsets & 0x3ff) as usize);
+    let frame = Frame::new(ctx);
+    let inner = l4 + ICMP_LENGTH;
+    let (Some(ip), Some(embedded)) = (frame.header::<Ipv6>(l3), frame.header::<Ipv6>(inner)) else {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    };
+    if embedded.version_class_label & 0xf0 != 0x60 {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    }
+    let (source, destination) = (embedded.source, ip.destination);
+    if source[0] != destination[0] || source[1] != destination[1] {
+        return maps::discard(0, DropReason::IcmpUnmatched);
+    }
+    let walk = Walk::unpack(ipv6::walk_extensions(ctx, (inner + IPV6_LENGTH) as u32, u32::from(embedded.next_header)));
+    if walk.failed {
+        return maps::discard(0, DropReason::IcmpUnmatched);
+    }
+    let Some(ports) = frame.header::<Ports>(walk.offset) else {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    };
+    let client = embedded.destination;
+    let word = ports.word;
+    to_holder(frame, l3, rare, destination, word, walk.protocol, |seed, ports| flow::hash_v6(seed, client, ports))
+}
+
+/// Sends an error to the owner of the embedded packet's slot. `ports` are those of the real's packet:
+/// the VIP's first.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inlined")]
+fn to_holder(
+    frame: Frame,
+    l3: usize,
+    rare: u64,
+    key: [u64; 2],
+    ports: u32,
+    protocol: u8,
+    hash: impl FnOnce(Seed, u32) -> u32,
+) -> u32 {
+    if protocol != protocol::TCP && protocol != protocol::UDP {
+        return maps::discard(0, DropReason::IcmpUnmatched);
+    }
+    let Some((_, index, address)) = index::again(key) else { return maps::pass(Event::Passed) };
+    let client_first = ports.rotate_left(16);
+    let Some(vip) = index.vip(address, second_port(client_first), protocol) else {
+        return maps::discard(0, DropReason::IcmpUnmatched);
+    };
+    let (Some(config), Some(entry)) = (CONFIG.get(0), VIPS.get(vip)) else {
+        return maps::discard(vip, DropReason::NoReal);
+    };
+    let word = if entry.flags & vip_flags::SOURCE_AFFINITY != 0 { 0 } else { client_first };
+    let hash = hash(Seed { k0: config.seed[0], k1: config.seed[1] }, word);
+    let Some(real) = forward::owner(entry, hash) else { return maps::discard(vip, DropReason::NoReal) };
+    forward::to_real_rare(frame.ctx, l3 as u32, rare, u64::from(vip) << 32 | u64::from(real), hash)
+}
+
+/// Sends the frame back to where it came from.
+#[inline(always)]
+fn bounce(frame: &Frame, event: Event) -> u32 {
+    let Some(ethernet) = frame.header::<Ethernet>(0) else { return xdp_action::XDP_DROP };
+    let a = ethernet.addresses;
+    ethernet.addresses = [a[6], a[7], a[8], a[9], a[10], a[11], a[0], a[1], a[2], a[3], a[4], a[5]];
+    maps::count(event);
+    xdp_action::XDP_TX
+}
+
+/// Answers a packet that does not fit the path with the size that does (RFC 1191, RFC 8201).
+///
+/// IPv4 packets without DF are answered as well: XDP cannot fragment, and a sender that learns the
+/// size is better off than one that learns nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn too_big(ctx: *mut xdp_md, l3: u32, v6: u32, vip: u32, mtu: u32) -> u32 {
+    let sent = if v6 != 0 {
+        answer::<true>(ctx, l3, icmpv6::PACKET_TOO_BIG, 0, mtu.to_be())
+    } else {
+        let mtu = u32::from((mtu as u16).to_be()) << 16;
+        answer::<false>(ctx, l3, icmp::UNREACHABLE, icmp::FRAGMENTATION_NEEDED, mtu)
+    };
+    finish(sent, vip, DropReason::TooBig, Event::TooBigSent)
+}
+
+/// Answers a packet whose TTL or hop limit is used up.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn time_exceeded(ctx: *mut xdp_md, l3: u32, v6: u32, vip: u32) -> u32 {
+    let sent = if v6 != 0 {
+        answer::<true>(ctx, l3, icmpv6::TIME_EXCEEDED, 0, 0)
+    } else {
+        answer::<false>(ctx, l3, icmp::TIME_EXCEEDED, 0, 0)
+    };
+    finish(sent, vip, DropReason::TtlExpired, Event::TimeExceededSent)
+}
+
+/// How an attempt to answer ended.
+enum Answer {
+    Sent,
+    Limited,
+    Impossible,
+}
+
+#[inline(always)]
+fn finish(answer: Answer, vip: u32, reason: DropReason, event: Event) -> u32 {
+    maps::discard(vip, reason);
+    match answer {
+        Answer::Sent => {
+            maps::count(event);
+            xdp_action::XDP_TX
+        }
+        Answer::Limited => maps::discard(vip, DropReason::IcmpRateLimited),
+        Answer::Impossible => xdp_action::XDP_DROP,
+    }
+}
+
+/// Turns the frame into an ICMP error about itself. `rest` is the ICMP header's second word as on the
+/// wire.
+#[inline(always)]
+fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u32) -> Answer {
+    let header = if V6 { IPV6_LENGTH } else { IPV4_LENGTH };
+    let l3 = (l3 & 0x1f) as usize;
+    let (Some(config), Some(scratch)) = (CONFIG.get(0), SCRATCH.get_ptr_mut(0)) else { return Answer::Impossible };
+    if !admission::may_send_icmp(config) {
+        return Answer::Limited;
+    }
+    let frame = Frame::new(ctx);
+    let scratch = scratch.cast::<u8>();
+    let quoted = if V6 {
+        let Some(ip) = frame.header::<Ipv6>(l3) else { return Answer::Impossible };
+        u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32
+    } else {
+        let Some(ip) = frame.header::<Ipv4>(l3) else { return Answer::Impossible };
+        u32::from(u16::from_be(ip.total_length))
+    };
+    let quoted = if quoted > QUOTED as u32 { QUOTED as u32 } else { quoted };
+    let Some(quoted) = bounded(quoted, QUOTED).filter(|quoted| *quoted >= header as u32) else {
+        return Answer::Impossible;
+    };
+    let length = ICMP_LENGTH as u32 + quoted;
+    // SAFETY: `scratch` has MESSAGE_ROOM bytes of this CPU alone; all offsets are constants below that,
+    // and `quoted` is at most QUOTED.
+    let checksum = unsafe {
+        core::ptr::write_bytes(scratch, 0, MESSAGE_ROOM);
+        if bpf_xdp_load_bytes(ctx, l3 as u32, scratch.add(header + ICMP_LENGTH).cast(), quoted) != 0 {
+            return Answer::Impossible;
+        }
+        let message = &mut *scratch.add(header).cast::<Icmp>();
+        message.kind = kind;
+        message.code = code;
+        message.rest = rest;
+        // The quotation is followed by zeros, which do not change the sum.
+        bpf_csum_diff(core::ptr::null_mut(), 0, scratch.add(header).cast(), (ICMP_LENGTH + QUOTED) as u32, 0)
+    };
+    if checksum < 0 {
+        return Answer::Impossible;
+    }
+    let sum = checksum as u32;
+    // SAFETY: as above.
+    let written = unsafe {
+        if V6 {
+            ipv6_error(&frame, scratch, l3, length, sum, config.source_v6)
+        } else {
+            ipv4_error(&frame, scratch, l3, length, sum, config.source_v4)
+        }
+    };
+    let size = header as u32 + length;
+    let grow = (l3 as u32 + size) as i32 - frame.length() as i32;
+    // SAFETY: the context is the program's own; `size` is at most MESSAGE_ROOM.
+    unsafe {
+        if !written || bpf_xdp_adjust_tail(ctx, grow) != 0 {
+            return Answer::Impossible;
+        }
+        let Some(size) = bounded(size, MESSAGE_ROOM) else { return Answer::Impossible };
+        if bpf_xdp_store_bytes(ctx, l3 as u32, scratch.cast(), size) != 0 {
+            return Answer::Impossible;
+        }
+    }
+    let frame = Frame::new(ctx);
+    let Some(ethernet) = frame.header::<Ethernet>(0) else { return Answer::Impossible };
+    let a = ethernet.addresses;
+    ethernet.addresses = [a[6], a[7], a[8], a[9], a[10], a[11], a[0], a[1], a[2], a[3], a[4], a[5]];
+    Answer::Sent
+}
+
+/// Writes the IPv4 header and the ICMP checksum; false where the sender must not be answered.
+///
+/// # Safety
+/// `scratch` must have [`MESSAGE_ROOM`] bytes.
+#[inline(always)]
+unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, sum: u32, own: u32) -> bool {
+    let Some(ip) = frame.header::<Ipv4>(l3) else { return false };
+    let first = ip.source as u8;
+    if first == 0 || first >= 224 {
+        return false; // no unicast source (RFC 1122, section 3.2.2)
+    }
+    // SAFETY: as the caller promises.
+    unsafe {
+        let out = &mut *scratch.cast::<Ipv4>();
+        out.version_ihl = 0x45;
+        out.tos = 0xc0; // internetwork control (RFC 1812, section 4.3.2.5)
+        out.total_length = ((length + IPV4_LENGTH as u32) as u16).to_be();
+        out.ttl = TTL;
+        out.protocol = protocol::ICMP;
+        out.source = if own != 0 { own } else { ip.destination };
+        out.destination = ip.source;
+        let sum4 = bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), IPV4_LENGTH as u32, 0);
+        out.checksum = !fold(sum4 as u32);
+        (*scratch.add(IPV4_LENGTH).cast::<Icmp>()).checksum = !fold(sum);
+    }
+    true
+}
+
+/// The same for IPv6, with the pseudo-header in the checksum (RFC 8200, section 8.1).
+///
+/// # Safety
+/// `scratch` must have [`MESSAGE_ROOM`] bytes.
+#[inline(always)]
+unsafe fn ipv6_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, sum: u32, own: [u64; 2]) -> bool {
+    let Some(ip) = frame.header::<Ipv6>(l3) else { return false };
+    let source = ip.source;
+    if source[0] as u8 == 0xff || (source[0] == 0 && source[1] == 0) {
+        return false; // RFC 4443, section 2.4 (e)
+    }
+    // SAFETY: as the caller promises.
+    unsafe {
+        let out = &mut *scratch.cast::<Ipv6>();
+        out.version_class_label = 0x60_u32;
+        out.payload_length = (length as u16).to_be();
+        out.next_header = protocol::ICMPV6;
+        out.hop_limit = TTL;
+        let from = if own[0] | own[1] != 0 { own } else { ip.destination };
+        out.source = from;
+        out.destination = source;
+        let addresses = bpf_csum_diff(core::ptr::null_mut(), 0, scratch.add(8).cast(), 32, sum);
+        if addresses < 0 {
+            return false;
+        }
+        let rest = u32::from((length as u16).to_be()) + u32::from(u16::from(protocol::ICMPV6).to_be());
+        let sum = u32::from(fold(addresses as u32)) + rest;
+        (*scratch.add(IPV6_LENGTH).cast::<Icmp>()).checksum = !fold(sum);
+    }
+    true
+}

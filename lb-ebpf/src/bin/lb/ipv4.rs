@@ -1,0 +1,84 @@
+//! IPv4 packets.
+
+use crate::forward::{self, Inner};
+use crate::index::{self, Index};
+use crate::maps::{self, CONFIG};
+use crate::packet::{Frame, IPV4_FRAGMENT, Ipv4};
+use crate::{fragment, icmp};
+use aya_ebpf::bindings::xdp_md;
+use lb_ebpf::lb::{AddressEntry, Config, DropReason, Event, ipv4_key};
+use lb_ebpf::wire::{IPV4_LENGTH, protocol};
+use slot_table::flow;
+
+#[inline(always)]
+pub fn handle(frame: Frame, l3: usize) -> u32 {
+    let Some(ip) = frame.header::<Ipv4>(l3) else { return maps::pass(Event::Passed) };
+    let Some(config) = CONFIG.get(0) else { return maps::pass(Event::Passed) };
+    let index = Index(config.index);
+    let Some(address) = index.address(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
+    let total = u32::from(u16::from_be(ip.total_length));
+    if total < IPV4_LENGTH as u32 || l3 as u32 + total > frame.length() {
+        return maps::discard(0, DropReason::MalformedIp);
+    }
+    if ip.version_ihl != 0x45 {
+        return ipv4_with_options(frame.ctx, l3 as u32);
+    }
+    payload(frame, l3, IPV4_LENGTH, ip, total, config, index, address)
+}
+
+/// Packets whose header is longer than 20 bytes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ipv4_with_options(ctx: *mut xdp_md, l3: u32) -> u32 {
+    let l3 = (l3 & 0x1f) as usize;
+    let frame = Frame::new(ctx);
+    let Some(ip) = frame.header::<Ipv4>(l3) else { return maps::pass(Event::Passed) };
+    let Some((config, index, address)) = index::again(ipv4_key(ip.destination)) else {
+        return maps::pass(Event::Passed);
+    };
+    let total = u32::from(u16::from_be(ip.total_length));
+    let header = usize::from(ip.version_ihl & 0x0f) * 4;
+    if ip.version_ihl >> 4 != 4 || header < IPV4_LENGTH || total < header as u32 {
+        return maps::discard(0, DropReason::MalformedIp);
+    }
+    payload(frame, l3, header, ip, total, config, index, address)
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "all of it lives in registers")]
+fn payload(
+    frame: Frame,
+    l3: usize,
+    header: usize,
+    ip: &Ipv4,
+    total: u32,
+    config: &'static Config,
+    index: Index,
+    address: &AddressEntry,
+) -> u32 {
+    if ip.fragment & IPV4_FRAGMENT.to_be() != 0 {
+        return fragment::fragment_v4(frame.ctx, l3 as u32);
+    }
+    let (ports, syn) = match forward::transport(&frame, l3 + header, total - header as u32, ip.protocol, true) {
+        Ok(found) => found,
+        Err(forward::Other::Malformed) => return maps::discard(0, DropReason::MalformedTransport),
+        Err(forward::Other::Protocol) if ip.protocol == protocol::ICMP => {
+            return icmp::icmp_v4(frame.ctx, l3 as u32, header as u32);
+        }
+        Err(forward::Other::Protocol) => return maps::pass(Event::PassedNoService),
+    };
+    let Some(vip) = index.vip(address, crate::packet::second_port(ports), ip.protocol) else {
+        return maps::pass(Event::PassedNoService);
+    };
+    let source = ip.source;
+    forward::to_vip::<false>(
+        frame,
+        config,
+        vip,
+        syn,
+        |entry| u64::from(source & entry.prefix_mask_v4),
+        |seed, ports| flow::hash_v4(seed, source, ports),
+        ports,
+        Inner { l3, total, tos: ip.tos, ttl: ip.ttl },
+    )
+}

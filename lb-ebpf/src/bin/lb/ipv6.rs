@@ -1,0 +1,186 @@
+//! IPv6 packets.
+
+use crate::forward::{self, Inner};
+use crate::index::{self, Index};
+use crate::maps::{self, CONFIG};
+use crate::packet::{self, Extension, Fragment, Frame, Ipv6};
+use crate::{fragment, icmp};
+use aya_ebpf::bindings::xdp_md;
+use lb_ebpf::lb::{AddressEntry, Config, DropReason, Event, IPV4_KEY};
+use lb_ebpf::wire::{IPV6_LENGTH, protocol};
+use slot_table::flow;
+
+/// Extension headers that are walked before the packet is given up.
+const MAX_EXTENSIONS: usize = 6;
+/// Bytes from the frame's start within which the transport header must begin.
+const MAX_OFFSET: usize = 512;
+
+#[inline(always)]
+pub fn handle(frame: Frame, l3: usize) -> u32 {
+    let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
+    let Some(config) = CONFIG.get(0) else { return maps::pass(Event::Passed) };
+    let index = Index(config.index);
+    let destination = ip.destination;
+    if destination[0] == IPV4_KEY {
+        return maps::pass(Event::Passed); // a multicast address that looks like an IPv4 VIP's key
+    }
+    let Some(address) = index.address(destination) else { return maps::pass(Event::Passed) };
+    let rest = u32::from(u16::from_be(ip.payload_length));
+    if ip.version_class_label & 0xf0 != 0x60 || (l3 + IPV6_LENGTH) as u32 + rest > frame.length() {
+        return maps::discard(0, DropReason::MalformedIp);
+    }
+    match ip.next_header {
+        protocol::TCP | protocol::UDP => {
+            payload(frame, l3, l3 + IPV6_LENGTH, rest, ip.next_header, ip, config, index, address)
+        }
+        protocol::ICMPV6 => icmp::icmp_v6(frame.ctx, l3 as u32, (l3 + IPV6_LENGTH) as u32),
+        next if is_extension(next) => ipv6_with_extensions(frame.ctx, l3 as u32),
+        _ => maps::pass(Event::PassedNoService),
+    }
+}
+
+/// Packets with extension headers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ipv6_with_extensions(ctx: *mut xdp_md, l3: u32) -> u32 {
+    let l3 = (l3 & 0x1f) as usize;
+    let frame = Frame::new(ctx);
+    let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
+    let Some((config, index, address)) = index::again(ip.destination) else { return maps::pass(Event::Passed) };
+    let rest = u32::from(u16::from_be(ip.payload_length));
+    let walk = Walk::unpack(walk_extensions(ctx, (l3 + IPV6_LENGTH) as u32, u32::from(ip.next_header)));
+    let extensions = (walk.offset - l3 - IPV6_LENGTH) as u32;
+    if walk.failed || extensions > rest {
+        return maps::discard(0, DropReason::ExtensionHeaders);
+    }
+    if walk.fragment {
+        return fragment::fragment_v6(ctx, l3 as u32);
+    }
+    match walk.protocol {
+        protocol::TCP | protocol::UDP => {
+            payload(frame, l3, walk.offset, rest - extensions, walk.protocol, ip, config, index, address)
+        }
+        protocol::ICMPV6 => icmp::icmp_v6(ctx, l3 as u32, walk.offset as u32),
+        _ => maps::pass(Event::PassedNoService),
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "all of it lives in registers")]
+fn payload(
+    frame: Frame,
+    l3: usize,
+    l4: usize,
+    rest: u32,
+    protocol: u8,
+    ip: &Ipv6,
+    config: &'static Config,
+    index: Index,
+    address: &AddressEntry,
+) -> u32 {
+    let Ok((ports, syn)) = forward::transport(&frame, l4, rest, protocol, true) else {
+        return maps::discard(0, DropReason::MalformedTransport);
+    };
+    let Some(vip) = index.vip(address, packet::second_port(ports), protocol) else {
+        return maps::pass(Event::PassedNoService);
+    };
+    let source = ip.source;
+    let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;
+    forward::to_vip::<true>(
+        frame,
+        config,
+        vip,
+        syn,
+        |entry| source[0] & entry.prefix_mask_v6,
+        |seed, ports| flow::hash_v6(seed, source, ports),
+        ports,
+        Inner { l3, total, tos: traffic_class(ip), ttl: ip.hop_limit },
+    )
+}
+
+/// The traffic class octet.
+#[inline(always)]
+pub fn traffic_class(ip: &Ipv6) -> u8 {
+    (u32::from_be(ip.version_class_label) >> 20) as u8
+}
+
+#[inline(always)]
+fn is_extension(next: u8) -> bool {
+    matches!(
+        next,
+        protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS | protocol::FRAGMENT
+    )
+}
+
+/// Where a walk over extension headers ended.
+pub struct Walk {
+    /// Offset of the header it stopped at.
+    pub offset: usize,
+    /// That header's protocol.
+    pub protocol: u8,
+    /// It stopped behind a fragment header of a packet that really is fragmented.
+    pub fragment: bool,
+    /// That fragment is its packet's first.
+    pub first: bool,
+    /// Identification of the packet that it is a fragment of, as on the wire.
+    pub identification: u32,
+    /// Too many headers, or one cut short.
+    pub failed: bool,
+}
+
+impl Walk {
+    #[inline(always)]
+    pub fn unpack(word: u64) -> Self {
+        Self {
+            offset: word as usize & 0x3ff,
+            protocol: (word >> 16) as u8,
+            fragment: word & (1 << 24) != 0,
+            failed: word & (1 << 25) != 0,
+            first: word & (1 << 26) != 0,
+            identification: (word >> 32) as u32,
+        }
+    }
+}
+
+/// Walks extension headers from `offset`, whose header is of type `next`; the result is a [`Walk`]
+/// in one register.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn walk_extensions(ctx: *mut xdp_md, offset: u32, next: u32) -> u64 {
+    let frame = Frame::new(ctx);
+    let mut offset = (offset & 0x3ff) as usize;
+    let mut next = next as u8;
+    let mut fragment = false;
+    let mut first = false;
+    let mut identification = 0;
+    let mut failed = true;
+    for _ in 0..=MAX_EXTENSIONS {
+        if !is_extension(next) || fragment {
+            failed = false;
+            break;
+        }
+        if offset > MAX_OFFSET {
+            break;
+        }
+        if next == protocol::FRAGMENT {
+            let Some(header) = frame.header::<Fragment>(offset) else { break };
+            next = header.next_header;
+            // Offset or "more fragments"; neither: an atomic fragment (RFC 6946), treated as whole.
+            fragment = header.offset & 0xfff9_u16.to_be() != 0;
+            first = header.offset & 0xfff8_u16.to_be() == 0;
+            identification = header.identification;
+            offset += size_of::<Fragment>();
+        } else {
+            let Some(header) = frame.header::<Extension>(offset) else { break };
+            next = header.next_header;
+            offset += (usize::from(header.length) + 1) * 8;
+        }
+    }
+    failed |= offset > MAX_OFFSET;
+    (offset as u64 & 0x3ff)
+        | u64::from(next) << 16
+        | u64::from(fragment) << 24
+        | u64::from(failed) << 25
+        | u64::from(first) << 26
+        | u64::from(identification) << 32
+}

@@ -1,0 +1,76 @@
+//! The load balancer's data plane: `drover_lb` (XDP on the front interface) sends each packet for a
+//! VIP to its real; `drover_probe` (tc egress) does the same for the node's own health probes.
+//!
+//! Order of work: Ethernet and VLAN tags, address, VIP, admission, slot, real, encapsulation. What is
+//! not for a VIP is passed on untouched. The common case (TCP or UDP, no options, no fragment) stays
+//! in one function; everything rare is a call away, so that it costs the common case nothing. Those
+//! calls are *global* functions (`no_mangle`, scalars and the context as arguments), which the verifier
+//! checks once each instead of once per path that leads to them.
+#![no_std]
+#![no_main]
+
+mod admission;
+mod capture;
+mod encapsulate;
+mod forward;
+mod fragment;
+mod icmp;
+mod index;
+mod ipv4;
+mod ipv6;
+mod maps;
+mod packet;
+mod probe;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use lb_ebpf::lb::Event;
+use lb_ebpf::wire::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN_LENGTH};
+use packet::{Ethernet, Frame, Vlan};
+
+/// XDP on the interface that clients' packets arrive on.
+#[xdp]
+pub fn drover_lb(ctx: XdpContext) -> u32 {
+    let frame = Frame::new(ctx.as_ptr().cast());
+    let Some(ethernet) = frame.header::<Ethernet>(0) else { return maps::pass(Event::Passed) };
+    match u16::from_be(ethernet.ethertype) {
+        ETHERTYPE_IPV4 => ipv4::handle(frame, ETHERNET_LENGTH),
+        ETHERTYPE_IPV6 => ipv6::handle(frame, ETHERNET_LENGTH),
+        ethertype if packet::is_vlan(ethertype) => tagged(ctx.as_ptr().cast()),
+        _ => maps::pass(Event::Passed),
+    }
+}
+
+/// Frames with one or two VLAN tags (IEEE 802.1Q, 802.1ad).
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tagged(ctx: *mut aya_ebpf::bindings::xdp_md) -> u32 {
+    let frame = Frame::new(ctx);
+    let Some(outer) = frame.header::<Vlan>(ETHERNET_LENGTH) else { return maps::pass(Event::Passed) };
+    let mut l3 = ETHERNET_LENGTH + VLAN_LENGTH;
+    let mut ethertype = u16::from_be(outer.ethertype);
+    if packet::is_vlan(ethertype) {
+        let Some(inner) = frame.header::<Vlan>(l3) else { return maps::pass(Event::Passed) };
+        l3 += VLAN_LENGTH;
+        ethertype = u16::from_be(inner.ethertype);
+    }
+    match ethertype {
+        ETHERTYPE_IPV4 => ipv4::handle(frame, l3),
+        ETHERTYPE_IPV6 => ipv6::handle(frame, l3),
+        _ => maps::pass(Event::Passed),
+    }
+}
+
+/// tc on the same interface's egress: encapsulates the node's own probes by their mark.
+#[classifier]
+pub fn drover_probe(ctx: TcContext) -> i32 {
+    probe::handle(ctx.skb.skb)
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
+}

@@ -1,0 +1,138 @@
+//! Bounds-checked access to a frame, and the headers as they stand on the wire.
+
+use aya_ebpf::bindings::xdp_md;
+use lb_ebpf::wire::{ETHERTYPE_QINQ, ETHERTYPE_VLAN};
+
+/// A frame under XDP. Any change of its length makes earlier copies stale; make a new one then.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    pub ctx: *mut xdp_md,
+    pub data: usize,
+    pub end: usize,
+}
+
+impl Frame {
+    #[inline(always)]
+    pub fn new(ctx: *mut xdp_md) -> Self {
+        // Volatile, or LLVM hoists the loads into a caller and passes their halves as arguments, which
+        // the verifier refuses.
+        // SAFETY: the kernel hands the program a valid context; the verifier checks both loads.
+        unsafe {
+            let data = (&raw const (*ctx).data).read_volatile() as usize;
+            let end = (&raw const (*ctx).data_end).read_volatile() as usize;
+            Self { ctx, data, end }
+        }
+    }
+
+    /// Bytes in the frame.
+    #[inline(always)]
+    pub fn length(&self) -> u32 {
+        (self.end - self.data) as u32
+    }
+
+    /// The header at `offset`, if the frame holds all of it.
+    #[inline(always)]
+    pub fn header<T: Header>(&self, offset: usize) -> Option<&'static mut T> {
+        let start = self.data + offset;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: within the frame (checked above, and by the verifier); `Header` types are packed and
+        // valid for all bytes. The reference is not used after the frame's length changes.
+        unsafe { Some(&mut *(start as *mut T)) }
+    }
+}
+
+/// A wire format: packed, every byte pattern valid.
+///
+/// # Safety
+/// The type must be `repr(C, packed)` and made of integers only.
+pub unsafe trait Header {}
+
+macro_rules! header {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
+        $(#[$doc])*
+        #[repr(C, packed)]
+        pub struct $name { $(pub $field: $type),* }
+        // SAFETY: packed, integers only.
+        unsafe impl Header for $name {}
+    };
+}
+
+header!(Ethernet { addresses: [u8; 12], ethertype: u16 });
+header!(Vlan { control: u16, ethertype: u16 });
+header!(Ipv4 {
+    version_ihl: u8,
+    tos: u8,
+    total_length: u16,
+    identification: u16,
+    fragment: u16,
+    ttl: u8,
+    protocol: u8,
+    checksum: u16,
+    source: u32,
+    destination: u32,
+});
+header!(Ipv6 {
+    version_class_label: u32,
+    payload_length: u16,
+    next_header: u8,
+    hop_limit: u8,
+    source: [u64; 2],
+    destination: [u64; 2],
+});
+header!(
+    /// An extension header's common start (RFC 8200, section 4).
+    Extension { next_header: u8, length: u8 }
+);
+header!(
+    /// Fragment header (RFC 8200, section 4.5).
+    Fragment { next_header: u8, reserved: u8, offset: u16, identification: u32 }
+);
+header!(
+    /// The ports that TCP and UDP start with, as one word.
+    Ports { word: u32 }
+);
+header!(Tcp { ports: u32, sequence: u32, acknowledgment: u32, offset: u8, flags: u8, window: u16, checksum: u16, urgent: u16 });
+header!(Udp { ports: u32, length: u16, checksum: u16 });
+header!(Icmp { kind: u8, code: u8, checksum: u16, rest: u32 });
+
+/// TCP flags.
+pub const TCP_SYN: u8 = 0x02;
+pub const TCP_ACK: u8 = 0x10;
+
+/// "More fragments" and the offset, in the IPv4 header's fragment word (host order).
+pub const IPV4_FRAGMENT: u16 = 0x3fff;
+pub const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
+
+#[inline(always)]
+pub fn is_vlan(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
+}
+
+/// The second port of a [`Ports`] word, as on the wire.
+#[inline(always)]
+pub fn second_port(ports: u32) -> u16 {
+    (ports >> 16) as u16
+}
+
+/// Folds a sum of 16-bit words into 16 bits with end-around carry (RFC 1071).
+#[inline(always)]
+pub fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// A checksum after one of its 16-bit words changed (RFC 1624, equation 3).
+#[inline(always)]
+pub fn adjust_checksum(checksum: u16, old: u16, new: u16) -> u16 {
+    !fold(u32::from(!checksum) + u32::from(!old) + u32::from(new))
+}
+
+/// `length` as the verifier can follow it: within `1..=most`, or nothing. The detour keeps LLVM from
+/// comparing one copy of the value and passing on another.
+#[inline(always)]
+pub fn bounded(length: u32, most: usize) -> Option<u32> {
+    let length = core::hint::black_box(length as usize);
+    (length >= 1 && length <= most).then_some(length as u32)
+}

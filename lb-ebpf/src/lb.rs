@@ -1,0 +1,426 @@
+//! Maps of the load-balancing program.
+//!
+//! ```text
+//!  destination address --AddressEntry--> services of the address --ServiceEntry--> VIP
+//!  VIP --VipEntry.table (base, m)--> SLOTS[base + slot] --> RealEntry --> NextHop
+//! ```
+//!
+//! Entries are immutable while something refers to them, except for single words that are replaced
+//! atomically: [`VipEntry::table`], [`Config::index`], [`RealEntry::next_hop`] and [`RealEntry::mtu`].
+//! Whatever else changes gets a new entry, and the word that refers to it is switched.
+//! Index 0 is "none" for VIPs, reals and next hops alike.
+
+/// Entries in one half of [`AddressEntry`]'s table: a power of two, twice the most addresses allowed.
+pub const ADDRESS_SLOTS: u32 = 8192;
+/// Entries in one half of [`ServiceEntry`]'s table.
+pub const SERVICE_SLOTS: u32 = 8192;
+/// Counters of one VIP in the drop map: [`DropReason`] fits below.
+pub const DROP_REASONS: u32 = 32;
+/// Buckets in one row of the source-prefix limiter: a power of two.
+pub const PREFIX_BUCKETS: u32 = 65_536;
+/// Rows of the source-prefix limiter.
+pub const PREFIX_ROWS: u32 = 2;
+/// First half of an IPv4 VIP's key: no unicast IPv6 address starts like this.
+pub const IPV4_KEY: u64 = u64::MAX;
+/// Real's index in a slot's cell; the bits above are room for the cell's owner list.
+pub const SLOT_REAL_MASK: u32 = 0x00ff_ffff;
+/// Marks of probes' sockets: this, with the real's index in the low 24 bits.
+pub const PROBE_MARK: u32 = 0xd700_0000;
+/// Part of the mark that says it is a probe's.
+pub const PROBE_MARK_MASK: u32 = 0xff00_0000;
+/// Most bytes of a sampled packet that are kept.
+pub const CAPTURE_LENGTH: usize = 256;
+
+/// What all packets need; the only element of its map.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Config {
+    /// [`crate::LAYOUT_VERSION`]; always the first word.
+    pub layout: u32,
+    /// This node's UDP destination port for GUE, in host order.
+    pub gue_port: u32,
+    /// Half of the address and service tables in force (low 32 bits: 0 or 1) and their hash seed (high).
+    pub index: u64,
+    /// The flow hash's seed.
+    pub seed: [u64; 2],
+    /// Key of the prefix limiter, private to this node.
+    pub prefix_seed: u64,
+    /// Sampling: VIP's index or 0 for all (high 32 bits), mask on a random number (low); see `capture_until`.
+    pub capture: u64,
+    /// Monotonic time in ns until which sampling is on; 0 when it is off.
+    pub capture_until: u64,
+    /// Minimum distance of the ICMP errors that the node sends, in ns.
+    pub icmp_interval: u64,
+    /// Burst of ICMP errors times their distance, in ns.
+    pub icmp_tolerance: u64,
+    /// Source of the node's own ICMP errors, IPv4 as on the wire; 0: the VIP's address is used.
+    pub source_v4: u32,
+    /// Filler.
+    pub reserved: u32,
+    /// The same for IPv6.
+    pub source_v6: [u64; 2],
+}
+
+/// An address that VIPs live on; a cell of a two-position hash table (see [`address_positions`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct AddressEntry {
+    /// IPv6 as on the wire, or [`IPV4_KEY`] and the IPv4 address.
+    pub key: [u64; 2],
+    /// The address's number, from 1; 0: the cell is empty.
+    pub id: u32,
+    /// Whether single ports of this address are VIPs.
+    pub has_services: u32,
+    /// VIP that takes all TCP ports not named otherwise, or 0.
+    pub any_tcp: u32,
+    /// VIP that takes all UDP ports not named otherwise, or 0.
+    pub any_udp: u32,
+}
+
+/// A VIP of one port; a cell of a two-position hash table (see [`service_positions`]).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ServiceEntry {
+    /// [`service_key`]; 0: the cell is empty.
+    pub key: u64,
+    /// VIP's index.
+    pub vip: u32,
+    /// Filler.
+    pub reserved: u32,
+}
+
+/// A VIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct VipEntry {
+    /// First cell of the slot table (high 32 bits) and its size M (low). M = 0: no real takes packets.
+    pub table: u64,
+    /// Identity of the VIP, by which a new daemon recognises it; 0: the entry is free.
+    pub id: u64,
+    /// Bits of [`vip_flags`].
+    pub flags: u32,
+    /// Source prefix as a mask on the IPv4 address as on the wire.
+    pub prefix_mask_v4: u32,
+    /// Source prefix as a mask on the first half of the IPv6 address as on the wire.
+    pub prefix_mask_v6: u64,
+    /// Distance of new connections at the VIP's rate limit, in ns.
+    pub rate_interval: u64,
+    /// Burst times distance, in ns.
+    pub rate_tolerance: u64,
+    /// The same for each source prefix.
+    pub prefix_interval: u64,
+    /// The same for each source prefix.
+    pub prefix_tolerance: u64,
+}
+
+/// Bits of [`VipEntry::flags`].
+pub mod vip_flags {
+    /// Only the client's address is hashed.
+    pub const SOURCE_AFFINITY: u32 = 1;
+    /// The VIP has a limit on new connections.
+    pub const RATE_LIMIT: u32 = 2;
+    /// Each source prefix has.
+    pub const PREFIX_LIMIT: u32 = 4;
+}
+
+/// How a packet is wrapped for a real: value of [`RealEntry::encapsulation`].
+pub mod encapsulation {
+    /// Not at all; the destination MAC alone is rewritten.
+    pub const L2: u8 = 0;
+    /// In IPv4.
+    pub const IPIP_V4: u8 = 1;
+    /// In IPv6.
+    pub const IPIP_V6: u8 = 2;
+    /// In IPv4, UDP, GUE.
+    pub const GUE_V4: u8 = 3;
+    /// In IPv6, UDP, GUE.
+    pub const GUE_V6: u8 = 4;
+}
+
+/// A real of one VIP: what the outer header needs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct RealEntry {
+    /// Outer destination as on the wire; IPv4 in the first four bytes.
+    pub destination: [u64; 2],
+    /// Outer source as on the wire; IPv4 in the first four bytes.
+    pub source: [u64; 2],
+    /// Index of the next hop; 0: none is known.
+    pub next_hop: u32,
+    /// Largest outer IP packet that the path takes, in bytes.
+    pub mtu: u32,
+    /// Sum of the outer IPv4 header's constant 16-bit words, not yet folded.
+    pub checksum: u32,
+    /// VIP's index, for the drop counters.
+    pub vip: u32,
+    /// Identity of the (VIP, real, way to it), by which a new daemon recognises it; 0: free.
+    pub id: u64,
+    /// One of [`encapsulation`].
+    pub encapsulation: u8,
+    /// Filler.
+    pub reserved: [u8; 3],
+    /// UDP destination port of GUE as on the wire.
+    pub gue_port: u16,
+    /// Filler.
+    pub reserved2: u16,
+}
+
+/// How frames reach a real or its gateway.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct NextHop {
+    /// Destination and source MAC as on the wire.
+    pub ethernet: [u32; 3],
+    /// VLAN tag (identifier) to add, or 0.
+    pub vlan: u32,
+    /// Interface to leave by, or 0 for the one that the packet came in by.
+    pub ifindex: u32,
+    /// Filler.
+    pub reserved: [u32; 3],
+}
+
+/// Packets of one real, per CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct RealCounters {
+    /// Packets sent to it.
+    pub packets: u64,
+    /// Bytes of their IP packets before encapsulation.
+    pub bytes: u64,
+    /// TCP SYNs among them.
+    pub connections: u64,
+    /// ICMP errors among them.
+    pub icmp_errors: u64,
+}
+
+/// What became of packets that no real's counter knows, per CPU: index of the event map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Event {
+    /// Not for a VIP: left to the kernel.
+    Passed = 0,
+    /// To a VIP's address, but to no service of it: left to the kernel.
+    PassedNoService = 1,
+    /// ICMP echo answered.
+    EchoAnswered = 2,
+    /// "Packet too big" or "fragmentation needed" sent.
+    TooBigSent = 3,
+    /// "Time exceeded" sent.
+    TimeExceededSent = 4,
+    /// First fragments whose owner was noted.
+    FragmentFirst = 5,
+    /// Later fragments that followed their first.
+    FragmentFollowed = 6,
+    /// Probes encapsulated.
+    ProbeSent = 7,
+    /// Probes whose mark named no usable real.
+    ProbeFailed = 8,
+    /// Sampled packets.
+    Captured = 9,
+}
+
+/// Number of [`Event`]s.
+pub const EVENTS: u32 = 10;
+/// Names of [`Event`]s in order, as metrics show them.
+pub const EVENT_NAMES: [&str; EVENTS as usize] = [
+    "passed",
+    "passed_no_service",
+    "echo_answered",
+    "too_big_sent",
+    "time_exceeded_sent",
+    "fragment_first",
+    "fragment_followed",
+    "probe_sent",
+    "probe_failed",
+    "captured",
+];
+
+/// Why a packet to a VIP was dropped: index into the VIP's share of the drop map (VIP 0: before the
+/// VIP was known).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum DropReason {
+    /// IP version, header length or total length contradict the frame.
+    MalformedIp = 0,
+    /// A TCP or UDP header is cut short or contradicts itself.
+    MalformedTransport = 1,
+    /// An ICMP message is cut short.
+    MalformedIcmp = 2,
+    /// More IPv6 extension headers than are walked, or one cut short.
+    ExtensionHeaders = 3,
+    /// TTL or hop limit used up.
+    TtlExpired = 4,
+    /// Does not fit the path to the real.
+    TooBig = 5,
+    /// A later fragment whose first has not been seen here.
+    FragmentUnknown = 6,
+    /// Over the VIP's limit of new connections.
+    RateLimited = 7,
+    /// Over its source prefix's limit.
+    PrefixRateLimited = 8,
+    /// No real takes packets.
+    NoReal = 9,
+    /// The real's next hop is not known yet.
+    NoNextHop = 10,
+    /// An ICMP error about something that is no flow of a VIP.
+    IcmpUnmatched = 11,
+    /// The driver left no room for the outer header.
+    NoHeadroom = 12,
+    /// An ICMP fragment.
+    IcmpFragment = 13,
+    /// An answer was due, but the limit on the node's own ICMP messages was reached.
+    IcmpRateLimited = 14,
+}
+
+/// Number of [`DropReason`]s.
+pub const REASONS: u32 = 15;
+/// Names of [`DropReason`]s in order, as metrics show them.
+pub const REASON_NAMES: [&str; REASONS as usize] = [
+    "malformed_ip",
+    "malformed_transport",
+    "malformed_icmp",
+    "extension_headers",
+    "ttl_expired",
+    "too_big",
+    "fragment_unknown",
+    "rate_limited",
+    "prefix_rate_limited",
+    "no_real",
+    "no_next_hop",
+    "icmp_unmatched",
+    "no_headroom",
+    "icmp_fragment",
+    "icmp_rate_limited",
+];
+
+/// Key of a fragmented packet in transit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// Source address as on the wire; IPv4 in the first word.
+    pub source: [u64; 2],
+    /// Number of the VIP's address.
+    pub address: u32,
+    /// IP protocol.
+    pub protocol: u32,
+    /// Identification as on the wire.
+    pub identification: u32,
+    /// 4 or 6.
+    pub version: u32,
+}
+
+/// Where a fragmented packet's first fragment went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FragmentOwner {
+    /// Identity of the real's entry: a later fragment follows only while it is unchanged.
+    pub id: u64,
+    /// Time of the first fragment in ns (coarse monotonic clock).
+    pub seen: u64,
+    /// Real's index.
+    pub real: u32,
+    /// The flow's hash, so that all fragments take one path.
+    pub hash: u32,
+}
+
+/// How long a fragment's record counts, in ns: the 30 s that Linux waits for the rest (`ipfrag_time`).
+pub const FRAGMENT_LIFETIME: u64 = 30_000_000_000;
+
+/// A sampled packet, as it arrived.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Capture {
+    /// Monotonic time in ns.
+    pub time: u64,
+    /// VIP's index.
+    pub vip: u32,
+    /// Real's index.
+    pub real: u32,
+    /// Bytes on the wire.
+    pub length: u32,
+    /// Bytes kept in `data`.
+    pub kept: u32,
+    /// The frame's first bytes.
+    pub data: [u8; CAPTURE_LENGTH],
+}
+
+/// Time of a rate limiter on a cache line of its own: the theoretical arrival time of the generic
+/// cell rate algorithm (ITU-T I.371), in ns of the coarse monotonic clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Limiter {
+    /// Theoretical arrival time.
+    pub arrival: u64,
+    /// Filler.
+    pub reserved: [u64; 7],
+}
+
+/// The two cells in which an address's entry can be, within one half of the table.
+#[inline(always)]
+#[must_use]
+pub const fn address_positions(seed: u32, key: [u64; 2]) -> (u32, u32) {
+    let x = (key[0] ^ seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    positions((x ^ (x >> 32) ^ key[1]).wrapping_mul(0xd6e8_feb8_6659_fd93))
+}
+
+/// The two cells in which a service's entry can be, within one half of the table.
+#[inline(always)]
+#[must_use]
+pub const fn service_positions(seed: u32, key: u64) -> (u32, u32) {
+    let x = (key ^ seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    positions((x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93))
+}
+
+/// Two 13-bit positions from the best-mixed bits of a product.
+#[inline(always)]
+const fn positions(x: u64) -> (u32, u32) {
+    ((x >> 51) as u32, (x >> 38) as u32 & (ADDRESS_SLOTS - 1))
+}
+
+/// Key of a service: the address's number, the port as on the wire, the IP protocol. Never 0.
+#[inline(always)]
+#[must_use]
+pub const fn service_key(address: u32, port: u16, protocol: u8) -> u64 {
+    ((address as u64) << 32) | ((port as u64) << 16) | protocol as u64
+}
+
+/// Key of an IPv4 address given as its octets, read little-endian.
+#[inline(always)]
+#[must_use]
+pub const fn ipv4_key(address: u32) -> [u64; 2] {
+    [IPV4_KEY, address as u64]
+}
+
+const _: () = {
+    assert!(ADDRESS_SLOTS == 1 << 13 && SERVICE_SLOTS == ADDRESS_SLOTS);
+    assert!(size_of::<Config>() == 96);
+    assert!(size_of::<AddressEntry>() == 32);
+    assert!(size_of::<ServiceEntry>() == 16);
+    assert!(size_of::<VipEntry>() == 64);
+    assert!(size_of::<RealEntry>() == 64);
+    assert!(size_of::<NextHop>() == 32);
+    assert!(size_of::<FragmentKey>() == 32);
+    assert!(size_of::<Capture>() == 24 + CAPTURE_LENGTH);
+    assert!(REASONS <= DROP_REASONS);
+};
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{
+        AddressEntry, Config, FragmentKey, FragmentOwner, Limiter, NextHop, RealCounters, RealEntry, ServiceEntry,
+        VipEntry,
+    };
+
+    macro_rules! pod {
+        ($($name:ty),*) => {
+            $(
+                // SAFETY: `repr(C)`, made of integers only, without padding (sizes are asserted above).
+                unsafe impl aya::Pod for $name {}
+            )*
+        };
+    }
+    pod!(
+        Config, AddressEntry, ServiceEntry, VipEntry, RealEntry, NextHop, RealCounters, FragmentKey,
+        FragmentOwner, Limiter
+    );
+}

@@ -1,0 +1,81 @@
+//! Numbers of the protocols on the wire, as the IANA registries and the RFCs give them.
+
+/// Ethernet header without tags, in bytes.
+pub const ETHERNET_LENGTH: usize = 14;
+/// IEEE 802.1Q tag, in bytes.
+pub const VLAN_LENGTH: usize = 4;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
+/// EtherType of a customer VLAN tag (802.1Q).
+pub const ETHERTYPE_VLAN: u16 = 0x8100;
+/// EtherType of a service VLAN tag (802.1ad).
+pub const ETHERTYPE_QINQ: u16 = 0x88a8;
+
+/// IPv4 header without options, in bytes.
+pub const IPV4_LENGTH: usize = 20;
+/// IPv6 header without extensions, in bytes.
+pub const IPV6_LENGTH: usize = 40;
+/// UDP header, in bytes.
+pub const UDP_LENGTH: usize = 8;
+/// TCP header without options, in bytes.
+pub const TCP_LENGTH: usize = 20;
+/// GUE variant 0 header without optional fields (draft-ietf-intarea-gue-09, section 3), in bytes.
+pub const GUE_LENGTH: usize = 4;
+
+/// Protocol numbers.
+pub mod protocol {
+    /// IPv6 hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// IPv4 encapsulation.
+    pub const IPV4: u8 = 4;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 encapsulation.
+    pub const IPV6: u8 = 41;
+    /// IPv6 routing header.
+    pub const ROUTING: u8 = 43;
+    /// IPv6 fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// IPv6 destination options.
+    pub const DESTINATION_OPTIONS: u8 = 60;
+}
+
+/// ICMP types and codes (RFC 792, RFC 1191).
+pub mod icmp {
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 0;
+    /// Destination unreachable.
+    pub const UNREACHABLE: u8 = 3;
+    /// Code of [`UNREACHABLE`]: fragmentation needed and DF set.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
+    /// Echo.
+    pub const ECHO: u8 = 8;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+}
+
+/// ICMPv6 types (RFC 4443).
+pub mod icmpv6 {
+    /// Destination unreachable.
+    pub const UNREACHABLE: u8 = 1;
+    /// Packet too big.
+    pub const PACKET_TOO_BIG: u8 = 2;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 3;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 4;
+    /// Echo request.
+    pub const ECHO_REQUEST: u8 = 128;
+    /// Echo reply.
+    pub const ECHO_REPLY: u8 = 129;
+}
