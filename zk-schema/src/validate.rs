@@ -427,3 +427,252 @@ fn is_authority(text: &str) -> bool {
 fn shown(address: Option<impl fmt::Display>) -> String {
     address.map(|address| address.to_string()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::{CheckKind, HttpCheck, MqttCheck};
+
+    fn vip(address: &str) -> Vip {
+        Vip::new(address.parse().unwrap(), 1883, Protocol::Tcp)
+    }
+
+    fn state(vip: Vip, reals: &[(&str, &str)]) -> VipState {
+        let real =
+            |&(name, address): &(&str, &str)| (name.parse().unwrap(), Real::new(address.parse().unwrap()));
+        VipState { vip, reals: reals.iter().map(real).collect() }
+    }
+
+    fn desired<const N: usize>(vips: [(&str, VipState); N]) -> Desired {
+        let vips = vips.into_iter().map(|(name, state)| (name.parse().unwrap(), state)).collect();
+        Desired { vips, ..Desired::default() }
+    }
+
+    fn complaint(result: Result<(), Problems>) -> String {
+        result.expect_err("a rule is broken").to_string()
+    }
+
+    #[test]
+    fn a_vip_has_an_address_that_clients_can_reach() {
+        for good in ["198.51.100.10", "10.0.0.1", "2001:db8::1", "fd00::1"] {
+            assert_eq!(vip(good).validate(), Ok(()), "{good}");
+        }
+        let bad = [
+            "0.0.0.0",
+            "0.1.2.3",
+            "255.255.255.255",
+            "224.0.0.1",
+            "127.0.0.1",
+            "169.254.0.1", //
+            "::",
+            "::1",
+            "ff02::1",
+            "fe80::1",
+            "::ffff:192.0.2.1",
+        ];
+        for bad in bad {
+            let found = complaint(vip(bad).validate());
+            assert!(found.starts_with(&format!("address: {bad} is ")), "{found}");
+        }
+    }
+
+    #[test]
+    fn two_vips_claim_different_sockets() {
+        let mut others = [vip("192.0.2.1"), vip("192.0.2.1"), vip("192.0.2.2"), vip("192.0.2.1")];
+        others[0].port = 1884;
+        others[1].protocol = Protocol::Udp;
+        others[3].port = 0; // the one port takes precedence over all ports
+        for other in others {
+            assert_eq!(
+                desired([("a", state(vip("192.0.2.1"), &[])), ("b", state(other, &[]))]).validate(),
+                Ok(())
+            );
+        }
+        let same = desired([("a", state(vip("192.0.2.1"), &[])), ("b", state(vip("192.0.2.1"), &[]))]);
+        assert_eq!(
+            complaint(same.validate()),
+            "vips.b.address: 192.0.2.1, tcp, port 1883 belongs to VIP a already; change one of the two"
+        );
+    }
+
+    #[test]
+    fn reals_have_addresses_of_their_own() {
+        let reals = [
+            ("a", "10.0.0.1"),
+            ("b", "10.0.0.1"),
+            ("c", "192.0.2.1"),
+            ("d", "127.0.0.1"),
+            ("e", "::ffff:1.2.3.4"),
+        ];
+        assert_eq!(
+            complaint(desired([("v", state(vip("192.0.2.1"), &reals))]).validate()),
+            "vips.v.reals.b.address: 10.0.0.1 is real a's already; each needs its own; \
+             vips.v.reals.c.address: 192.0.2.1 is the VIP's own; name the address of the real's host; \
+             vips.v.reals.d.address: 127.0.0.1 is a loopback address; a real needs an address of its own; \
+             vips.v.reals.e.address: ::ffff:1.2.3.4 is an IPv4-mapped address (write it as IPv4); a real needs an address of its own"
+        );
+    }
+
+    #[test]
+    fn only_l2_requires_reals_of_the_vips_family() {
+        let mut vip = vip("192.0.2.1");
+        for (encapsulation, allowed) in
+            [(Encapsulation::Gue, true), (Encapsulation::Ipip, true), (Encapsulation::L2, false)]
+        {
+            vip.encapsulation = encapsulation;
+            let mixed = desired([("v", state(vip.clone(), &[("a", "10.0.0.1"), ("b", "2001:db8::1")]))]);
+            assert_eq!(mixed.validate().is_ok(), allowed, "{encapsulation}");
+        }
+        let mixed = desired([("v", state(vip, &[("b", "2001:db8::1")]))]);
+        assert_eq!(
+            complaint(mixed.validate()),
+            "vips.v.reals.b.address: 2001:db8::1 is not IPv4 as the VIP is, which encapsulation l2 requires; use gue or ipip"
+        );
+    }
+
+    #[test]
+    fn a_vip_has_at_most_65535_reals() {
+        let address = |i: u32| IpAddr::from((0x0a00_0000 + i).to_be_bytes());
+        let reals = (1..=65_536).map(|i| (format!("r{i}").parse().unwrap(), Real::new(address(i)))).collect();
+        let mut state = VipState { vip: vip("192.0.2.1"), reals };
+        assert_eq!(complaint(state.validated()), "reals: 65536 reals; their number is not in 0..=65535");
+        state.reals.pop_first();
+        assert_eq!(state.validated(), Ok(()));
+    }
+
+    #[test]
+    fn ranges_hold_for_records_built_in_code() {
+        let mut vip = vip("192.0.2.1");
+        vip.panic_threshold = 101;
+        vip.limits =
+            Limits { burst: 100_000_001, prefix_length_v4: 33, prefix_length_v6: 15, ..Limits::default() };
+        vip.health = Some(HealthCheck {
+            port: Some(0),
+            interval_ms: 99,
+            timeout_ms: 60_001,
+            healthy_threshold: 0,
+            unhealthy_threshold: 101,
+            ..HealthCheck::new(CheckKind::Tcp)
+        });
+        assert_eq!(
+            complaint(vip.validate()),
+            "panic_threshold: 101 is not in 0..=100; limits.burst: 100000001 is not in 0..=100000000; \
+             limits.prefix_length_v4: 33 is not 0 or in 8..=32; limits.prefix_length_v6: 15 is not 0 or in 16..=64; \
+             health.port: 0 is not in 1..=65535; health.interval_ms: 99 is not in 100..=3600000; \
+             health.timeout_ms: 60001 is not in 10..=60000; health.healthy_threshold: 0 is not in 1..=100; \
+             health.unhealthy_threshold: 101 is not in 1..=100"
+        );
+    }
+
+    fn http(https: bool, http: HttpCheck) -> Result<(), Problems> {
+        let mut vip = vip("192.0.2.1");
+        vip.health =
+            Some(HealthCheck::new(if https { CheckKind::Https(http) } else { CheckKind::Http(http) }));
+        vip.validate()
+    }
+
+    #[test]
+    fn a_request_cannot_be_smuggled_through_target_or_host() {
+        for target in ["/", "/a?b=%20&c", "*"] {
+            let check = HttpCheck { target: target.into(), ..HttpCheck::default() };
+            assert_eq!(http(false, check).is_ok(), target != "*", "{target}");
+        }
+        for text in ["", " ", "a b", "a\r\nx: y", "a\0", "ä"] {
+            let target = HttpCheck { target: format!("/{text}x"), ..HttpCheck::default() };
+            assert_eq!(http(false, target).is_ok(), text.is_empty(), "target {text:?}");
+            for https in [false, true] {
+                let host = HttpCheck { host: Some(text.into()), ..HttpCheck::default() };
+                assert!(http(https, host).is_err(), "host {text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_tls_servers_name_is_a_host_and_a_host_header_may_have_a_port() {
+        for (host, in_http, in_https) in [
+            ("broker.example", true, true),
+            ("a_b.example", true, true),
+            ("10.0.0.1", true, true),
+            ("broker.example:8080", true, false),
+            ("10.0.0.1:80", true, false),
+            ("[2001:db8::1]", true, false),
+            ("[2001:db8::1]:443", true, false),
+            ("2001:db8::1", true, true),
+            ("broker.example:0", false, false),
+            ("broker.example:99999", false, false),
+            ("broker.example:+1", false, false),
+            ("[2001:db8::1]x", false, false),
+            ("10.0.0.256", false, false),
+            ("-a.example", false, false),
+            ("a..example", false, false),
+            ("*.example", false, false),
+            ("a/b", false, false),
+            ("user@a", false, false),
+        ] {
+            let check = HttpCheck { host: Some(host.into()), ..HttpCheck::default() };
+            assert_eq!(http(false, check.clone()).is_ok(), in_http, "http, {host}");
+            assert_eq!(http(true, check).is_ok(), in_https, "https, {host}");
+        }
+    }
+
+    #[test]
+    fn an_http_check_accepts_some_status_and_looks_for_some_text() {
+        let none = HttpCheck { status: vec![], ..HttpCheck::default() };
+        assert_eq!(
+            complaint(http(false, none)),
+            "health.status: an empty list accepts no answer; name codes in 100..=599"
+        );
+        let low = HttpCheck { status: vec![200, 99], ..HttpCheck::default() };
+        assert_eq!(complaint(http(false, low)), "health.status: 99 is not in 100..=599");
+        let text = |text: String| HttpCheck { body_contains: Some(text), ..HttpCheck::default() };
+        assert_eq!(http(false, text("x".repeat(1024))), Ok(()));
+        assert!(http(false, text("x".repeat(1025))).is_err());
+        assert!(http(false, text(String::new())).is_err());
+    }
+
+    #[test]
+    fn an_mqtt_client_id_is_plain_and_short() {
+        let longest = "x".repeat(64);
+        for (client_id, good) in [
+            ("drover-probe", true),
+            ("A.b_9", true),
+            (longest.as_str(), true),
+            ("", false),
+            ("a/b", false),
+            ("a#", false),
+        ] {
+            let mut vip = vip("192.0.2.1");
+            let mqtt = MqttCheck { client_id: client_id.into(), ..MqttCheck::default() };
+            vip.health = Some(HealthCheck::new(CheckKind::Mqtt(mqtt)));
+            assert_eq!(vip.validate().is_ok(), good, "{client_id:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_names_a_possible_interface_and_possible_sources() {
+        let node = |interface: &str| Node::new("lb-1".parse().unwrap(), interface);
+        for (interface, good) in [
+            ("eth0", true),
+            ("eth0.100", true),
+            ("enp0s31f6", true),
+            ("fifteen-bytes-x", true), //
+            ("", false),
+            ("sixteen-bytes-xx", false),
+            (".", false),
+            ("..", false),
+            ("a/b", false),
+            ("a b", false),
+            ("a:1", false),
+        ] {
+            assert_eq!(node(interface).validate().is_ok(), good, "{interface:?}");
+        }
+        let mut sources = node("eth0");
+        sources.source_v4 = Some([224, 0, 0, 1].into());
+        sources.source_v6 = "fe80::1".parse().ok();
+        assert_eq!(
+            complaint(sources.validate()),
+            "source_v4: 224.0.0.1 is a multicast address; packets cannot come from there; \
+             source_v6: fe80::1 is a link-local address; packets cannot come from there"
+        );
+    }
+}
