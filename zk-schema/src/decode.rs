@@ -218,8 +218,7 @@ impl Decode for Cluster {
                 TABLE_SIZES[0]
             })
         });
-        let seed =
-            fields.parsed("seed", "a seed: 32 hexadecimal digits, such as `openssl rand -hex 16` prints");
+        let seed = fields.named("seed");
         Self { seed: seed.unwrap_or(default.seed), table_size, extra: Extra::new() }
     }
 }

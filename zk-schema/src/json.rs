@@ -256,7 +256,11 @@ mod tests {
         let cluster: Cluster = from_json(br#"{"seed": "0123456789abcdefFEDCBA9876543210"}"#).unwrap();
         assert_eq!(cluster.seed(), (0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210));
         for bad in ["", "0123", "+123456789abcdef0123456789abcdef", "0123456789abcdef0123456789abcdeg"] {
-            assert!(problems::<Cluster>(&json!({"seed": bad})).starts_with("seed: "), "{bad:?} passed");
+            let found = problems::<Cluster>(&json!({"seed": bad}));
+            assert!(
+                found.starts_with(&format!("seed: {bad:?} is not a seed: 32 hexadecimal digits")),
+                "{found}"
+            );
         }
         assert_eq!(
             problems::<Cluster>(&json!({"table_size": 65536})),

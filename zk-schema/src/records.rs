@@ -16,49 +16,6 @@ use std::str::FromStr;
 /// A field from within a table that this version knows stays within it, e.g. `{"limits": {"new": 1}}`.
 pub type Extra = BTreeMap<String, Value>;
 
-/// An enumeration whose values are written as words.
-pub(crate) trait Words: Copy + 'static {
-    /// Every value with its word.
-    const WORDS: &'static [(&'static str, Self)];
-}
-
-macro_rules! words {
-    ($name:ident { $($value:ident = $word:literal),+ }) => {
-        impl Words for $name {
-            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),+];
-        }
-
-        impl $name {
-            /// The word for it in records, logs and metrics.
-            #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self {
-                    $(Self::$value => $word),+
-                }
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(self.as_str())
-            }
-        }
-    };
-}
-
-words!(Protocol { Tcp = "tcp", Udp = "udp" });
-words!(Encapsulation { Gue = "gue", Ipip = "ipip", L2 = "l2" });
-words!(Affinity { Flow = "flow", Source = "source" });
-words!(MqttVersion { V311 = "3.1.1", V5 = "5" });
-words!(ProbePath { Tunnel = "tunnel", Direct = "direct" });
-words!(XdpMode { Auto = "auto", Native = "native", Generic = "generic" });
-
 /// What all nodes of a cluster must share before they can agree on anything.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cluster {
@@ -114,18 +71,20 @@ impl From<u128> for ClusterSeed {
 }
 
 /// A text that is not a [`ClusterSeed`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a seed is 32 hexadecimal digits, such as `openssl rand -hex 16` prints")]
-pub struct SeedError;
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} is not a seed: 32 hexadecimal digits, such as `openssl rand -hex 16` prints", crate::problem::quoted(.text))]
+pub struct SeedError {
+    text: String,
+}
 
 impl FromStr for ClusterSeed {
     type Err = SeedError;
 
     fn from_str(text: &str) -> Result<Self, SeedError> {
-        if text.len() != 32 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(SeedError);
-        }
-        u128::from_str_radix(text, 16).map(Self).map_err(|_| SeedError)
+        // `from_str_radix` alone would take a sign and fewer digits.
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let bits = u128::from_str_radix(text, 16).ok().filter(|_| digits);
+        bits.map(Self).ok_or_else(|| SeedError { text: text.to_owned() })
     }
 }
 
@@ -482,3 +441,46 @@ pub struct Desired {
     /// VIPs by name.
     pub vips: BTreeMap<VipName, VipState>,
 }
+
+/// An enumeration whose values are written as words.
+pub(crate) trait Words: Copy + 'static {
+    /// Every value with its word.
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+macro_rules! words {
+    ($name:ident { $($value:ident = $word:literal),+ }) => {
+        impl Words for $name {
+            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$value)),+];
+        }
+
+        impl $name {
+            /// The word for it in records, logs and metrics.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$value => $word),+
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+
+words!(Protocol { Tcp = "tcp", Udp = "udp" });
+words!(Encapsulation { Gue = "gue", Ipip = "ipip", L2 = "l2" });
+words!(Affinity { Flow = "flow", Source = "source" });
+words!(MqttVersion { V311 = "3.1.1", V5 = "5" });
+words!(ProbePath { Tunnel = "tunnel", Direct = "direct" });
+words!(XdpMode { Auto = "auto", Native = "native", Generic = "generic" });
