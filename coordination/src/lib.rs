@@ -1,4 +1,4 @@
-//! Where a node learns the desired state: a [`Store`] publishes consistent snapshots of the tree.
+//! Where a node learns the desired state: a [`Store`] publishes consistent snapshots of it.
 //!
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
@@ -6,22 +6,28 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use zk_schema::Desired;
 
-/// A consistent picture of the tree. A node never reacts to an event; it reconciles to a snapshot.
+/// A consistent picture of the desired state. A node never reacts to an event; it reconciles to a snapshot.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
-    /// Rises with every change.
+    /// Rises with every change; says nothing beyond the life of the store.
     pub revision: u64,
     /// What operators asked for.
     pub desired: Desired,
 }
 
 /// A source of snapshots.
+///
+/// A store has a snapshot from the moment it exists: where the state must be fetched first, opening the store is
+/// what waits for it. What it publishes is valid; a state that is not is its own business to report, and the last
+/// good one stays.
 pub trait Store: Send + Sync {
-    /// A receiver that always holds the newest snapshot; a missed wake-up loses nothing.
+    /// A receiver that always holds the newest snapshot. Snapshots in between may be skipped; a missed wake-up loses
+    /// nothing. It ends when the store is dropped, and then still holds the last snapshot.
     fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>>;
 }
 
 /// The store of standalone mode and of tests: the desired state is handed in.
+#[derive(Debug)]
 pub struct MemoryStore {
     sender: watch::Sender<Arc<Snapshot>>,
 }
@@ -33,21 +39,104 @@ impl MemoryStore {
         Self { sender: watch::Sender::new(Arc::new(Snapshot { revision: 1, desired })) }
     }
 
-    /// Replaces the desired state if it differs; returns the revision in force.
+    /// Replaces the desired state if it differs; returns the revision that holds `desired`.
     pub fn replace(&self, desired: Desired) -> u64 {
+        let mut revision = 0;
         self.sender.send_if_modified(|snapshot| {
-            if snapshot.desired == desired {
-                return false;
+            let differs = snapshot.desired != desired;
+            if differs {
+                *snapshot = Arc::new(Snapshot { revision: snapshot.revision + 1, desired });
             }
-            *snapshot = Arc::new(Snapshot { revision: snapshot.revision + 1, desired });
-            true
+            revision = snapshot.revision;
+            differs
         });
-        self.sender.borrow().revision
+        revision
     }
 }
 
 impl Store for MemoryStore {
     fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.sender.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state that differs from those of other seeds.
+    fn state(seed: u128) -> Desired {
+        let mut desired = Desired::default();
+        desired.cluster.seed = seed.into();
+        desired
+    }
+
+    #[test]
+    fn a_receiver_holds_the_state_from_the_start() {
+        let store = MemoryStore::new(state(1));
+        let snapshot = Arc::clone(&store.snapshots().borrow());
+        assert_eq!(*snapshot, Snapshot { revision: 1, desired: state(1) });
+    }
+
+    #[test]
+    fn an_equal_state_keeps_the_revision_and_wakes_nobody() {
+        let store = MemoryStore::new(state(1));
+        let receiver = store.snapshots();
+        assert_eq!(store.replace(state(1)), 1);
+        assert!(!receiver.has_changed().expect("the store is there"));
+        assert_eq!(store.replace(state(2)), 2);
+        assert!(receiver.has_changed().expect("the store is there"));
+    }
+
+    #[test]
+    fn a_receiver_that_lags_sees_the_newest_state() {
+        let store = MemoryStore::new(state(0));
+        let mut receiver = store.snapshots();
+        for seed in 1..=100 {
+            store.replace(state(seed));
+        }
+        assert_eq!(**receiver.borrow_and_update(), Snapshot { revision: 101, desired: state(100) });
+        assert!(!receiver.has_changed().expect("the store is there"));
+    }
+
+    #[test]
+    fn a_state_is_stored_while_nobody_listens() {
+        let store = MemoryStore::new(state(1));
+        assert_eq!(store.replace(state(2)), 2);
+        assert_eq!(store.snapshots().borrow().desired, state(2));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_receiver_is_woken_and_outlives_the_store() {
+        let store = MemoryStore::new(state(1));
+        let mut receiver = store.snapshots();
+        let waiting = tokio::spawn(async move {
+            receiver.changed().await.expect("the store is there");
+            let seen = Arc::clone(&receiver.borrow_and_update());
+            (seen, receiver)
+        });
+        store.replace(state(2));
+        let (seen, mut receiver) = waiting.await.expect("no panic");
+        assert_eq!(seen.desired, state(2));
+        drop(store);
+        assert!(receiver.changed().await.is_err());
+        assert_eq!(receiver.borrow().desired, state(2));
+    }
+
+    #[test]
+    fn concurrent_replacements_each_learn_the_revision_of_their_own_state() {
+        let store = MemoryStore::new(state(0));
+        let mut revisions: Vec<u64> = std::thread::scope(|scope| {
+            let replace = |seed| {
+                scope.spawn({
+                    let store = &store;
+                    move || store.replace(state(seed))
+                })
+            };
+            let threads: Vec<_> = (1..=8).map(replace).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        revisions.sort_unstable();
+        assert_eq!(revisions, [2, 3, 4, 5, 6, 7, 8, 9]);
     }
 }
