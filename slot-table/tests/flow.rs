@@ -146,7 +146,7 @@ fn each_input_bit_flips_each_output_bit_half_the_time() {
     for bit in 0..64 {
         let rates = flips(SAMPLES, |sample, flip| {
             let word = scattered(u64::from(sample)) ^ u64::from(flip) << bit;
-            hash_v4(SEED, (word >> 32) as u32, word as u32)
+            hash_v4(SEED, (word >> 32) as u32, (word & 0xffff_ffff) as u32)
         });
         check("IPv4", bit, rates);
     }
@@ -154,7 +154,7 @@ fn each_input_bit_flips_each_output_bit_half_the_time() {
         let rates = flips(SAMPLES, |sample, flip| {
             let mut words = [0, 1, 2].map(|n| scattered(u64::from(sample) * 3 + n));
             words[bit / 64] ^= u64::from(flip) << (bit % 64);
-            hash_v6(SEED, [words[0], words[1]], words[2] as u32)
+            hash_v6(SEED, [words[0], words[1]], (words[2] & 0xffff_ffff) as u32)
         });
         check("IPv6", bit, rates);
     }
