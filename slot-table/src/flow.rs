@@ -11,9 +11,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 #[repr(C)]
 pub struct Seed {
-    /// Mixed in before the flow's words.
+    /// First half; any value will do.
     pub k0: u64,
-    /// Mixed in after them.
+    /// Second half; any value will do.
     pub k1: u64,
 }
 
@@ -48,7 +48,12 @@ pub const fn hash_v4(seed: Seed, source: u32, ports: u32) -> u32 {
 #[inline(always)]
 #[must_use]
 pub const fn hash_v6(seed: Seed, source: [u64; 2], ports: u32) -> u32 {
-    finish(seed, absorb(absorb(absorb(seed.k0, source[0]), source[1]), ports as u64))
+    // Chaining `absorb` over words that a stranger chooses would not do: a difference in the top bit
+    // of one comes out the same whatever the key, so the next can cancel it. NH (Black et al., UMAC,
+    // CRYPTO 1999) has no such pairs, and its two multiplications do not wait for each other.
+    let network = pair_product(source[0], seed.k0 ^ M1);
+    let host = pair_product(source[1], seed.k1 ^ M2);
+    finish(seed, absorb(network.wrapping_add(host), ports as u64))
 }
 
 /// The slot, in `0..m`, that a hash falls into.
@@ -65,6 +70,16 @@ pub const fn slot(hash: u32, m: u32) -> u32 {
 const fn absorb(state: u64, word: u64) -> u64 {
     let x = (state ^ word).wrapping_mul(M1);
     x ^ (x >> 32)
+}
+
+/// One term of NH. The key is mixed with a constant by the caller, so that a careless seed such as 0
+/// does not make a factor 0 for addresses that end in zeros.
+#[inline(always)]
+#[allow(clippy::cast_possible_truncation)] // taking the low halves is the point
+const fn pair_product(word: u64, key: u64) -> u64 {
+    let low = (word as u32).wrapping_add(key as u32);
+    let high = ((word >> 32) as u32).wrapping_add((key >> 32) as u32);
+    (low as u64).wrapping_mul(high as u64)
 }
 
 #[inline(always)]
@@ -105,8 +120,10 @@ mod host {
             match self.client.ip() {
                 IpAddr::V4(ip) => hash_v4(seed, u32::from_le_bytes(ip.octets()), ports),
                 IpAddr::V6(ip) => {
-                    let bits = u128::from_le_bytes(ip.octets());
-                    hash_v6(seed, [bits as u64, (bits >> 64) as u64], ports)
+                    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = ip.octets();
+                    let network = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+                    let host = u64::from_le_bytes([i, j, k, l, m, n, o, p]);
+                    hash_v6(seed, [network, host], ports)
                 }
             }
         }

@@ -5,6 +5,8 @@
 //! no I/O.
 #![cfg_attr(not(feature = "std"), no_std)]
 
+#[cfg(feature = "std")]
+mod apportion;
 pub mod flow;
 #[cfg(feature = "std")]
 pub mod maglev;
