@@ -10,18 +10,19 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
-use std::{process, thread};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::statfs;
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use crate::host::{Host, NETNS_DIR};
 use crate::process::run_well;
+use crate::wait::wait_undisturbed;
 
 const PREFIX: &str = "drv-";
 const STATE_DIR: &str = "/run/drover-lab";
@@ -238,21 +239,13 @@ fn end_processes(namespace: &str) -> Result<()> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    // No `wait_until` here: an interrupted run must clean up too.
-    let deadline = Instant::now() + KILL_LIMIT;
-    loop {
+    wait_undisturbed(format_args!("the processes in {namespace} to die"), KILL_LIMIT, || {
         let inside = processes_in(identity)?;
-        if inside.is_empty() {
-            return Ok(());
+        for pid in &inside {
+            let _ = kill_process(*pid, Signal::KILL);
         }
-        if Instant::now() > deadline {
-            bail!("processes {inside:?} in {namespace} outlive SIGKILL");
-        }
-        for pid in inside {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
+        Ok(inside.is_empty().then_some(()))
+    })
 }
 
 fn processes_in(namespace: (u64, u64)) -> Result<Vec<Pid>> {

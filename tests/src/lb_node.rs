@@ -35,7 +35,9 @@ impl LbNode {
         let host = &station.host;
         let command = host.command(binary()?).args(["run", "--standalone"]).arg(cluster);
         let mut process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
-        process.wait_ready("/readyz to answer 200", START_LIMIT, || ready(host, NODE_ADMIN_PORT))?;
+        process.wait_ready("/readyz to answer 200", START_LIMIT, || {
+            answers_well(host, NODE_ADMIN_PORT, "/readyz")
+        })?;
         Ok(LbNode { station: station.clone(), process })
     }
 
@@ -98,7 +100,9 @@ impl RealDaemon {
             command = command.arg("--from").arg(node.v4.to_string()).arg("--from").arg(node.v6.to_string());
         }
         let mut process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
-        process.wait_ready("/readyz to answer 200", START_LIMIT, || ready(host, REAL_ADMIN_PORT))?;
+        process.wait_ready("/healthz to answer 200", START_LIMIT, || {
+            answers_well(host, REAL_ADMIN_PORT, "/healthz")
+        })?;
         Ok(RealDaemon { host: host.clone(), process })
     }
 
@@ -153,9 +157,9 @@ fn binary() -> Result<PathBuf> {
         .with_context(|| format!("no lb-node beside {}: build it first (`cargo xtask build`)", own.display()))
 }
 
-fn ready(host: &Host, port: u16) -> Result<Option<()>> {
+fn answers_well(host: &Host, port: u16, page: &str) -> Result<Option<()>> {
     // Refused until the daemon listens.
-    Ok(matches!(get(host, port, "/readyz"), Ok((200, _))).then_some(()))
+    Ok(matches!(get(host, port, page), Ok((200, _))).then_some(()))
 }
 
 fn metrics(host: &Host, port: u16) -> Result<Metrics> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-use crate::wait::wait_until;
+use crate::wait::{wait_undisturbed, wait_until};
 
 /// How long a process may take to go away after SIGKILL.
 const REAP_LIMIT: Duration = Duration::from_secs(5);
@@ -201,7 +201,7 @@ pub(crate) fn run_to_end(command: &mut Command, limit: Duration) -> Result<Finis
         .stderr(stderr.try_clone()?)
         .spawn()
         .with_context(|| format!("cannot start `{shown}`; `cargo xtask setup` installs what is missing"))?;
-    let ended = wait_until(format_args!("`{shown}` to end"), limit, || Ok(child.try_wait()?));
+    let ended = wait_undisturbed(format_args!("`{shown}` to end"), limit, || Ok(child.try_wait()?));
     if ended.is_err() {
         let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
         let _ = child.wait();

@@ -21,13 +21,24 @@ pub fn wait_until<T>(
     limit: Duration,
     mut ready: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
+    wait_undisturbed(what, limit, || match ready()? {
+        None => interrupt::check().map(|()| None),
+        done => Ok(done),
+    })
+}
+
+/// As [`wait_until`], but goes on when the run is interrupted: for what clean-up needs.
+pub(crate) fn wait_undisturbed<T>(
+    what: impl Display,
+    limit: Duration,
+    mut ready: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + limit;
     let mut pause = FIRST_PAUSE;
     loop {
         if let Some(value) = ready()? {
             return Ok(value);
         }
-        interrupt::check()?;
         let now = Instant::now();
         if now >= deadline {
             bail!("waited {limit:?} in vain for {what}");
