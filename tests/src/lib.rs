@@ -1,1 +1,29 @@
-//! (filled in by the next commits)
+//! Hosts in network namespaces, and what the demo and the end-to-end tests run on them.
+//!
+//! A [`Lab`] owns everything that a run creates outside its own process: namespaces, processes in them, a folder
+//! for files and logs, a folder in bpffs. All of it goes when the `Lab` is dropped, and whatever a crashed run left
+//! behind goes when the next one begins.
+//!
+//! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
+//! [`Broker`], [`Fleet`] and [`LbNode`] are what runs on it: mosquitto, MQTT clients, the daemon under test.
+
+mod broker;
+mod fleet;
+mod host;
+pub mod interrupt;
+mod lab;
+mod lb_node;
+mod link;
+mod process;
+mod topology;
+mod wait;
+
+pub use broker::{Accepted, Broker, MQTT_PORT};
+pub use fleet::{Fleet, Session, SessionState};
+pub use host::{Host, HostCommand};
+pub use lab::Lab;
+pub use lb_node::{LbNode, Metrics, RealDaemon};
+pub use link::{Bridge, Port, link};
+pub use process::{Finished, Process};
+pub use topology::{Segment, Station, Topology, TopologyBuilder};
+pub use wait::wait_until;

@@ -1,0 +1,224 @@
+//! The daemon under test.
+
+use std::env;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::host::Host;
+use crate::process::Process;
+use crate::topology::Station;
+
+const NODE_ADMIN_PORT: u16 = 9940;
+const REAL_ADMIN_PORT: u16 = 9941;
+const START_LIMIT: Duration = Duration::from_secs(20);
+const HTTP_LIMIT: Duration = Duration::from_secs(5);
+
+/// `lb-node run --standalone` on a node.
+#[derive(Debug)]
+pub struct LbNode {
+    station: Station,
+    process: Process,
+}
+
+impl LbNode {
+    /// Starts the daemon on this cluster file, which must leave `admin` at its default, and waits until it is
+    /// ready: its tables are in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing or the daemon is not ready in 20 s; with its output.
+    pub fn start(station: &Station, cluster: &Path) -> Result<LbNode> {
+        let host = &station.host;
+        let command = host.command(binary()?).args(["run", "--standalone"]).arg(cluster);
+        let mut process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
+        process.wait_ready("/readyz to answer 200", START_LIMIT, || {
+            answers_well(host, NODE_ADMIN_PORT, "/readyz")
+        })?;
+        Ok(LbNode { station: station.clone(), process })
+    }
+
+    /// The process, to kill or to signal.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What `/metrics` says now.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon does not answer.
+    pub fn metrics(&self) -> Result<Metrics> {
+        metrics(&self.station.host, NODE_ADMIN_PORT)
+    }
+
+    /// Status code and body of a page of the admin server, such as `/healthz`.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon does not answer.
+    pub fn get(&self, page: &str) -> Result<(u16, String)> {
+        get(&self.station.host, NODE_ADMIN_PORT, page)
+    }
+
+    /// Takes programs and pins away, as an operator does who takes the node out of service.
+    ///
+    /// # Errors
+    ///
+    /// When `lb-node detach` fails.
+    pub fn detach(station: &Station) -> Result<()> {
+        let detach = station.host.command(binary()?).args(["detach", "--interface", station.interface]);
+        detach.arg("--bpffs").arg(station.host.bpffs()).run()?;
+        Ok(())
+    }
+}
+
+/// `lb-node real` on a real.
+#[derive(Debug)]
+pub struct RealDaemon {
+    host: Host,
+    process: Process,
+}
+
+impl RealDaemon {
+    /// Starts the daemon, which takes what the `nodes` send through tunnels for the `vips`, and waits until it is
+    /// ready.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing or the daemon is not ready in 20 s; with its output.
+    pub fn start(station: &Station, vips: &[IpAddr], nodes: &[Station]) -> Result<RealDaemon> {
+        let host = &station.host;
+        let mut command = host.command(binary()?).args(["real", "--interface", station.interface]);
+        for vip in vips {
+            command = command.arg("--vip").arg(vip.to_string());
+        }
+        for node in nodes {
+            command = command.arg("--from").arg(node.v4.to_string()).arg("--from").arg(node.v6.to_string());
+        }
+        let mut process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
+        process.wait_ready("/healthz to answer 200", START_LIMIT, || {
+            answers_well(host, REAL_ADMIN_PORT, "/healthz")
+        })?;
+        Ok(RealDaemon { host: host.clone(), process })
+    }
+
+    /// The process, to kill or to signal.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What `/metrics` says now.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon does not answer.
+    pub fn metrics(&self) -> Result<Metrics> {
+        metrics(&self.host, REAL_ADMIN_PORT)
+    }
+}
+
+/// A scrape in Prometheus' text format.
+#[derive(Clone, Debug)]
+pub struct Metrics(String);
+
+impl Metrics {
+    /// The sum of the samples of this name that have all of these labels; `None` when there is no such sample.
+    #[must_use]
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let wanted: Vec<String> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let samples = self.0.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let (found, labels) = series.split_once('{').unwrap_or((series, ""));
+            let labels: Vec<&str> = labels.trim_end_matches('}').split(',').collect();
+            let matches = found == name && wanted.iter().all(|label| labels.contains(&label.as_str()));
+            matches.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        samples.fold(None, |sum, sample| Some(sum.unwrap_or(0.0) + sample))
+    }
+
+    /// The text as it came.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+/// `lb-node`, built beside the running program.
+fn binary() -> Result<PathBuf> {
+    let own = env::current_exe().context("cannot tell where this program is")?;
+    // Tests run from target/<profile>/deps, programs from target/<profile>.
+    let found =
+        own.ancestors().skip(1).take(2).map(|folder| folder.join("lb-node")).find(|path| path.is_file());
+    found
+        .with_context(|| format!("no lb-node beside {}: build it first (`cargo xtask build`)", own.display()))
+}
+
+fn answers_well(host: &Host, port: u16, page: &str) -> Result<Option<()>> {
+    // Refused until the daemon listens.
+    Ok(matches!(get(host, port, page), Ok((200, _))).then_some(()))
+}
+
+fn metrics(host: &Host, port: u16) -> Result<Metrics> {
+    let (status, body) = get(host, port, "/metrics")?;
+    ensure!(status == 200, "/metrics on {} answered {status}: {body}", host.name());
+    Ok(Metrics(body))
+}
+
+fn get(host: &Host, port: u16, page: &str) -> Result<(u16, String)> {
+    let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    let exchange = || -> Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, HTTP_LIMIT)?;
+        stream.set_read_timeout(Some(HTTP_LIMIT))?;
+        stream.set_write_timeout(Some(HTTP_LIMIT))?;
+        // HTTP/1.0: the answer ends with the connection and is never chunked.
+        write!(stream, "GET {page} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = host
+        .enter(exchange)?
+        .with_context(|| format!("no answer from http://{address}{page} on {}", host.name()))?;
+    parse_response(&answer)
+}
+
+fn parse_response(answer: &str) -> Result<(u16, String)> {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("not an HTTP answer: {answer:?}");
+    };
+    let status = head.split_whitespace().nth(1).and_then(|status| status.parse().ok());
+    Ok((status.with_context(|| format!("not an HTTP status: {head:?}"))?, body.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_summed_over_the_labels_that_were_not_asked_for() {
+        let metrics = Metrics(
+            "# TYPE packets counter\n\
+             packets_total{vip=\"a\",real=\"x\"} 3\n\
+             packets_total{vip=\"b\",real=\"x\"} 4\n\
+             packets_total{vip=\"b\",real=\"y\"} 5\n\
+             up 1\n"
+                .into(),
+        );
+        assert_eq!(metrics.sum("packets_total", &[("real", "x")]), Some(7.0));
+        assert_eq!(metrics.sum("packets_total", &[("real", "x"), ("vip", "b")]), Some(4.0));
+        assert_eq!(metrics.sum("packets_total", &[("real", "z")]), None);
+        assert_eq!(metrics.sum("packets", &[]), None);
+        assert_eq!(metrics.sum("up", &[]), Some(1.0));
+    }
+
+    #[test]
+    fn an_http_answer_splits_into_status_and_body() {
+        let answer = "HTTP/1.0 503 Service Unavailable\r\ncontent-length: 3\r\n\r\nno\n";
+        assert_eq!(parse_response(answer).unwrap(), (503, "no\n".to_owned()));
+        assert!(parse_response("hello").is_err());
+    }
+}
