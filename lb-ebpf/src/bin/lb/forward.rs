@@ -4,7 +4,6 @@ use crate::encapsulate::{self, Outcome};
 use crate::maps::{self, COUNTERS, NEXT_HOPS, REALS, SLOTS, VIPS};
 use crate::packet::{Frame, TCP_ACK, TCP_SYN, Tcp, Udp};
 use crate::{admission, capture, icmp};
-use aya_ebpf::bindings::xdp_md;
 use lb_ebpf::lb::{Config, DropReason, RealEntry, SLOT_REAL_MASK, VipEntry, vip_flags};
 use lb_ebpf::wire::{TCP_LENGTH, UDP_LENGTH, protocol};
 use slot_table::flow::{self, Seed};
@@ -137,56 +136,6 @@ pub fn to_real<const V6: bool>(
     match encapsulate::send::<V6>(frame, real, hop, inner, hash) {
         Outcome::Send(action) => action,
         Outcome::NoHeadroom => maps::discard(vip, DropReason::NoHeadroom),
-    }
-}
-
-/// [`to_real`] for the rare paths, out of line.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub extern "C" fn to_real_rare(ctx: *mut xdp_md, l3: u32, packed: u64, vip_real: u64, hash: u32) -> u32 {
-    let Some(config) = maps::CONFIG.get(0) else { return maps::discard(0, DropReason::NoReal) };
-    let frame = Frame::new(ctx);
-    let rare = Rare::unpack(packed);
-    let inner = Inner { l3: (l3 & 0x1f) as usize, total: rare.total, tos: rare.tos, ttl: rare.ttl };
-    let (vip, real) = ((vip_real >> 32) as u32, vip_real as u32);
-    if rare.v6 {
-        to_real::<true>(frame, config, vip, real, hash, rare.syn, rare.icmp_error, inner)
-    } else {
-        to_real::<false>(frame, config, vip, real, hash, rare.syn, rare.icmp_error, inner)
-    }
-}
-
-/// Arguments of [`to_real_rare`]: a BPF function takes five registers.
-pub struct Rare {
-    pub total: u32,
-    pub tos: u8,
-    pub ttl: u8,
-    pub v6: bool,
-    pub syn: bool,
-    pub icmp_error: bool,
-}
-
-impl Rare {
-    #[inline(always)]
-    pub fn pack(&self) -> u64 {
-        u64::from(self.total)
-            | u64::from(self.tos) << 32
-            | u64::from(self.ttl) << 40
-            | u64::from(self.v6) << 48
-            | u64::from(self.syn) << 49
-            | u64::from(self.icmp_error) << 50
-    }
-
-    #[inline(always)]
-    fn unpack(word: u64) -> Self {
-        Self {
-            total: word as u32 & 0xffff,
-            tos: (word >> 32) as u8,
-            ttl: (word >> 40) as u8,
-            v6: word & (1 << 48) != 0,
-            syn: word & (1 << 49) != 0,
-            icmp_error: word & (1 << 50) != 0,
-        }
     }
 }
 

@@ -5,10 +5,11 @@
 //! one it follows only where ports do not matter: a VIP of all ports with source affinity. Otherwise it
 //! is dropped and counted. Records are for 30 s and in a table of fixed size that forgets the oldest.
 
-use crate::forward::{self, Rare};
+use crate::forward;
 use crate::index::{self, Index};
 use crate::maps::{self, CONFIG, FRAGMENTS, VIPS};
 use crate::packet::{self, Frame, IPV4_FRAGMENT_OFFSET, Ipv4, Ipv6};
+use crate::rare::Pending;
 use crate::{admission, ipv6};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
@@ -25,7 +26,7 @@ struct Part {
     l4: usize,
     rest: u32,
     key: FragmentKey,
-    rare: Rare,
+    pending: Pending,
 }
 
 /// An IPv4 fragment.
@@ -54,9 +55,9 @@ pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32) -> u32 {
         identification: u32::from(ip.identification),
         version: 4,
     };
-    let rare = Rare { total, tos: ip.tos, ttl: ip.ttl, v6: false, syn: false, icmp_error: false };
+    let pending = Pending { total, tos: ip.tos, ttl: ip.ttl, v6: false, ..Pending::NOTHING };
     let l4 = if first { (l3 + header) as usize } else { 0 };
-    handle(frame, index, address, Part { l3, l4, rest: total - header, key, rare })
+    handle(frame, index, address, Part { l3, l4, rest: total - header, key, pending })
 }
 
 /// An IPv6 fragment.
@@ -86,16 +87,15 @@ pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32) -> u32 {
         identification: walk.identification,
         version: 6,
     };
-    let rare = Rare {
+    let pending = Pending {
         total: payload + IPV6_LENGTH as u32,
         tos: ipv6::traffic_class(ip),
         ttl: ip.hop_limit,
         v6: true,
-        syn: false,
-        icmp_error: false,
+        ..Pending::NOTHING
     };
     let l4 = if walk.first { walk.offset } else { 0 };
-    handle(frame, index, address, Part { l3, l4, rest: payload - extensions, key, rare })
+    handle(frame, index, address, Part { l3, l4, rest: payload - extensions, key, pending })
 }
 
 #[inline(always)]
@@ -113,14 +113,13 @@ fn handle(frame: Frame, index: Index, address: &AddressEntry, part: Part) -> u32
         && forward::identity(owner.real) == Some(owner.id)
     {
         maps::count(Event::FragmentFollowed);
-        let vip = 0;
-        return forward::to_real_rare(frame.ctx, part.l3, part.rare.pack(), pair(vip, owner.real), owner.hash);
+        return Pending { l3: part.l3, real: owner.real, hash: owner.hash, ..part.pending }.forward();
     }
     if let Some(vip) = index::any_port(address, protocol)
         && let Some(entry) = VIPS.get(vip)
         && entry.flags & vip_flags::SOURCE_AFFINITY != 0
     {
-        return by_table(frame, vip, entry, part, 0, None);
+        return by_table(vip, entry, part, 0, None);
     }
     maps::discard(0, DropReason::FragmentUnknown)
 }
@@ -136,8 +135,8 @@ fn first(frame: Frame, index: Index, address: &AddressEntry, mut part: Part, pro
     let (Some(config), Some(entry)) = (CONFIG.get(0), VIPS.get(vip)) else {
         return maps::discard(vip, DropReason::NoReal);
     };
-    part.rare.syn = syn;
-    let prefix = if part.rare.v6 {
+    part.pending.syn = syn;
+    let prefix = if part.pending.v6 {
         part.key.source[0] & entry.prefix_mask_v6
     } else {
         part.key.source[0] & u64::from(entry.prefix_mask_v4)
@@ -145,16 +144,16 @@ fn first(frame: Frame, index: Index, address: &AddressEntry, mut part: Part, pro
     if syn && let Err(reason) = admission::admit(config, vip, entry, prefix) {
         return maps::discard(vip, reason);
     }
-    by_table(frame, vip, entry, part, ports, Some(now))
+    by_table(vip, entry, part, ports, Some(now))
 }
 
 /// Sends a fragment to its slot's owner; `note` is the time to leave a record with.
 #[inline(always)]
-fn by_table(frame: Frame, vip: u32, entry: &VipEntry, part: Part, ports: u32, note: Option<u64>) -> u32 {
+fn by_table(vip: u32, entry: &VipEntry, part: Part, ports: u32, note: Option<u64>) -> u32 {
     let Some(config) = CONFIG.get(0) else { return maps::discard(vip, DropReason::NoReal) };
     let seed = Seed { k0: config.seed[0], k1: config.seed[1] };
     let ports = if entry.flags & vip_flags::SOURCE_AFFINITY != 0 { 0 } else { ports };
-    let hash = if part.rare.v6 {
+    let hash = if part.pending.v6 {
         flow::hash_v6(seed, part.key.source, ports)
     } else {
         flow::hash_v4(seed, part.key.source[0] as u32, ports)
@@ -169,10 +168,5 @@ fn by_table(frame: Frame, vip: u32, entry: &VipEntry, part: Part, ports: u32, no
             maps::count(Event::FragmentFirst);
         }
     }
-    forward::to_real_rare(frame.ctx, part.l3, part.rare.pack(), pair(vip, real), hash)
-}
-
-#[inline(always)]
-fn pair(vip: u32, real: u32) -> u64 {
-    u64::from(vip) << 32 | u64::from(real)
+    Pending { l3: part.l3, vip, real, hash, ..part.pending }.forward()
 }

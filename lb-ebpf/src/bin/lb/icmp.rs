@@ -5,7 +5,8 @@
 //! else (neighbour discovery among it) is left to the kernel.
 
 use crate::admission;
-use crate::forward::{self, Rare};
+use crate::forward;
+use crate::rare::Pending;
 use crate::index;
 use crate::ipv6::{self, Walk, traffic_class};
 use crate::maps::{self, CONFIG, SCRATCH, VIPS};
@@ -27,13 +28,17 @@ pub const MESSAGE_ROOM: usize = IPV6_LENGTH + ICMP_LENGTH + QUOTED;
 /// TTL and hop limit of what the node says itself.
 const TTL: u8 = 64;
 
-/// ICMP to an IPv4 VIP; `header` is the length of the IP header.
+/// ICMP to an IPv4 VIP; `l4` is where the message starts.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn icmp_v4(ctx: *mut xdp_md, l3: u32, header: u32) -> u32 {
+pub extern "C" fn icmp_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     let l3 = (l3 & 0x1f) as usize;
-    let l4 = l3 + (header & 0x3c) as usize;
+    let l4 = (l4 & 0x7f) as usize;
+    let header = l4 as u32 - l3 as u32;
     let frame = Frame::new(ctx);
+    // First of all: behind a check at a larger, unknown offset the compiler leaves this one out, and the
+    // verifier does not follow.
+    let Some(ethernet) = frame.header::<Ethernet>(0) else { return maps::pass(Event::Passed) };
     let Some(ip) = frame.header::<Ipv4>(l3) else { return maps::pass(Event::Passed) };
     let total = u32::from(u16::from_be(ip.total_length));
     let Some(message) = frame.header::<Icmp>(l4).filter(|_| total >= header + ICMP_LENGTH as u32) else {
@@ -53,11 +58,12 @@ pub extern "C" fn icmp_v4(ctx: *mut xdp_md, l3: u32, header: u32) -> u32 {
             let old = u16::from_ne_bytes([ip.ttl, ip.protocol]);
             ip.ttl = TTL;
             ip.checksum = adjust_checksum(ip.checksum, old, u16::from_ne_bytes([TTL, ip.protocol]));
-            bounce(&frame, Event::EchoAnswered)
+            turn_round(ethernet);
+            maps::count(Event::EchoAnswered);
+            xdp_action::XDP_TX
         }
         icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => {
-            let rare = Rare { total, tos: ip.tos, ttl: ip.ttl, v6: false, syn: false, icmp_error: true };
-            icmp_error_v4(ctx, pack_offsets(l3, l4), rare.pack())
+            icmp_error_v4(ctx, l3 as u32, l4 as u32)
         }
         _ => maps::pass(Event::PassedNoService),
     }
@@ -70,6 +76,9 @@ pub extern "C" fn icmp_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     let l3 = (l3 & 0x1f) as usize;
     let l4 = (l4 & 0x3ff) as usize;
     let frame = Frame::new(ctx);
+    // First of all: behind a check at a larger, unknown offset the compiler leaves this one out, and the
+    // verifier does not follow.
+    let Some(ethernet) = frame.header::<Ethernet>(0) else { return maps::pass(Event::Passed) };
     let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
     let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;
     let Some(message) = frame.header::<Icmp>(l4).filter(|_| l3 as u32 + total >= (l4 + ICMP_LENGTH) as u32) else {
@@ -88,27 +97,22 @@ pub extern "C" fn icmp_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
             ip.source = destination;
             ip.destination = source;
             ip.hop_limit = TTL;
-            bounce(&frame, Event::EchoAnswered)
+            turn_round(ethernet);
+            maps::count(Event::EchoAnswered);
+            xdp_action::XDP_TX
         }
         icmpv6::UNREACHABLE | icmpv6::PACKET_TOO_BIG | icmpv6::TIME_EXCEEDED | icmpv6::PARAMETER_PROBLEM => {
-            let rare =
-                Rare { total, tos: traffic_class(ip), ttl: ip.hop_limit, v6: true, syn: false, icmp_error: true };
-            icmp_error_v6(ctx, pack_offsets(l3, l4), rare.pack())
+            icmp_error_v6(ctx, l3 as u32, l4 as u32)
         }
         _ => maps::pass(Event::PassedNoService),
     }
 }
 
-#[inline(always)]
-fn pack_offsets(l3: usize, l4: usize) -> u32 {
-    (l3 as u32) << 16 | l4 as u32
-}
-
 /// An IPv4 error message: on to the real whose flow the embedded packet belongs to.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn icmp_error_v4(ctx: *mut xdp_md, offsets: u32, rare: u64) -> u32 {
-    let (l3, l4) = ((offsets >> 16 & 0x1f) as usize, (offsets & 0x7f) as usize);
+pub extern "C" fn icmp_error_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
+    let (l3, l4) = ((l3 & 0x1f) as usize, (l4 & 0x7f) as usize);
     let frame = Frame::new(ctx);
     let inner = l4 + ICMP_LENGTH;
     let (Some(ip), Some(embedded)) = (frame.header::<Ipv4>(l3), frame.header::<Ipv4>(inner)) else {
@@ -127,14 +131,16 @@ pub extern "C" fn icmp_error_v4(ctx: *mut xdp_md, offsets: u32, rare: u64) -> u3
     };
     let (client, destination) = (embedded.destination, ip.destination);
     let (word, protocol) = (ports.word, embedded.protocol);
-    to_holder(frame, l3, rare, ipv4_key(destination), word, protocol, |seed, ports| flow::hash_v4(seed, client, ports))
+    let total = u32::from(u16::from_be(ip.total_length));
+    let error = Pending { l3: l3 as u32, total, tos: ip.tos, ttl: ip.ttl, icmp_error: true, ..Pending::NOTHING };
+    to_holder(error, ipv4_key(destination), word, protocol, |seed, ports| flow::hash_v4(seed, client, ports))
 }
 
 /// An IPv6 error message.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, offsets: u32, rare: u64) -> u32 {
-    let (l3, l4) = ((offsets >> 16 & 0x1f) as usize, (offsets & 0x3ff) as usize);
+pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
+    let (l3, l4) = ((l3 & 0x1f) as usize, (l4 & 0x3ff) as usize);
     let frame = Frame::new(ctx);
     let inner = l4 + ICMP_LENGTH;
     let (Some(ip), Some(embedded)) = (frame.header::<Ipv6>(l3), frame.header::<Ipv6>(inner)) else {
@@ -156,17 +162,17 @@ pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, offsets: u32, rare: u64) -> u3
     };
     let client = embedded.destination;
     let word = ports.word;
-    to_holder(frame, l3, rare, destination, word, walk.protocol, |seed, ports| flow::hash_v6(seed, client, ports))
+    let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;
+    let (tos, ttl) = (traffic_class(ip), ip.hop_limit);
+    let error = Pending { l3: l3 as u32, total, tos, ttl, v6: true, icmp_error: true, ..Pending::NOTHING };
+    to_holder(error, destination, word, walk.protocol, |seed, ports| flow::hash_v6(seed, client, ports))
 }
 
 /// Sends an error to the owner of the embedded packet's slot. `ports` are those of the real's packet:
 /// the VIP's first.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "inlined")]
 fn to_holder(
-    frame: Frame,
-    l3: usize,
-    rare: u64,
+    error: Pending,
     key: [u64; 2],
     ports: u32,
     protocol: u8,
@@ -186,17 +192,14 @@ fn to_holder(
     let word = if entry.flags & vip_flags::SOURCE_AFFINITY != 0 { 0 } else { client_first };
     let hash = hash(Seed { k0: config.seed[0], k1: config.seed[1] }, word);
     let Some(real) = forward::owner(entry, hash) else { return maps::discard(vip, DropReason::NoReal) };
-    forward::to_real_rare(frame.ctx, l3 as u32, rare, u64::from(vip) << 32 | u64::from(real), hash)
+    Pending { vip, real, hash, ..error }.forward()
 }
 
-/// Sends the frame back to where it came from.
+/// Addresses the frame to where it came from.
 #[inline(always)]
-fn bounce(frame: &Frame, event: Event) -> u32 {
-    let Some(ethernet) = frame.header::<Ethernet>(0) else { return xdp_action::XDP_DROP };
+fn turn_round(ethernet: &mut Ethernet) {
     let a = ethernet.addresses;
     ethernet.addresses = [a[6], a[7], a[8], a[9], a[10], a[11], a[0], a[1], a[2], a[3], a[4], a[5]];
-    maps::count(event);
-    xdp_action::XDP_TX
 }
 
 /// Answers a packet that does not fit the path with the size that does (RFC 1191, RFC 8201).
@@ -311,8 +314,7 @@ fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u
     }
     let frame = Frame::new(ctx);
     let Some(ethernet) = frame.header::<Ethernet>(0) else { return Answer::Impossible };
-    let a = ethernet.addresses;
-    ethernet.addresses = [a[6], a[7], a[8], a[9], a[10], a[11], a[0], a[1], a[2], a[3], a[4], a[5]];
+    turn_round(ethernet);
     Answer::Sent
 }
 

@@ -4,7 +4,7 @@ use crate::forward::{self, Inner};
 use crate::index::{self, Index};
 use crate::maps::{self, CONFIG};
 use crate::packet::{Frame, IPV4_FRAGMENT, Ipv4};
-use crate::{fragment, icmp};
+use crate::rare::Step;
 use aya_ebpf::bindings::xdp_md;
 use lb_ebpf::lb::{AddressEntry, Config, DropReason, Event, ipv4_key};
 use lb_ebpf::wire::{IPV4_LENGTH, protocol};
@@ -21,7 +21,7 @@ pub fn handle(frame: Frame, l3: usize) -> u32 {
         return maps::discard(0, DropReason::MalformedIp);
     }
     if ip.version_ihl != 0x45 {
-        return ipv4_with_options(frame.ctx, l3 as u32);
+        return Step::Ipv4Options.at(l3, 0);
     }
     payload(frame, l3, IPV4_LENGTH, ip, total, config, index, address)
 }
@@ -57,13 +57,13 @@ fn payload(
     address: &AddressEntry,
 ) -> u32 {
     if ip.fragment & IPV4_FRAGMENT.to_be() != 0 {
-        return fragment::fragment_v4(frame.ctx, l3 as u32);
+        return Step::Ipv4Fragment.at(l3, 0);
     }
     let (ports, syn) = match forward::transport(&frame, l3 + header, total - header as u32, ip.protocol, true) {
         Ok(found) => found,
         Err(forward::Other::Malformed) => return maps::discard(0, DropReason::MalformedTransport),
         Err(forward::Other::Protocol) if ip.protocol == protocol::ICMP => {
-            return icmp::icmp_v4(frame.ctx, l3 as u32, header as u32);
+            return Step::Icmp.at(l3, l3 + header);
         }
         Err(forward::Other::Protocol) => return maps::pass(Event::PassedNoService),
     };

@@ -4,7 +4,7 @@ use crate::forward::{self, Inner};
 use crate::index::{self, Index};
 use crate::maps::{self, CONFIG};
 use crate::packet::{self, Extension, Fragment, Frame, Ipv6};
-use crate::{fragment, icmp};
+use crate::rare::Step;
 use aya_ebpf::bindings::xdp_md;
 use lb_ebpf::lb::{AddressEntry, Config, DropReason, Event, IPV4_KEY};
 use lb_ebpf::wire::{IPV6_LENGTH, protocol};
@@ -33,8 +33,8 @@ pub fn handle(frame: Frame, l3: usize) -> u32 {
         protocol::TCP | protocol::UDP => {
             payload(frame, l3, l3 + IPV6_LENGTH, rest, ip.next_header, ip, config, index, address)
         }
-        protocol::ICMPV6 => icmp::icmp_v6(frame.ctx, l3 as u32, (l3 + IPV6_LENGTH) as u32),
-        next if is_extension(next) => ipv6_with_extensions(frame.ctx, l3 as u32),
+        protocol::ICMPV6 => Step::Icmpv6.at(l3, l3 + IPV6_LENGTH),
+        next if is_extension(next) => Step::Ipv6Extensions.at(l3, 0),
         _ => maps::pass(Event::PassedNoService),
     }
 }
@@ -54,13 +54,13 @@ pub extern "C" fn ipv6_with_extensions(ctx: *mut xdp_md, l3: u32) -> u32 {
         return maps::discard(0, DropReason::ExtensionHeaders);
     }
     if walk.fragment {
-        return fragment::fragment_v6(ctx, l3 as u32);
+        return Step::Ipv6Fragment.at(l3, 0);
     }
     match walk.protocol {
         protocol::TCP | protocol::UDP => {
             payload(frame, l3, walk.offset, rest - extensions, walk.protocol, ip, config, index, address)
         }
-        protocol::ICMPV6 => icmp::icmp_v6(ctx, l3 as u32, walk.offset as u32),
+        protocol::ICMPV6 => Step::Icmpv6.at(l3, walk.offset),
         _ => maps::pass(Event::PassedNoService),
     }
 }

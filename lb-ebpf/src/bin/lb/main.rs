@@ -21,9 +21,11 @@ mod ipv6;
 mod maps;
 mod packet;
 mod probe;
+mod rare;
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::{xdp_action, xdp_md},
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
@@ -34,20 +36,22 @@ use packet::{Ethernet, Frame, Vlan};
 /// XDP on the interface that clients' packets arrive on.
 #[xdp]
 pub fn drover_lb(ctx: XdpContext) -> u32 {
-    let frame = Frame::new(ctx.as_ptr().cast());
+    let ctx = ctx.as_ptr().cast();
+    let frame = Frame::new(ctx);
     let Some(ethernet) = frame.header::<Ethernet>(0) else { return maps::pass(Event::Passed) };
-    match u16::from_be(ethernet.ethertype) {
+    let action = match u16::from_be(ethernet.ethertype) {
         ETHERTYPE_IPV4 => ipv4::handle(frame, ETHERNET_LENGTH),
         ETHERTYPE_IPV6 => ipv6::handle(frame, ETHERNET_LENGTH),
-        ethertype if packet::is_vlan(ethertype) => tagged(ctx.as_ptr().cast()),
+        ethertype if packet::is_vlan(ethertype) => tagged(ctx),
         _ => maps::pass(Event::Passed),
-    }
+    };
+    if action <= xdp_action::XDP_REDIRECT { action } else { rare::resume(ctx, action) }
 }
 
 /// Frames with one or two VLAN tags (IEEE 802.1Q, 802.1ad).
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tagged(ctx: *mut aya_ebpf::bindings::xdp_md) -> u32 {
+pub extern "C" fn tagged(ctx: *mut xdp_md) -> u32 {
     let frame = Frame::new(ctx);
     let Some(outer) = frame.header::<Vlan>(ETHERNET_LENGTH) else { return maps::pass(Event::Passed) };
     let mut l3 = ETHERNET_LENGTH + VLAN_LENGTH;

@@ -5,6 +5,7 @@
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, xdp_action};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
+use crate::rare::Pending;
 use lb_ebpf::lb::{
     ADDRESS_SLOTS, AddressEntry, Capture, Config, DROP_REASONS, DropReason, EVENTS, Event, FragmentKey,
     FragmentOwner, Limiter, NextHop, PREFIX_BUCKETS, PREFIX_ROWS, RealCounters, RealEntry, SERVICE_SLOTS,
@@ -42,6 +43,9 @@ pub static ICMP_LIMITER: Array<Limiter> = Array::with_max_entries(1, 0);
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
 pub static CAPTURES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+/// The packet that a rare path hands on.
+#[map]
+pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
 /// Room to build ICMP messages in; too large for the stack.
 #[map]
 pub static SCRATCH: PerCpuArray<[u8; crate::icmp::MESSAGE_ROOM]> = PerCpuArray::with_max_entries(1, 0);
