@@ -70,7 +70,7 @@ impl ProbeMetrics {
         registry.register("probes", "Health probes by outcome", self.probes.clone());
         registry.register_with_unit(
             "probe_duration",
-            "Time from a probe's start to its outcome",
+            "Time that a probe took, the end of its connection included",
             Unit::Seconds,
             self.durations.clone(),
         );

@@ -359,7 +359,8 @@ mod tests {
         // From 10 s to 20 s, each second should see its tenth of 1,000 probes.
         let mut seconds = [0; 10];
         for start in starts.values().flatten() {
-            if let Some(count) = (start.as_secs() as usize).checked_sub(10).and_then(|s| seconds.get_mut(s)) {
+            let second = usize::try_from(start.as_secs()).expect("30 at most");
+            if let Some(count) = second.checked_sub(10).and_then(|second| seconds.get_mut(second)) {
                 *count += 1;
             }
         }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 checks (RFC 9110, RFC 9112).
 
-use super::{Deadline, Fault, closed, quoted};
+use super::{Connection, Deadline, Fault, closed, quoted};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -8,7 +8,6 @@ use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, header};
 use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
-use tokio::io::{AsyncRead, AsyncWrite};
 use zk_schema::HttpCheck;
 
 /// How much of a body is searched, as documented at [`HttpCheck::body_contains`].
@@ -18,16 +17,13 @@ const HEAD: usize = 32 * 1024;
 const HEADERS: usize = 100;
 
 /// Sends the request on `stream` and judges the answer.
-pub(super) async fn check<S>(
-    stream: S,
+pub(super) async fn check(
+    stream: impl Connection,
     address: SocketAddr,
     scheme: &str,
     check: &HttpCheck,
     deadline: Deadline,
-) -> Result<(), Fault>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
-{
+) -> Result<(), Fault> {
     let request = request(address, scheme, check)?;
     let (mut sender, connection) = http1::Builder::new()
         .max_buf_size(HEAD)
@@ -57,7 +53,7 @@ where
             None => connection.await,
         };
         if let Ok(parts) = parts {
-            closed(&mut parts.io.into_inner()).await;
+            closed(parts.io.into_inner().into_tcp()).await;
         }
     };
     deadline.closing(closed).await;

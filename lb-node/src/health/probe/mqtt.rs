@@ -1,10 +1,10 @@
 //! MQTT checks: CONNECT, an accepting CONNACK, DISCONNECT (MQTT 3.1.1 section 3.1 and 3.2; MQTT 5.0 likewise).
 
-use super::{Deadline, Fault, closed, quoted, tcp};
+use super::{Connection, Deadline, Fault, closed, quoted, tcp};
 use bytes::BytesMut;
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use zk_schema::MqttVersion;
 
 /// Largest CONNACK that is read. MQTT 5 brokers are told so; that of 3.1.1 has 4 bytes.
@@ -17,15 +17,12 @@ const CONNACK: u8 = 0x20;
 const DISCONNECT: [u8; 2] = [0xe0, 0];
 
 /// Connects to the broker as `client_id`, with a clean session, and leaves again.
-pub(super) async fn check<S>(
-    mut stream: S,
+pub(super) async fn check(
+    mut stream: impl Connection,
     version: MqttVersion,
     client_id: String,
     deadline: Deadline,
-) -> Result<(), Fault>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<(), Fault> {
     let connect = connect(version, client_id)?;
     deadline
         .limit("waiting for CONNACK", async {
@@ -37,7 +34,7 @@ where
     // The broker has proved itself. It is left in its own terms, so that it has nothing to log as a fault.
     let leave = async {
         if stream.write_all(&DISCONNECT).await.is_ok() {
-            closed(&mut stream).await;
+            closed(stream.into_tcp()).await;
         }
     };
     deadline.closing(leave).await;

@@ -1,7 +1,7 @@
 //! Probes against small real servers on loopback, honest and hostile ones.
 
 use super::*;
-use crate::health::Target;
+use crate::health::{State, Target, scheduler};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -114,7 +114,7 @@ async fn droning(opening: &'static str, again: &'static [u8], pause: Duration) -
 
 /// A server that takes connections and never says anything.
 async fn silent() -> SocketAddr {
-    server(async |mut stream| closed(&mut stream).await).await
+    server(closed).await
 }
 
 mod tcp_checks {
@@ -201,6 +201,28 @@ mod tcp_checks {
     }
 }
 
+#[tokio::test]
+async fn a_real_whose_server_dies_and_returns_goes_down_and_up() {
+    let (listener, address) = listen().await;
+    let mut target = target(address, CheckKind::Tcp, 1000);
+    target.check.interval_ms = 100;
+    let key = target.key();
+    let (_targets, receiver) = tokio::sync::watch::channel(Arc::new(vec![target]));
+    let settings = scheduler::Settings { probes_in_flight: 10, ..Default::default() };
+    let scheduler = scheduler::spawn(prober(), receiver, settings);
+    let mut verdicts = scheduler.verdicts();
+    let mut wait_for = async |state| {
+        let reached = verdicts.wait_for(|v| v[&key].state == state);
+        let reached = tokio::time::timeout(Duration::from_secs(10), reached).await.expect("in time");
+        reached.expect("the scheduler lives")[&key].reason.clone()
+    };
+    wait_for(State::Up).await;
+    drop(listener);
+    assert_eq!(wait_for(State::Down).await, "connection refused while connecting");
+    let _listener = TcpListener::bind(address).await.expect("the port is free again");
+    assert_eq!(wait_for(State::Up).await, "probe succeeded");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_timer_that_fires_very_late_is_the_nodes_fault() {
     let deadline = Deadline::after(Duration::from_millis(100));
@@ -281,20 +303,19 @@ mod http_checks {
     }
 
     #[tokio::test]
-    async fn a_server_sees_an_orderly_end() {
+    async fn a_server_that_closes_after_its_answer_sees_no_reset() {
         let (sender, end) = tokio::sync::oneshot::channel();
         let address = server(async move |mut stream| {
             let mut request = [0; 2048];
             let _ = stream.read(&mut request).await;
-            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
             let _ = stream.shutdown().await;
-            // A server that has closed its side reads no more; that its answer was not met with a RST is seen here.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            let _ = sender.send(stream.take_error());
+            let _ = sender.send(stream.read(&mut request).await);
         })
         .await;
         assert_eq!(probe(address, get(), PATIENT).await, Outcome::Success);
-        assert!(matches!(end.await, Ok(Ok(None | Some(_)))));
+        let end = end.await.expect("the server ran");
+        assert!(matches!(end, Ok(0)), "{end:?}");
     }
 
     #[tokio::test]
@@ -460,12 +481,15 @@ mod mqtt_checks {
             let _ = stream.write_all(&[0x20, 2, 0, 0]).await;
             let mut rest = [0; 2];
             let read = stream.read_exact(&mut rest).await;
-            let _ = sender.send(read.map(|_| rest));
+            let _ = stream.shutdown().await;
+            let end = stream.read(&mut [0]).await;
+            let _ = sender.send((read.map(|_| rest), end));
         })
         .await;
         assert_eq!(probe(address, mqtt(V311), PATIENT).await, Outcome::Success);
-        let rest = rest.await.expect("the server ran").expect("no RST before DISCONNECT");
-        assert_eq!(rest, [0xe0, 0]);
+        let (rest, end) = rest.await.expect("the server ran");
+        assert_eq!(rest.expect("no RST before DISCONNECT"), [0xe0, 0]);
+        assert!(matches!(end, Ok(0)), "nor after it: {end:?}");
     }
 
     #[tokio::test]

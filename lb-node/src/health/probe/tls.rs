@@ -1,6 +1,6 @@
 //! TLS for `https` checks.
 
-use super::{Deadline, Fault, quoted, tcp};
+use super::{Connection, Deadline, Fault, quoted, tcp};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use zk_schema::HttpCheck;
@@ -72,17 +72,20 @@ fn client(verifier: Arc<dyn ServerCertVerifier>) -> Result<Arc<ClientConfig>, St
     Ok(Arc::new(config))
 }
 
+impl Connection for TlsStream<TcpStream> {
+    fn into_tcp(self) -> TcpStream {
+        self.into_inner().0
+    }
+}
+
 /// Completes the TLS handshake on `stream`.
-pub(super) async fn connect<S>(
-    stream: S,
+pub(super) async fn connect(
+    stream: TcpStream,
     address: SocketAddr,
     check: &HttpCheck,
     config: Arc<ClientConfig>,
     deadline: Deadline,
-) -> Result<TlsStream<S>, Fault>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+) -> Result<TlsStream<TcpStream>, Fault> {
     let name = server_name(check.host.as_deref(), address)?;
     deadline
         .limit("shaking hands over TLS", async {
