@@ -1,13 +1,15 @@
 //! `cargo xtask bench`.
 
 use crate::{
+    artifacts,
+    metadata::Metadata,
     process,
     setup::{self, Scope},
     workspace::Workspace,
 };
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 /// Measures Drover on this machine.
 ///
@@ -43,22 +45,32 @@ struct Options {
 }
 
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    let (options, scope, program): (_, _, &[&str]) = match &args.bench {
+    match &args.bench {
         Bench::Dataplane(options) => {
-            (options, Scope::Run, &["--package", "drover-tests", "--bin", "drover-bench"])
+            ensure!(process::is_root(), "measuring the loaded program needs root: run this with sudo");
+            setup::ensure(workspace, Scope::Run)?;
+            let program = artifacts::binary(workspace, "drover-bench", &["--release"])?;
+            options.run(process::command(program).current_dir(&workspace.root))
         }
         Bench::Table(options) => {
-            (options, Scope::Build, &["--package", "slot-table", "--example", "table-bench"])
+            const PACKAGE: &str = "slot-table";
+            const PROGRAM: &str = "table-bench";
+            let metadata = Metadata::read(workspace)?;
+            let kind = metadata.kind(PACKAGE, PROGRAM);
+            let kind = kind.with_context(|| format!("the package {PACKAGE} has no program `{PROGRAM}`"))?;
+            // The package alone: it needs neither the BPF build nor what `setup` installs.
+            let mut cargo = process::cargo(workspace);
+            cargo.args(["run", "--release", "--package", PACKAGE, &format!("--{kind}"), PROGRAM, "--"]);
+            options.run(&mut cargo)
         }
-    };
-    if scope == Scope::Run {
-        ensure!(process::is_root(), "measuring the loaded program needs root: run this with sudo");
     }
-    setup::ensure(workspace, scope)?;
-    let mut cargo = process::cargo(workspace);
-    cargo.args(["run", "--release"]).args(program).arg("--");
-    if options.json {
-        cargo.arg("--json");
+}
+
+impl Options {
+    fn run(&self, program: &mut Command) -> Result<ExitCode> {
+        if self.json {
+            program.arg("--json");
+        }
+        process::exit_code(program.args(&self.options))
     }
-    process::exit_code(cargo.args(&options.options))
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask demo`.
 
 use crate::{
-    process,
+    artifacts, process,
     setup::{self, Scope},
     workspace::Workspace,
 };
@@ -26,11 +26,6 @@ pub(crate) struct Args {
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     ensure!(process::is_root(), "the demo needs root, for network namespaces and BPF: run it with sudo");
     setup::ensure(workspace, Scope::Run)?;
-    // All binaries: the demo starts the daemon it finds beside itself.
-    process::check(process::cargo(workspace).args(["build", "--workspace", "--bins"]))?;
-    let mut cargo = process::cargo(workspace);
-    cargo
-        .args(["run", "--quiet", "--package", "drover-tests", "--bin", "drover-demo", "--"])
-        .args(&args.demo);
-    process::exit_code(&mut cargo)
+    let demo = artifacts::binary(workspace, "drover-demo", &[])?;
+    process::exit_code(process::command(demo).args(&args.demo).current_dir(&workspace.root))
 }

@@ -4,6 +4,7 @@
 //! summary, the lines of a benchmark), so that it can be piped.
 #![allow(clippy::print_stderr, reason = "a command-line front talks to people on stderr")]
 
+mod artifacts;
 mod bench;
 mod build;
 mod demo;

@@ -49,6 +49,12 @@ impl Metadata {
         Some((&package.name, &package.folder))
     }
 
+    /// What kind of target of a package has this name: `bin`, `example`, …
+    pub(crate) fn kind(&self, package: &str, target: &str) -> Option<&str> {
+        let package = self.packages.iter().find(|candidate| candidate.name == package)?;
+        Some(&package.targets.iter().find(|candidate| candidate.name == target)?.kind)
+    }
+
     /// The features without which cargo does not build a target; `kind` as in cargo's messages.
     pub(crate) fn required_features(&self, id: &str, kind: &str, name: &str) -> &[String] {
         let package = self.packages.iter().find(|package| package.id == id);
@@ -100,12 +106,14 @@ mod tests {
             r#"{"packages":[
               {"id":"a-id","name":"a","manifest_path":"/w/a/Cargo.toml","features":{"e2e":[]},"targets":[
                 {"name":"net","kind":["test"],"required-features":["e2e"]},{"name":"net","kind":["bin"]}]},
-              {"id":"b-id","name":"b","manifest_path":"/w/b/Cargo.toml","features":{},"targets":[]}]}"#,
+              {"id":"b-id","name":"b","manifest_path":"/w/b/Cargo.toml","features":{},"targets":[{"name":"bench","kind":["example"]}]}]}"#,
         )
         .unwrap();
         assert_eq!(metadata.with_feature("e2e"), ["a/e2e"]);
         assert_eq!(metadata.required_features("a-id", "test", "net"), ["e2e"]);
         assert!(metadata.required_features("a-id", "bin", "net").is_empty());
+        assert_eq!(metadata.kind("b", "bench"), Some("example"));
+        assert_eq!(metadata.kind("a", "bench"), None);
         assert_eq!(metadata.package("b-id"), Some(("b", &PathBuf::from("/w/b"))));
     }
 }

@@ -9,7 +9,17 @@ pub(super) fn run(workspace: &Workspace, features: &str, report: &mut Report) ->
     report.check("rustfmt", fmt.args(["fmt", "--all", "--check"]))?;
 
     let mut clippy = process::cargo(workspace);
-    clippy.args(["clippy", "--workspace", "--all-targets", "--features", features, "--", "-D", "warnings"]);
+    clippy.args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--keep-going",
+        "--features",
+        features,
+        "--",
+        "-D",
+        "warnings",
+    ]);
     report.check("clippy", &mut clippy)?;
 
     let mut clippy_bpf = process::cargo(workspace);

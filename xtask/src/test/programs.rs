@@ -4,9 +4,13 @@ use super::{
     ROOT_FEATURE,
     report::{Count, Report},
 };
-use crate::{metadata::Metadata, process, workspace::Workspace};
+use crate::{
+    artifacts::{self, Artifact},
+    metadata::Metadata,
+    process,
+    workspace::Workspace,
+};
 use anyhow::{Context as _, Result};
-use serde_json::Value;
 use std::{
     ffi::OsString,
     io::{BufRead as _, BufReader},
@@ -48,21 +52,15 @@ pub(super) fn build(
 ) -> Result<Programs> {
     const NAME: &str = "build of the tests and the BPF programs";
     let started = report.start(NAME);
-    let mut cargo = process::cargo(workspace);
-    cargo.args(["build", "--workspace", "--bins", "--tests", "--features", features]);
-    cargo.arg("--message-format=json-render-diagnostics").stdin(Stdio::null()).stderr(Stdio::inherit());
-    let output = cargo.output().with_context(|| format!("cannot run `{}`", process::line(&cargo)))?;
-    report.done(NAME, Count::one(output.status.success()), started.elapsed());
+    let arguments = ["--workspace", "--bins", "--tests", "--features", features];
+    let artifacts = artifacts::build(workspace, &arguments)?;
+    report.done(NAME, Count::one(artifacts.is_some()), started.elapsed());
     let mut programs = Programs { tests: Vec::new(), binaries: Vec::new() };
-    if output.status.success() {
-        for message in String::from_utf8(output.stdout).context("cargo's messages are not UTF-8")?.lines() {
-            programs
-                .note(message, metadata)
-                .with_context(|| format!("cannot read cargo's message {message}"))?;
-        }
-        // cargo names them in the order in which they were ready.
-        programs.tests.sort_by(|a, b| a.name.cmp(&b.name));
+    for artifact in artifacts.into_iter().flatten() {
+        programs.note(artifact, metadata);
     }
+    // cargo names them in the order in which they were ready.
+    programs.tests.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(programs)
 }
 
@@ -103,31 +101,21 @@ impl Programs {
         command
     }
 
-    fn note(&mut self, message: &str, metadata: &Metadata) -> Result<()> {
-        let message: Value = serde_json::from_str(message)?;
-        let text = |pointer: &str| message.pointer(pointer).and_then(Value::as_str);
-        let (Some("compiler-artifact"), Some(executable)) = (text("/reason"), text("/executable")) else {
-            return Ok(());
-        };
-        let id = text("/package_id").context("no package")?;
-        let kind = text("/target/kind/0").context("no kind of target")?;
-        let target = text("/target/name").context("no name of the target")?;
-        let Some((package, folder)) = metadata.package(id) else { return Ok(()) };
-        let is_test = message.pointer("/profile/test").and_then(Value::as_bool).context("no profile")?;
+    fn note(&mut self, artifact: Artifact, metadata: &Metadata) {
+        let Artifact { package: id, kind, name: target, executable, is_test } = artifact;
+        let Some((package, folder)) = metadata.package(&id) else { return };
         if is_test {
-            let needs_root =
-                metadata.required_features(id, kind, target).iter().any(|name| name == ROOT_FEATURE);
-            let name = if kind == "lib" {
-                format!("{package} (lib)")
-            } else {
-                format!("{package} ({kind} {target})")
+            let required = metadata.required_features(&id, &kind, &target);
+            let needs_root = required.iter().any(|feature| feature == ROOT_FEATURE);
+            let name = match kind.as_str() {
+                "lib" => format!("{package} (lib)"),
+                kind => format!("{package} ({kind} {target})"),
             };
-            let (package, folder, executable) = (package.to_owned(), folder.clone(), executable.into());
+            let (package, folder) = (package.to_owned(), folder.clone());
             self.tests.push(TestProgram { name, package, folder, executable, needs_root });
         } else if kind == "bin" {
-            self.binaries.push((format!("CARGO_BIN_EXE_{target}").into(), executable.into()));
+            self.binaries.push((format!("CARGO_BIN_EXE_{target}").into(), executable));
         }
-        Ok(())
     }
 }
 
