@@ -95,7 +95,7 @@ pub(crate) fn logged(command: &mut Command, what: &str, log: &Path) -> Result<()
     let mut child = command.spawn().with_context(|| format!("cannot run `{}`", line(command)))?;
     let status = show_life(&mut child, what, log)?;
     if !status.success() {
-        bail!("`{}` failed ({status}); the end of {}:\n{}", line(command), log.display(), tail(log, 20));
+        bail!("`{}` failed ({status})\nthe end of {}:\n{}", line(command), log.display(), tail(log, 20));
     }
     Ok(())
 }

@@ -14,10 +14,7 @@ use bpf_linker::BpfLinker;
 use bpffs::Bpffs;
 use packages::Packages;
 use rust_src::RustSrc;
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{process::ExitCode, time::Instant};
 use toolchain::Toolchain;
 
 /// Brings this machine to where everything builds, runs and can be tested.
@@ -117,7 +114,7 @@ fn install(steps: &[Box<dyn Step + '_>], tell_all: bool) -> Result<()> {
             Ok(None) if tell_all => eprintln!("{label}: ok"),
             Ok(None) => {}
             Ok(Some(took)) => {
-                eprintln!("{label}: done in {}", process::human(took.max(Duration::from_millis(100))))
+                eprintln!("{label}: done in {}", process::human(took))
             }
             Err(error) => {
                 eprintln!("{label}: failed");
