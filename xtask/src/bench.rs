@@ -7,7 +7,7 @@ use crate::{
     setup::{self, Scope},
     workspace::Workspace,
 };
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Subcommand;
 use std::process::{Command, ExitCode};
 
@@ -47,7 +47,7 @@ struct Options {
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     match &args.bench {
         Bench::Dataplane(options) => {
-            ensure!(process::is_root(), "measuring the loaded program needs root: run this with sudo");
+            process::need_root("this loads BPF programs")?;
             setup::ensure(workspace, Scope::Run)?;
             let program = artifacts::binary(workspace, "drover-bench", &["--release"])?;
             options.run(process::command(program).current_dir(&workspace.root))

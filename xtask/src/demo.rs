@@ -5,7 +5,7 @@ use crate::{
     setup::{self, Scope},
     workspace::Workspace,
 };
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use std::process::ExitCode;
 
 /// Shows Drover at work: MQTT clients reach mosquitto brokers through a VIP that an XDP program balances.
@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
-    ensure!(process::is_root(), "the demo needs root, for network namespaces and BPF: run it with sudo");
+    process::need_root("the demo makes network namespaces and loads BPF programs")?;
     setup::ensure(workspace, Scope::Run)?;
     let demo = artifacts::binary(workspace, "drover-demo", &[])?;
     process::exit_code(process::command(demo).args(&args.demo).current_dir(&workspace.root))

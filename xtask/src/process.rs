@@ -107,6 +107,14 @@ pub(crate) fn is_root() -> bool {
     uids.and_then(|uids| uids.split_whitespace().nth(1)) == Some("0")
 }
 
+/// An error with the way out if this process lacks the rights of root; `what` needs them.
+pub(crate) fn need_root(what: &str) -> Result<()> {
+    // Under plain sudo, root's own cargo would be looked for, and there is none.
+    const AS_ROOT: &str = r#"sudo env HOME="$HOME" PATH="$PATH" cargo xtask ..."#;
+    ensure!(is_root(), "{what}, which needs root: run `{AS_ROOT}`");
+    Ok(())
+}
+
 /// The place of a program: on `PATH`, or in the folders of administrators' programs, which a user's `PATH` may lack.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();

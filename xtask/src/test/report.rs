@@ -86,8 +86,10 @@ impl Report {
         }
         let took = self.started.map_or(Duration::ZERO, |started| started.elapsed());
         println!("\nin {}", process::human(took));
+        if self.total == Count::default() {
+            println!("no test ran, which proves nothing: is the name after `--` right?");
+        }
         println!("{} passed, {} failed", self.total.passed, self.total.failed);
-        // Nothing at all having run (a filter that fits no test, say) proves nothing.
         if self.total.failed == 0 && self.total.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
