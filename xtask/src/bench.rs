@@ -1,0 +1,76 @@
+//! `cargo xtask bench`.
+
+use crate::{
+    artifacts,
+    metadata::Metadata,
+    process,
+    setup::{self, Scope},
+    workspace::Workspace,
+};
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use std::process::{Command, ExitCode};
+
+/// Measures Drover on this machine.
+///
+/// Builds in the release profile first. With `--json`, stdout carries one JSON object a line and nothing else.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// Nanoseconds per packet of the loaded XDP program, and packets per second through veth; needs root.
+    ///
+    /// The kernel runs the program on prepared packets (BPF_PROG_TEST_RUN); an empty program is measured alike and
+    /// subtracted. `cargo xtask bench dataplane -- --help` lists the options of the measuring program.
+    Dataplane(Options),
+    /// Time to build a slot table, and how many slots change owner when reals come and go; needs no root.
+    ///
+    /// `cargo xtask bench table -- --help` lists the options of the measuring program.
+    Table(Options),
+}
+
+#[derive(clap::Args)]
+struct Options {
+    /// One JSON object a line on stdout instead of a table for people.
+    #[arg(long)]
+    json: bool,
+
+    /// Handed to the measuring program.
+    #[arg(last = true)]
+    options: Vec<String>,
+}
+
+pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    match &args.bench {
+        Bench::Dataplane(options) => {
+            process::need_root("this loads BPF programs")?;
+            setup::ensure(workspace, Scope::Run)?;
+            let program = artifacts::binary(workspace, "drover-bench", &["--release"])?;
+            options.run(process::command(program).current_dir(&workspace.root))
+        }
+        Bench::Table(options) => {
+            const PACKAGE: &str = "slot-table";
+            const PROGRAM: &str = "table-bench";
+            let metadata = Metadata::read(workspace)?;
+            let kind = metadata.kind(PACKAGE, PROGRAM);
+            let kind = kind.with_context(|| format!("the package {PACKAGE} has no program `{PROGRAM}`"))?;
+            // The package alone: it needs neither the BPF build nor what `setup` installs.
+            let mut cargo = process::cargo(workspace);
+            cargo.args(["run", "--release", "--package", PACKAGE, &format!("--{kind}"), PROGRAM, "--"]);
+            options.run(&mut cargo)
+        }
+    }
+}
+
+impl Options {
+    fn run(&self, program: &mut Command) -> Result<ExitCode> {
+        if self.json {
+            program.arg("--json");
+        }
+        process::exit_code(program.args(&self.options))
+    }
+}

@@ -1,0 +1,129 @@
+//! `cargo xtask setup`: from a bare Debian-like machine to one that builds, tests and runs Drover.
+//!
+//! A [`Step`] knows whether it is done, how to get it done, and how a person would do it by hand.
+
+mod bpf_linker;
+mod bpffs;
+mod packages;
+mod rust_src;
+mod toolchain;
+
+use crate::{process, workspace::Workspace};
+use anyhow::{Result, bail};
+use bpf_linker::BpfLinker;
+use bpffs::Bpffs;
+use packages::Packages;
+use rust_src::RustSrc;
+use std::{process::ExitCode, time::Instant};
+use toolchain::Toolchain;
+
+/// Brings this machine to where everything builds, runs and can be tested.
+///
+/// Installs missing Debian packages (apt-get, needs root), the standard library's sources for the pinned compiler,
+/// and bpf-linker into target/tools (built once, about two minutes), and mounts bpffs at /sys/fs/bpf. Does only what is
+/// missing, so that a second run takes no time. Never enables or starts a service. Where it lacks the rights or
+/// the package manager, it says what to install by hand.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Change nothing; list what is missing, and exit with 1 if anything is.
+    #[arg(long)]
+    check: bool,
+}
+
+/// How much of the machine a command needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Compiling, and tests without root: never needs root itself.
+    Build,
+    /// Also what runs in network namespaces: brokers, clients, packet parsers, bpffs.
+    Run,
+}
+
+/// One thing that a machine needs.
+trait Step {
+    /// What it is, in a few words.
+    fn name(&self) -> String;
+
+    /// What is missing, or `None` when there is nothing to do.
+    fn missing(&self) -> Result<Option<String>>;
+
+    /// Gets it done. `label` starts each line of progress.
+    fn install(&self, label: &str) -> Result<()>;
+
+    /// How to do it by hand, when `install` cannot.
+    fn by_hand(&self) -> String;
+}
+
+pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let toolchain = Toolchain::detect(workspace)?;
+    let steps = steps(workspace, &toolchain, Scope::Run);
+    if args.check { check(&steps) } else { install(&steps, true).map(|()| ExitCode::SUCCESS) }
+}
+
+/// Does what `scope` still lacks; silent when that is nothing.
+///
+/// # Errors
+///
+/// When a step fails; the others have been tried all the same, and the error tells of each failure what to do.
+pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
+    let toolchain = Toolchain::detect(workspace)?;
+    install(&steps(workspace, &toolchain, scope), false)
+}
+
+fn steps<'a>(workspace: &'a Workspace, toolchain: &'a Toolchain, scope: Scope) -> Vec<Box<dyn Step + 'a>> {
+    let mut steps: Vec<Box<dyn Step>> =
+        vec![Box::new(RustSrc { workspace, toolchain }), Box::new(BpfLinker { workspace, toolchain })];
+    if scope == Scope::Run {
+        // The packages first: they may bring a linker that building bpf-linker needs.
+        steps.insert(0, Box::new(Packages { workspace }));
+        steps.push(Box::new(Bpffs));
+    }
+    steps
+}
+
+fn check(steps: &[Box<dyn Step + '_>]) -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for step in steps {
+        match step.missing()? {
+            None => eprintln!("setup: {}: ok", step.name()),
+            Some(missing) => {
+                eprintln!("setup: {}: missing: {missing}", step.name());
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    Ok(code)
+}
+
+fn install(steps: &[Box<dyn Step + '_>], tell_all: bool) -> Result<()> {
+    let mut failures = Vec::new();
+    for step in steps {
+        let label = format!("setup: {}", step.name());
+        let outcome = step.missing().and_then(|missing| {
+            let Some(missing) = missing else { return Ok(None) };
+            eprintln!("{label}: missing: {missing}");
+            let started = Instant::now();
+            step.install(&label)?;
+            // What the step believes it did is looked at again: a tool that runs is the proof, not an exit code.
+            match step.missing()? {
+                None => Ok(Some(started.elapsed())),
+                Some(missing) => bail!("still missing after installing it: {missing}"),
+            }
+        });
+        match outcome {
+            Ok(None) if tell_all => eprintln!("{label}: ok"),
+            Ok(None) => {}
+            Ok(Some(took)) => {
+                eprintln!("{label}: done in {}", process::human(took))
+            }
+            Err(error) => {
+                eprintln!("{label}: failed");
+                failures.push(format!("{}: {error:#}\n  by hand: {}", step.name(), step.by_hand()));
+            }
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    bail!("the machine is not ready.\n\n{}\n\nThen run `cargo xtask setup` again.", failures.join("\n\n"))
+}
