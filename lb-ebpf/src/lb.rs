@@ -407,8 +407,8 @@ const _: () = {
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        AddressEntry, Config, FragmentKey, FragmentOwner, Limiter, NextHop, RealCounters, RealEntry, ServiceEntry,
-        VipEntry,
+        AddressEntry, Config, FragmentKey, FragmentOwner, Limiter, NextHop, RealCounters, RealEntry,
+        ServiceEntry, VipEntry,
     };
 
     macro_rules! pod {
@@ -420,7 +420,15 @@ mod pod {
         };
     }
     pod!(
-        Config, AddressEntry, ServiceEntry, VipEntry, RealEntry, NextHop, RealCounters, FragmentKey,
-        FragmentOwner, Limiter
+        Config,
+        AddressEntry,
+        ServiceEntry,
+        VipEntry,
+        RealEntry,
+        NextHop,
+        RealCounters,
+        FragmentKey,
+        FragmentOwner,
+        Limiter
     );
 }

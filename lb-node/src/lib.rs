@@ -2,5 +2,7 @@
 //! `coordination` store, `health` adds verdicts, `policy` turns both into weights, `compile` into a
 //! [`program::Program`], and `dataplane` into BPF maps.
 
+pub mod dataplane;
 pub mod health;
 pub mod nexthop;
+pub mod program;

@@ -51,7 +51,8 @@ fn admit_prefix(config: &Config, index: u32, vip: &VipEntry, prefix: u64, now: u
     let x = (x ^ (x >> 32) ^ u64::from(index)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     let first = (x >> 32) as u32 & (PREFIX_BUCKETS - 1);
     let second = (x >> 48) as u32 & (PREFIX_BUCKETS - 1) | PREFIX_BUCKETS;
-    let (Some(first), Some(second)) = (PREFIX_LIMITERS.get_ptr_mut(first), PREFIX_LIMITERS.get_ptr_mut(second))
+    let (Some(first), Some(second)) =
+        (PREFIX_LIMITERS.get_ptr_mut(first), PREFIX_LIMITERS.get_ptr_mut(second))
     else {
         return true;
     };

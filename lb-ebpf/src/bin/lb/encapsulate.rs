@@ -10,8 +10,8 @@ use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
 use lb_ebpf::lb::{NextHop, RealEntry, encapsulation};
 use lb_ebpf::wire::{
-    ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH,
-    VLAN_LENGTH, protocol,
+    ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH,
+    UDP_LENGTH, VLAN_LENGTH, protocol,
 };
 
 use crate::forward::Inner;
@@ -44,7 +44,13 @@ pub fn overhead(kind: u8) -> u32 {
 
 /// Wraps the packet and says how it leaves.
 #[inline(always)]
-pub fn send<const V6: bool>(frame: Frame, real: &RealEntry, hop: &NextHop, inner: Inner, hash: u32) -> Outcome {
+pub fn send<const V6: bool>(
+    frame: Frame,
+    real: &RealEntry,
+    hop: &NextHop,
+    inner: Inner,
+    hash: u32,
+) -> Outcome {
     if !lower_ttl::<V6>(&frame, inner.l3) {
         return Outcome::NoHeadroom;
     }

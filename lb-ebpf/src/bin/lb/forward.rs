@@ -32,7 +32,13 @@ pub enum Other {
 /// Ports of a TCP or UDP header, and whether it opens a connection. `rest` is the length of the IP
 /// payload; `whole` says that it is not just the first fragment of a longer one.
 #[inline(always)]
-pub fn transport(frame: &Frame, l4: usize, rest: u32, protocol: u8, whole: bool) -> Result<(u32, bool), Other> {
+pub fn transport(
+    frame: &Frame,
+    l4: usize,
+    rest: u32,
+    protocol: u8,
+    whole: bool,
+) -> Result<(u32, bool), Other> {
     if protocol == protocol::TCP {
         let Some(tcp) = frame.header::<Tcp>(l4) else { return Err(Other::Malformed) };
         let header = u32::from(tcp.offset >> 4) * 4;
@@ -102,7 +108,8 @@ pub fn to_real<const V6: bool>(
     let Some(real) = REALS.get(index) else { return maps::discard(vip, DropReason::NoReal) };
     // Volatile: user space replaces the words.
     // SAFETY: references are valid for reads.
-    let (hop, mtu) = unsafe { ((&raw const real.next_hop).read_volatile(), (&raw const real.mtu).read_volatile()) };
+    let (hop, mtu) =
+        unsafe { ((&raw const real.next_hop).read_volatile(), (&raw const real.mtu).read_volatile()) };
     let Some(hop) = NEXT_HOPS.get(hop).filter(|_| hop != 0) else {
         return maps::discard(vip, DropReason::NoNextHop);
     };

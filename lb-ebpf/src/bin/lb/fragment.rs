@@ -14,7 +14,8 @@ use crate::{admission, ipv6};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use lb_ebpf::lb::{
-    AddressEntry, DropReason, Event, FRAGMENT_LIFETIME, FragmentKey, FragmentOwner, VipEntry, ipv4_key, vip_flags,
+    AddressEntry, DropReason, Event, FRAGMENT_LIFETIME, FragmentKey, FragmentOwner, VipEntry, ipv4_key,
+    vip_flags,
 };
 use lb_ebpf::wire::{IPV6_LENGTH, protocol};
 use slot_table::flow::{self, Seed};
@@ -36,7 +37,9 @@ pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32) -> u32 {
     let l3 = l3 & 0x1f;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv4>(l3 as usize) else { return maps::pass(Event::Passed) };
-    let Some((_, index, address)) = index::again(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
+    let Some((_, index, address)) = index::again(ipv4_key(ip.destination)) else {
+        return maps::pass(Event::Passed);
+    };
     match ip.protocol {
         protocol::TCP | protocol::UDP => {}
         protocol::ICMP => return maps::discard(0, DropReason::IcmpFragment),

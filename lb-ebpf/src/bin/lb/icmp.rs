@@ -6,15 +6,18 @@
 
 use crate::admission;
 use crate::forward;
-use crate::rare::Pending;
 use crate::index;
 use crate::ipv6::{self, Walk, traffic_class};
 use crate::maps::{self, CONFIG, SCRATCH, VIPS};
 use crate::packet::{
-    Ethernet, Frame, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum, bounded, fold, second_port,
+    Ethernet, Frame, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum, bounded, fold,
+    second_port,
 };
+use crate::rare::Pending;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::helpers::generated::{bpf_csum_diff, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_diff, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+};
 use lb_ebpf::lb::{DropReason, Event, ipv4_key, vip_flags};
 use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, icmp, icmpv6, protocol};
 use slot_table::flow::{self, Seed};
@@ -81,7 +84,8 @@ pub extern "C" fn icmp_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     let Some(ethernet) = frame.header::<Ethernet>(0) else { return maps::pass(Event::Passed) };
     let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
     let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;
-    let Some(message) = frame.header::<Icmp>(l4).filter(|_| l3 as u32 + total >= (l4 + ICMP_LENGTH) as u32) else {
+    let Some(message) = frame.header::<Icmp>(l4).filter(|_| l3 as u32 + total >= (l4 + ICMP_LENGTH) as u32)
+    else {
         return maps::discard(0, DropReason::MalformedIcmp);
     };
     match message.kind {
@@ -132,7 +136,8 @@ pub extern "C" fn icmp_error_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     let (client, destination) = (embedded.destination, ip.destination);
     let (word, protocol) = (ports.word, embedded.protocol);
     let total = u32::from(u16::from_be(ip.total_length));
-    let error = Pending { l3: l3 as u32, total, tos: ip.tos, ttl: ip.ttl, icmp_error: true, ..Pending::NOTHING };
+    let error =
+        Pending { l3: l3 as u32, total, tos: ip.tos, ttl: ip.ttl, icmp_error: true, ..Pending::NOTHING };
     to_holder(error, ipv4_key(destination), word, protocol, |seed, ports| flow::hash_v4(seed, client, ports))
 }
 
@@ -153,7 +158,11 @@ pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     if source[0] != destination[0] || source[1] != destination[1] {
         return maps::discard(0, DropReason::IcmpUnmatched);
     }
-    let walk = Walk::unpack(ipv6::walk_extensions(ctx, (inner + IPV6_LENGTH) as u32, u32::from(embedded.next_header)));
+    let walk = Walk::unpack(ipv6::walk_extensions(
+        ctx,
+        (inner + IPV6_LENGTH) as u32,
+        u32::from(embedded.next_header),
+    ));
     if walk.failed {
         return maps::discard(0, DropReason::IcmpUnmatched);
     }
@@ -256,7 +265,9 @@ fn finish(answer: Answer, vip: u32, reason: DropReason, event: Event) -> u32 {
 fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u32) -> Answer {
     let header = if V6 { IPV6_LENGTH } else { IPV4_LENGTH };
     let l3 = (l3 & 0x1f) as usize;
-    let (Some(config), Some(scratch)) = (CONFIG.get(0), SCRATCH.get_ptr_mut(0)) else { return Answer::Impossible };
+    let (Some(config), Some(scratch)) = (CONFIG.get(0), SCRATCH.get_ptr_mut(0)) else {
+        return Answer::Impossible;
+    };
     if !admission::may_send_icmp(config) {
         return Answer::Limited;
     }
@@ -351,7 +362,14 @@ unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, su
 /// # Safety
 /// `scratch` must have [`MESSAGE_ROOM`] bytes.
 #[inline(always)]
-unsafe fn ipv6_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, sum: u32, own: [u64; 2]) -> bool {
+unsafe fn ipv6_error(
+    frame: &Frame,
+    scratch: *mut u8,
+    l3: usize,
+    length: u32,
+    sum: u32,
+    own: [u64; 2],
+) -> bool {
     let Some(ip) = frame.header::<Ipv6>(l3) else { return false };
     let source = ip.source;
     if source[0] as u8 == 0xff || (source[0] == 0 && source[1] == 0) {

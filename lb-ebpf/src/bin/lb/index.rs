@@ -1,7 +1,9 @@
 //! From a destination to a VIP.
 
 use crate::maps::{ADDRESSES, CONFIG, SERVICES};
-use lb_ebpf::lb::{ADDRESS_SLOTS, AddressEntry, Config, SERVICE_SLOTS, address_positions, service_key, service_positions};
+use lb_ebpf::lb::{
+    ADDRESS_SLOTS, AddressEntry, Config, SERVICE_SLOTS, address_positions, service_key, service_positions,
+};
 use lb_ebpf::wire::protocol;
 
 /// The half of the tables in force and its seed: [`lb_ebpf::lb::Config::index`], read once per packet.

@@ -59,7 +59,8 @@ fn payload(
     if ip.fragment & IPV4_FRAGMENT.to_be() != 0 {
         return Step::Ipv4Fragment.at(l3, 0);
     }
-    let (ports, syn) = match forward::transport(&frame, l3 + header, total - header as u32, ip.protocol, true) {
+    let (ports, syn) = match forward::transport(&frame, l3 + header, total - header as u32, ip.protocol, true)
+    {
         Ok(found) => found,
         Err(forward::Other::Malformed) => return maps::discard(0, DropReason::MalformedTransport),
         Err(forward::Other::Protocol) if ip.protocol == protocol::ICMP => {

@@ -46,7 +46,9 @@ pub extern "C" fn ipv6_with_extensions(ctx: *mut xdp_md, l3: u32) -> u32 {
     let l3 = (l3 & 0x1f) as usize;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
-    let Some((config, index, address)) = index::again(ip.destination) else { return maps::pass(Event::Passed) };
+    let Some((config, index, address)) = index::again(ip.destination) else {
+        return maps::pass(Event::Passed);
+    };
     let rest = u32::from(u16::from_be(ip.payload_length));
     let walk = Walk::unpack(walk_extensions(ctx, (l3 + IPV6_LENGTH) as u32, u32::from(ip.next_header)));
     let extensions = (walk.offset - l3 - IPV6_LENGTH) as u32;

@@ -2,10 +2,10 @@
 //!
 //! [`Capacity`]: ../../zk_schema/records/struct.Capacity.html
 
+use crate::rare::Pending;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, xdp_action};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
-use crate::rare::Pending;
 use lb_ebpf::lb::{
     ADDRESS_SLOTS, AddressEntry, Capture, Config, DROP_REASONS, DropReason, EVENTS, Event, FragmentKey,
     FragmentOwner, Limiter, NextHop, PREFIX_BUCKETS, PREFIX_ROWS, RealCounters, RealEntry, SERVICE_SLOTS,

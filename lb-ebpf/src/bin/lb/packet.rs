@@ -93,7 +93,16 @@ header!(
     /// The ports that TCP and UDP start with, as one word.
     Ports { word: u32 }
 );
-header!(Tcp { ports: u32, sequence: u32, acknowledgment: u32, offset: u8, flags: u8, window: u16, checksum: u16, urgent: u16 });
+header!(Tcp {
+    ports: u32,
+    sequence: u32,
+    acknowledgment: u32,
+    offset: u8,
+    flags: u8,
+    window: u16,
+    checksum: u16,
+    urgent: u16
+});
 header!(Udp { ports: u32, length: u16, checksum: u16 });
 header!(Icmp { kind: u8, code: u8, checksum: u16, rest: u32 });
 

@@ -7,8 +7,8 @@ use crate::forward::Inner;
 use crate::maps::{self, NEXT_HOPS, REALS};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::{
-    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    TC_ACT_OK, TC_ACT_SHOT,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
+    BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_OK, TC_ACT_SHOT,
 };
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_push,
@@ -75,7 +75,9 @@ fn inner<const V6: bool>(skb: *mut __sk_buff) -> Option<Probe> {
     let mut head = [0_u8; 40];
     let length = if V6 { 40 } else { 20 };
     // SAFETY: `head` has room for `length` bytes.
-    if unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LENGTH as u32, head.as_mut_ptr().cast(), length) } != 0 {
+    if unsafe { bpf_skb_load_bytes(skb.cast(), ETHERNET_LENGTH as u32, head.as_mut_ptr().cast(), length) }
+        != 0
+    {
         return None;
     }
     let (total, tos, ttl, l4) = if V6 {
