@@ -89,6 +89,9 @@ pub struct ServiceEntry {
     pub reserved: u32,
 }
 
+/// Two cells of a slot table: the kernel rounds array elements up to eight bytes.
+pub type SlotPair = [u32; 2];
+
 /// A VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]

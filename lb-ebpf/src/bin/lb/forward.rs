@@ -88,7 +88,10 @@ pub fn owner(vip: &VipEntry, hash: u32) -> Option<u32> {
     // SAFETY: a reference is valid for reads.
     let table = unsafe { (&raw const vip.table).read_volatile() };
     let slot = flow::slot(hash, table as u32);
-    let real = SLOTS.get((table >> 32) as u32 + slot)? & SLOT_REAL_MASK;
+    let cell = (table >> 32) as u32 + slot;
+    let pair = SLOTS.get_ptr(cell >> 1)?.cast::<u32>();
+    // SAFETY: one of the pair's two words.
+    let real = unsafe { pair.add(cell as usize & 1).read_volatile() } & SLOT_REAL_MASK;
     (real != 0 && table as u32 != 0).then_some(real)
 }
 

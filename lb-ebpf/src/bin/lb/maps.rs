@@ -9,7 +9,7 @@ use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
 use lb_ebpf::lb::{
     ADDRESS_SLOTS, AddressEntry, Capture, Config, DROP_REASONS, DropReason, EVENTS, Event, FragmentKey,
     FragmentOwner, Limiter, NextHop, PREFIX_BUCKETS, PREFIX_ROWS, RealCounters, RealEntry, SERVICE_SLOTS,
-    ServiceEntry, VipEntry,
+    ServiceEntry, SlotPair, VipEntry,
 };
 
 #[map]
@@ -22,7 +22,7 @@ pub static SERVICES: Array<ServiceEntry> = Array::with_max_entries(2 * SERVICE_S
 #[map]
 pub static VIPS: Array<VipEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub static SLOTS: Array<u32> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub static SLOTS: Array<SlotPair> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 pub static REALS: Array<RealEntry> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]

@@ -1,0 +1,138 @@
+//! Typed access to the maps: mapped into memory where the kernel allows it, through calls where not.
+
+use super::Error;
+use aya::Pod;
+use aya::maps::{Map, MapData};
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::os::fd::AsFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// An array map, mapped into this process. The BPF program reads the same memory at any time.
+pub struct Mapped<T> {
+    start: NonNull<u8>,
+    length: usize,
+    entries: u32,
+    stride: usize,
+    name: &'static str,
+    marker: PhantomData<T>,
+}
+
+// SAFETY: the mapping belongs to this value alone; all access goes through `&self` and volatile or atomic
+// operations, whose other side is the BPF program.
+unsafe impl<T: Send> Send for Mapped<T> {}
+
+impl<T: Pod> Mapped<T> {
+    /// Maps an array that was created with `BPF_F_MMAPABLE`.
+    pub fn new(name: &'static str, map: &MapData) -> Result<Self, Error> {
+        let info = map.info().map_err(|source| Error::Map { name, source: Box::new(source) })?;
+        if info.value_size() as usize != size_of::<T>() {
+            return Err(Error::ValueSize { name, found: info.value_size() as usize, wanted: size_of::<T>() });
+        }
+        let stride = size_of::<T>().next_multiple_of(8);
+        let length = (stride * info.max_entries() as usize).next_multiple_of(rustix::param::page_size());
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice.
+        let start = unsafe {
+            rustix::mm::mmap(
+                std::ptr::null_mut(),
+                length,
+                rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE,
+                rustix::mm::MapFlags::SHARED,
+                map.fd().as_fd(),
+                0,
+            )
+        }
+        .map_err(|source| Error::Mmap { name, source: source.into() })?;
+        let start = NonNull::new(start.cast()).ok_or(Error::Mmap { name, source: std::io::ErrorKind::Other.into() })?;
+        Ok(Self { start, length, entries: info.max_entries(), stride, name, marker: PhantomData })
+    }
+
+    /// Number of elements.
+    pub fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    fn at(&self, index: u32) -> *mut T {
+        assert!(index < self.entries, "{}: element {index} of {}", self.name, self.entries);
+        // SAFETY: within the mapping, as just checked.
+        unsafe { self.start.as_ptr().add(index as usize * self.stride).cast() }
+    }
+
+    /// Copies an element out.
+    pub fn read(&self, index: u32) -> T {
+        // SAFETY: in bounds and aligned (elements are multiples of eight bytes, `T` is Pod). Only this
+        // process writes these maps.
+        unsafe { self.at(index).read_volatile() }
+    }
+
+    /// Writes an element that nothing refers to yet, or whose words need not change together.
+    pub fn write(&self, index: u32, value: T) {
+        // SAFETY: as in `read`.
+        unsafe { self.at(index).write_volatile(value) }
+    }
+
+    /// A 32-bit word of an element, to be replaced atomically while packets read it.
+    pub fn word32(&self, index: u32, offset: usize) -> &AtomicU32 {
+        assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
+        // SAFETY: in bounds and aligned, as just checked; shared memory that is only accessed atomically
+        // while it is in use.
+        unsafe { AtomicU32::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
+    }
+
+    /// A 64-bit word of an element.
+    pub fn word64(&self, index: u32, offset: usize) -> &AtomicU64 {
+        assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
+        // SAFETY: as in `word32`.
+        unsafe { AtomicU64::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
+    }
+}
+
+impl Mapped<lb_ebpf::lb::SlotPair> {
+    /// Slot cells: twice as many as elements.
+    pub fn cells(&self) -> u32 {
+        self.entries * 2
+    }
+
+    /// A slot's cell.
+    pub fn cell(&self, index: u32) -> &AtomicU32 {
+        self.word32(index / 2, (index as usize % 2) * 4)
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made in `new`, of that length; nothing borrowed from it outlives `self`.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast::<c_void>(), self.length) };
+    }
+}
+
+/// Makes all earlier writes visible before any later one: entries before the word that refers to them.
+pub fn publish() {
+    fence(Ordering::SeqCst);
+}
+
+/// Waits until no BPF program that started earlier still runs, so that what it may refer to can be
+/// reused. `membarrier(MEMBARRIER_CMD_GLOBAL)` waits for an RCU grace period (`synchronize_rcu` in
+/// `kernel/sched/membarrier.c`), and XDP programs run within RCU read-side sections. Kernels with
+/// `nohz_full` refuse it; there a pause far above a packet's time has to do.
+pub fn grace_period() {
+    // SAFETY: a system call without pointers.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        #[allow(clippy::disallowed_methods, reason = "a bounded pause in blocking code")]
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+/// The map's data, whatever its kind.
+pub fn data(map: &Map) -> Option<&MapData> {
+    Some(match map {
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::LruHashMap(data)
+        | Map::RingBuf(data)
+        | Map::HashMap(data) => data,
+        _ => return None,
+    })
+}

@@ -1,0 +1,239 @@
+//! Where programs, links and maps live on the bpffs, and how one daemon takes over from another.
+//!
+//! ```text
+//! <bpffs>/<interface>/lb/maps/<MAP>   the maps in use
+//! <bpffs>/<interface>/lb/next/<MAP>   maps of another layout, filled but not in use yet
+//! <bpffs>/<interface>/lb/xdp          link of drover_lb
+//! <bpffs>/<interface>/lb/probe        link of drover_probe
+//! ```
+//!
+//! A daemon that finds maps of its own layout and size uses them and replaces the programs through the
+//! pinned links, which the kernel does atomically. Otherwise it builds `next` beside them, fills it, and
+//! only then replaces the programs; `next` becomes `maps` by a rename. A crash between the two steps is
+//! found at the next start: the program that is attached tells by its maps which folder is live.
+
+use super::Error;
+use aya::maps::MapInfo;
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
+use aya::{Ebpf, EbpfLoader};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use zk_schema::XdpMode;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-lb"));
+
+/// Name of the XDP program.
+pub const XDP_PROGRAM: &str = "drover_lb";
+/// Name of the tc program.
+pub const PROBE_PROGRAM: &str = "drover_probe";
+
+/// A map's name and the size it must have; `None`: the size in the object.
+pub type Size = (&'static str, Option<u32>);
+
+/// The pins of one interface.
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    /// The pins below `bpffs` for `interface`; makes the folder.
+    pub fn new(bpffs: &Path, interface: &str) -> Result<Self, Error> {
+        let pins = Self { root: bpffs.join(interface).join("lb") };
+        fs::create_dir_all(&pins.root).map_err(|source| pins.error(&pins.root, source))?;
+        let bpf = rustix::fs::statfs(&pins.root).map_err(|source| pins.error(&pins.root, source.into()))?;
+        if bpf.f_type != BPF_FS_MAGIC {
+            return Err(Error::NotBpffs { path: bpffs.to_owned() });
+        }
+        Ok(pins)
+    }
+
+    fn error(&self, path: &Path, source: io::Error) -> Error {
+        Error::Pin { path: path.to_owned(), source }
+    }
+
+    /// The maps in use.
+    pub fn maps(&self) -> PathBuf {
+        self.root.join("maps")
+    }
+
+    /// The maps being built.
+    pub fn next(&self) -> PathBuf {
+        self.root.join("next")
+    }
+
+    fn link(&self, program: &str) -> PathBuf {
+        self.root.join(if program == XDP_PROGRAM { "xdp" } else { "probe" })
+    }
+
+    /// Finishes or undoes what a crashed daemon began.
+    pub fn recover(&self) -> Result<(), Error> {
+        let next = self.next();
+        if !next.exists() {
+            return Ok(());
+        }
+        let live = self.live_maps();
+        let config = MapInfo::from_pin(next.join("CONFIG")).map(|info| info.id()).ok();
+        if config.is_some_and(|id| live.contains(&id)) {
+            self.adopt_next()
+        } else {
+            self.remove(&next)
+        }
+    }
+
+    /// Makes `next` the maps in use.
+    pub fn adopt_next(&self) -> Result<(), Error> {
+        let (maps, next) = (self.maps(), self.next());
+        self.remove(&maps)?;
+        fs::rename(&next, &maps).map_err(|source| self.error(&next, source))
+    }
+
+    /// Identifiers of the maps that the attached program uses.
+    fn live_maps(&self) -> Vec<u32> {
+        let program = PinnedLink::from_pin(self.link(XDP_PROGRAM)).ok().and_then(|pinned| {
+            let info = FdLink::from(pinned).info().ok()?;
+            aya::programs::loaded_programs().flatten().find(|program| program.id() == info.program_id())
+        });
+        program.and_then(|program| program.map_ids().ok().flatten()).unwrap_or_default()
+    }
+
+    /// Whether the maps in use have the layout and sizes wanted; `None`: there are none.
+    pub fn matches(&self, sizes: &[Size], config_size: u32) -> Option<bool> {
+        let maps = self.maps();
+        if !maps.join("CONFIG").exists() {
+            return None;
+        }
+        let fits = |&(name, entries): &Size| {
+            MapInfo::from_pin(maps.join(name)).is_ok_and(|info| {
+                entries.is_none_or(|entries| info.max_entries() == entries)
+                    && (name != "CONFIG" || info.value_size() == config_size)
+            })
+        };
+        Some(sizes.iter().all(fits))
+    }
+
+    /// Loads the object, with maps pinned in `folder` or taken from there.
+    pub fn load(&self, folder: &Path, sizes: &[Size]) -> Result<Ebpf, Error> {
+        fs::create_dir_all(folder).map_err(|source| self.error(folder, source))?;
+        let mut loader = EbpfLoader::new();
+        for &(name, entries) in sizes {
+            loader.map_pin_path(name, folder.join(name));
+            if let Some(entries) = entries {
+                loader.map_max_entries(name, entries);
+            }
+        }
+        let mut object = loader.load(OBJECT).map_err(|source| Error::Load { source: Box::new(source) })?;
+        for (name, program) in object.programs_mut() {
+            match program {
+                Program::Xdp(program) => program.load(),
+                Program::SchedClassifier(program) => program.load(),
+                _ => continue,
+            }
+            .map_err(|source| Error::Verify { program: name.to_owned(), source: Box::new(source) })?;
+        }
+        Ok(object)
+    }
+
+    /// Attaches the XDP program, or puts it in place of a predecessor's. Returns whether it runs in
+    /// the driver.
+    pub fn attach_xdp(&self, program: &mut Xdp, interface: &str, mode: XdpMode) -> Result<bool, Error> {
+        let path = self.link(XDP_PROGRAM);
+        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+            let link = FdLink::from(pinned).try_into().map_err(|source| Error::Link { source })?;
+            match program.attach_to_link(link) {
+                Ok(id) => {
+                    // The pin keeps the link; this handle may go.
+                    drop(program.take_link(id));
+                    return Ok(is_native(interface));
+                }
+                // The interface that the link belonged to is gone.
+                Err(_) => fs::remove_file(&path).map_err(|source| self.error(&path, source))?,
+            }
+        }
+        let modes: &[(AyaMode, bool)] = match mode {
+            XdpMode::Native => &[(AyaMode::Driver, true)],
+            XdpMode::Generic => &[(AyaMode::Skb, false)],
+            XdpMode::Auto => &[(AyaMode::Driver, true), (AyaMode::Skb, false)],
+        };
+        let mut last = None;
+        for &(flags, native) in modes {
+            match program.attach(interface, flags) {
+                Ok(id) => {
+                    let link = program.take_link(id).map_err(|source| self.attach_error(interface, source))?;
+                    let link: FdLink = link.try_into().map_err(|source| Error::Link { source })?;
+                    link.pin(&path).map_err(|source| Error::PinLink { path: path.clone(), source })?;
+                    return Ok(native);
+                }
+                Err(source) => last = Some(source),
+            }
+        }
+        Err(last.map_or(Error::NoProgram, |source| self.attach_error(interface, source)))
+    }
+
+    /// The same for the tc program.
+    pub fn attach_probe(&self, program: &mut SchedClassifier, interface: &str) -> Result<(), Error> {
+        let path = self.link(PROBE_PROGRAM);
+        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+            let link = FdLink::from(pinned).try_into().map_err(|source| Error::Link { source })?;
+            match program.attach_to_link(link) {
+                Ok(id) => {
+                    drop(program.take_link(id));
+                    return Ok(());
+                }
+                Err(_) => fs::remove_file(&path).map_err(|source| self.error(&path, source))?,
+            }
+        }
+        let id = program
+            .attach(interface, TcAttachType::Egress)
+            .map_err(|source| self.attach_error(interface, source))?;
+        let link = program.take_link(id).map_err(|source| self.attach_error(interface, source))?;
+        let link: FdLink = link.try_into().map_err(|source| Error::Link { source })?;
+        link.pin(&path).map_err(|source| Error::PinLink { path: path.clone(), source })?;
+        Ok(())
+    }
+
+    fn attach_error(&self, interface: &str, source: aya::programs::ProgramError) -> Error {
+        Error::Attach { interface: interface.to_owned(), source: Box::new(source) }
+    }
+
+    /// Removes links, maps and folders; true if there was anything.
+    pub fn clear(&self) -> Result<bool, Error> {
+        let mut found = false;
+        for link in [self.link(XDP_PROGRAM), self.link(PROBE_PROGRAM)] {
+            match fs::remove_file(&link) {
+                Ok(()) => found = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(self.error(&link, source)),
+            }
+        }
+        for folder in [self.next(), self.maps()] {
+            found |= folder.exists();
+            self.remove(&folder)?;
+        }
+        // The folders above it may hold other agents' pins; only empty ones go.
+        let _ = fs::remove_dir(&self.root);
+        if let Some(interface) = self.root.parent() {
+            let _ = fs::remove_dir(interface);
+        }
+        Ok(found)
+    }
+
+    /// Removes a folder of pins. (bpffs knows no recursive removal of its own.)
+    pub fn remove(&self, folder: &Path) -> Result<(), Error> {
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error(folder, error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `f_type` of a BPF file system (`linux/magic.h`).
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
+
+/// Whether the interface's XDP program runs in the driver, as the kernel reports it.
+fn is_native(interface: &str) -> bool {
+    // `IFLA_XDP_ATTACHED` is only in netlink; sysfs has nothing. iproute2 prints "xdp" for native mode and
+    // "xdpgeneric" otherwise, and so does the query below, through the daemon's own netlink client.
+    !crate::dataplane::xdp_is_generic(interface)
+}
