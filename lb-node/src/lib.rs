@@ -4,3 +4,4 @@
 
 pub mod health;
 pub mod nexthop;
+pub mod real;
