@@ -265,7 +265,8 @@ impl Real {
 
     /// Brings the program's sets, its place on the interface, and the loopback to the wanted state.
     async fn reconcile(&mut self) -> Result<()> {
-        // A VIP is no tunnel endpoint, wherever it is configured.
+        // Any address of the host may be the tunnel's end, for instance one of a VLAN on the interface,
+        // or a routed one on the loopback; a VIP never is.
         let local = &self.host.addresses().await? - &self.vips;
         self.program.set_local(&local)?;
         self.program.set_vips(&self.vips)?;

@@ -144,7 +144,7 @@ fn ensure_bpffs(path: &Path) -> Result<()> {
 fn is_bpffs(path: &Path) -> Result<bool> {
     for ancestor in path.ancestors() {
         match statfs(ancestor) {
-            Ok(found) => return Ok(i64::from(found.f_type) == BPF_FS_MAGIC),
+            Ok(found) => return Ok(found.f_type == BPF_FS_MAGIC),
             Err(rustix::io::Errno::NOENT) => {}
             Err(error) => {
                 return Err(error).with_context(|| format!("cannot look at {}", ancestor.display()));

@@ -10,6 +10,7 @@
 use crate::packet::{self, GUE_PORT, inner_protocol};
 use lb_ebpf::real::Encapsulation;
 use lb_node::real::{Options, Prefix, XdpMode, detach, run_until};
+use rustix::mount::UnmountFlags;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -138,7 +139,8 @@ impl Lab {
         let real = Host::new();
         client.sh("ip tuntap add dev tun0 mode tun");
         client.sh("ip link set tun0 mtu 1300 up");
-        real.sh("mount -t bpf bpf /sys/fs/bpf");
+        // A bare host: what is tested mounts the BPF file system itself.
+        real.run(|| while rustix::mount::unmount("/sys/fs/bpf", UnmountFlags::empty()).is_ok() {});
         wire(&client, &real);
         let tunnel =
             Tunnel { encapsulation: Encapsulation::Gue, source: ip("10.77.0.1"), real: ip("10.77.0.2") };
@@ -420,6 +422,11 @@ fn tcp_and_udp_reach_a_vip_through_every_tunnel() {
     lab.real.sh("ip addr add 10.77.0.3/24 dev r0");
     eventually("packets to the new address are decapsulated", || lab.echoes(VIP_4));
     lab.real.sh("ip addr del 10.77.0.3/24 dev r0");
+
+    // The host does not choose a VIP as the source of connections of its own.
+    assert!(lab.real.sh("ip -4 addr show dev lo").contains("198.51.100.1/32 scope host"));
+    let loopback = lab.real.sh("ip -6 addr show dev lo");
+    assert!(loopback.contains("2001:db8:5::1/128 scope global nodad deprecated"), "{loopback}");
 
     // The host never offers its VIPs by ARP.
     assert_eq!(lab.real.arp_settings(), ["1", "2"]);

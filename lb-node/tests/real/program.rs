@@ -265,6 +265,9 @@ fn what_is_no_tunnel_packet_for_this_host_passes_untouched() {
     let mut fragment = outer(Family::V4, 17, gue(0, &inner_4));
     fragment.fragment = 0x0003;
     program.passes_untouched(&frame(&[], &fragment.bytes()));
+    let mut payload = vec![17, 0, 0, 8, 0, 0, 0, 1];
+    payload.extend(gue(0, &inner_4));
+    program.passes_untouched(&frame(&[], &outer(Family::V6, 44, payload).bytes()));
 }
 
 #[test]
