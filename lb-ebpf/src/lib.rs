@@ -5,6 +5,7 @@
 #![no_std]
 
 pub mod lb;
+pub mod real;
 pub mod wire;
 
 /// Version of the load balancer's map layout. A daemon that finds maps of another version builds its

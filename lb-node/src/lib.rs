@@ -2,7 +2,9 @@
 //! `coordination` store, `health` adds verdicts, `policy` turns both into weights, `compile` into a
 //! [`program::Program`], and `dataplane` into BPF maps.
 
+mod bpffs;
 pub mod dataplane;
 pub mod health;
 pub mod nexthop;
 pub mod program;
+pub mod real;

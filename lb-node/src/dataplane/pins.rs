@@ -3,7 +3,8 @@
 //! ```text
 //! <bpffs>/<interface>/lb/maps/<MAP>   the maps in use
 //! <bpffs>/<interface>/lb/next/<MAP>   maps of another layout, filled but not in use yet
-//! <bpffs>/<interface>/lb/xdp          link of drover_lb
+//! <bpffs>/<interface>/lb/xdp-native   link of drover_lb in the driver, or
+//! <bpffs>/<interface>/lb/xdp-generic  in the network stack
 //! <bpffs>/<interface>/lb/probe        link of drover_probe
 //! ```
 //!
@@ -13,6 +14,7 @@
 //! found at the next start: the program that is attached tells by its maps which folder is live.
 
 use super::Error;
+use crate::bpffs;
 use aya::maps::MapInfo;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
@@ -35,18 +37,27 @@ pub type Size = (&'static str, Option<u32>);
 /// The pins of one interface.
 pub struct Pins {
     root: PathBuf,
+    _lock: fs::File,
 }
 
 impl Pins {
-    /// The pins below `bpffs` for `interface`; makes the folder.
-    pub fn new(bpffs: &Path, interface: &str) -> Result<Self, Error> {
-        let pins = Self { root: bpffs.join(interface).join("lb") };
-        fs::create_dir_all(&pins.root).map_err(|source| pins.error(&pins.root, source))?;
-        let bpf = rustix::fs::statfs(&pins.root).map_err(|source| pins.error(&pins.root, source.into()))?;
-        if bpf.f_type != BPF_FS_MAGIC {
-            return Err(Error::NotBpffs { path: bpffs.to_owned() });
-        }
-        Ok(pins)
+    /// The pins below `bpffs` for `interface`; makes the folder, and locks it against a second daemon.
+    pub fn open(bpffs: &Path, interface: &str) -> Result<Self, Error> {
+        bpffs::ensure(bpffs).map_err(Error::Bpffs)?;
+        let root = bpffs::directory(bpffs, interface, "lb");
+        fs::create_dir_all(&root).map_err(|source| Error::Pin { path: root.clone(), source })?;
+        Self::lock(root, interface)
+    }
+
+    /// The pins, if there are any.
+    pub fn open_existing(bpffs: &Path, interface: &str) -> Result<Option<Self>, Error> {
+        let root = bpffs::directory(bpffs, interface, "lb");
+        if root.is_dir() { Self::lock(root, interface).map(Some) } else { Ok(None) }
+    }
+
+    fn lock(root: PathBuf, interface: &str) -> Result<Self, Error> {
+        let lock = bpffs::lock(&root, "lb-node run", interface).map_err(Error::Bpffs)?;
+        Ok(Self { root, _lock: lock })
     }
 
     fn error(&self, path: &Path, source: io::Error) -> Error {
@@ -63,8 +74,13 @@ impl Pins {
         self.root.join("next")
     }
 
-    fn link(&self, program: &str) -> PathBuf {
-        self.root.join(if program == XDP_PROGRAM { "xdp" } else { "probe" })
+    /// Links of the XDP program by whether it runs in the driver; at most one of them exists.
+    fn xdp_links(&self) -> [(PathBuf, bool); 2] {
+        [(self.root.join("xdp-native"), true), (self.root.join("xdp-generic"), false)]
+    }
+
+    fn probe_link(&self) -> PathBuf {
+        self.root.join("probe")
     }
 
     /// Finishes or undoes what a crashed daemon began.
@@ -91,8 +107,8 @@ impl Pins {
 
     /// Identifiers of the maps that the attached program uses.
     fn live_maps(&self) -> Vec<u32> {
-        let program = PinnedLink::from_pin(self.link(XDP_PROGRAM)).ok().and_then(|pinned| {
-            let info = FdLink::from(pinned).info().ok()?;
+        let program = self.xdp_links().into_iter().find_map(|(path, _)| {
+            let info = FdLink::from(PinnedLink::from_pin(path).ok()?).info().ok()?;
             aya::programs::loaded_programs().flatten().find(|program| program.id() == info.program_id())
         });
         program.and_then(|program| program.map_ids().ok().flatten()).unwrap_or_default()
@@ -138,42 +154,43 @@ impl Pins {
     /// Attaches the XDP program, or puts it in place of a predecessor's. Returns whether it runs in
     /// the driver.
     pub fn attach_xdp(&self, program: &mut Xdp, interface: &str, mode: XdpMode) -> Result<bool, Error> {
-        let path = self.link(XDP_PROGRAM);
-        if let Ok(pinned) = PinnedLink::from_pin(&path) {
+        for (path, native) in self.xdp_links() {
+            let Ok(pinned) = PinnedLink::from_pin(&path) else { continue };
+            let wanted = match mode {
+                XdpMode::Auto => true,
+                XdpMode::Native => native,
+                XdpMode::Generic => !native,
+            };
             let link = FdLink::from(pinned).try_into().map_err(|source| Error::Link { source })?;
-            match program.attach_to_link(link) {
-                Ok(id) => {
-                    // The pin keeps the link; this handle may go.
-                    drop(program.take_link(id));
-                    return Ok(is_native(interface));
-                }
-                // The interface that the link belonged to is gone.
-                Err(_) => fs::remove_file(&path).map_err(|source| self.error(&path, source))?,
+            if wanted && let Ok(id) = program.attach_to_link(link) {
+                // The pin keeps the link; this handle may go.
+                drop(program.take_link(id));
+                return Ok(native);
             }
+            // Another mode than wanted, or the interface that the link belonged to is gone.
+            fs::remove_file(&path).map_err(|source| self.error(&path, source))?;
         }
-        let modes: &[(AyaMode, bool)] = match mode {
-            XdpMode::Native => &[(AyaMode::Driver, true)],
-            XdpMode::Generic => &[(AyaMode::Skb, false)],
-            XdpMode::Auto => &[(AyaMode::Driver, true), (AyaMode::Skb, false)],
-        };
         let mut last = None;
-        for &(flags, native) in modes {
-            match program.attach(interface, flags) {
+        for (path, native) in self.xdp_links() {
+            if mode == if native { XdpMode::Generic } else { XdpMode::Native } {
+                continue;
+            }
+            match program.attach(interface, if native { AyaMode::Driver } else { AyaMode::Skb }) {
                 Ok(id) => {
-                    let link = program.take_link(id).map_err(|source| self.attach_error(interface, source))?;
+                    let link = program.take_link(id).map_err(|source| attach_error(interface, source))?;
                     let link: FdLink = link.try_into().map_err(|source| Error::Link { source })?;
-                    link.pin(&path).map_err(|source| Error::PinLink { path: path.clone(), source })?;
+                    link.pin(&path).map_err(|source| Error::PinLink { path, source })?;
                     return Ok(native);
                 }
                 Err(source) => last = Some(source),
             }
         }
-        Err(last.map_or(Error::NoProgram, |source| self.attach_error(interface, source)))
+        Err(last.map_or(Error::NoProgram { name: XDP_PROGRAM }, |source| attach_error(interface, source)))
     }
 
     /// The same for the tc program.
     pub fn attach_probe(&self, program: &mut SchedClassifier, interface: &str) -> Result<(), Error> {
-        let path = self.link(PROBE_PROGRAM);
+        let path = self.probe_link();
         if let Ok(pinned) = PinnedLink::from_pin(&path) {
             let link = FdLink::from(pinned).try_into().map_err(|source| Error::Link { source })?;
             match program.attach_to_link(link) {
@@ -186,54 +203,28 @@ impl Pins {
         }
         let id = program
             .attach(interface, TcAttachType::Egress)
-            .map_err(|source| self.attach_error(interface, source))?;
-        let link = program.take_link(id).map_err(|source| self.attach_error(interface, source))?;
+            .map_err(|source| attach_error(interface, source))?;
+        let link = program.take_link(id).map_err(|source| attach_error(interface, source))?;
         let link: FdLink = link.try_into().map_err(|source| Error::Link { source })?;
         link.pin(&path).map_err(|source| Error::PinLink { path: path.clone(), source })?;
         Ok(())
     }
 
-    fn attach_error(&self, interface: &str, source: aya::programs::ProgramError) -> Error {
-        Error::Attach { interface: interface.to_owned(), source: Box::new(source) }
-    }
-
-    /// Removes links, maps and folders; true if there was anything.
-    pub fn clear(&self) -> Result<bool, Error> {
-        let mut found = false;
-        for link in [self.link(XDP_PROGRAM), self.link(PROBE_PROGRAM)] {
-            match fs::remove_file(&link) {
-                Ok(()) => found = true,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(self.error(&link, source)),
-            }
-        }
-        for folder in [self.next(), self.maps()] {
-            found |= folder.exists();
-            self.remove(&folder)?;
-        }
-        // The folders above it may hold other agents' pins; only empty ones go.
-        let _ = fs::remove_dir(&self.root);
+    /// Removes links, maps and folders.
+    pub fn clear(self) -> Result<(), Error> {
+        self.remove(&self.root)?;
+        // The folder above may hold another agent's pins; only an empty one goes.
         if let Some(interface) = self.root.parent() {
             let _ = fs::remove_dir(interface);
         }
-        Ok(found)
+        Ok(())
     }
 
-    /// Removes a folder of pins. (bpffs knows no recursive removal of its own.)
-    pub fn remove(&self, folder: &Path) -> Result<(), Error> {
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.error(folder, error)),
-            _ => Ok(()),
-        }
+    fn remove(&self, folder: &Path) -> Result<(), Error> {
+        bpffs::remove_tree(folder).map_err(Error::Bpffs)
     }
 }
 
-/// `f_type` of a BPF file system (`linux/magic.h`).
-const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
-
-/// Whether the interface's XDP program runs in the driver, as the kernel reports it.
-fn is_native(interface: &str) -> bool {
-    // `IFLA_XDP_ATTACHED` is only in netlink; sysfs has nothing. iproute2 prints "xdp" for native mode and
-    // "xdpgeneric" otherwise, and so does the query below, through the daemon's own netlink client.
-    !crate::dataplane::xdp_is_generic(interface)
+fn attach_error(interface: &str, source: aya::programs::ProgramError) -> Error {
+    Error::Attach { interface: interface.to_owned(), source: Box::new(source) }
 }

@@ -1,0 +1,341 @@
+//! The side of a real: takes the nodes' outer headers off and gives the VIPs to the host, so that a
+//! server that knows nothing of Drover answers for them. Answers go to the client directly.
+//!
+//! [`run`] brings a bare host to that state and keeps it there; [`detach`] undoes it. In between the
+//! state is the kernel's: the program stays on the interface and the VIPs on the loopback while no
+//! process runs.
+//!
+//! For a real that is reached without encapsulation (L2 direct server return) there is nothing to
+//! decapsulate, but the VIPs on the loopback and the ARP settings are what it needs too.
+
+mod admin;
+mod host;
+mod pins;
+mod prefix;
+mod program;
+
+pub use prefix::{Prefix, PrefixError};
+
+use anyhow::{Context as _, Result, ensure};
+use futures_util::StreamExt as _;
+use host::{Host, Journal};
+use lb_ebpf::real::{DEFAULT_GUE_PORT, LAYOUT, MAX_ADDRESSES};
+use pins::Pins;
+use program::Program;
+use rtnetlink::MulticastGroup;
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+
+/// How often the host is looked at even though netlink has told of no change: notifications can be
+/// lost, and ARP settings change without one.
+const REREAD: Duration = Duration::from_secs(30);
+
+/// How long changes are collected before they are acted upon; they come in bursts.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Where pins live unless configured otherwise.
+pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/drover";
+
+/// What `lb-node real` is told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Interface that the nodes' packets arrive on.
+    ///
+    /// The decapsulation program is attached to it. For packets in a VLAN name the physical interface
+    /// (eth0), not the VLAN on it (eth0.100): tags are understood.
+    #[arg(long, value_name = "NAME")]
+    pub interface: String,
+
+    /// A VIP that this host serves. Repeat for each.
+    ///
+    /// It is put on the loopback as /32 or /128 unless it is there already, and taken off again when it
+    /// is no longer named, or by `lb-node detach`. Let the server listen on it, or on all addresses.
+    #[arg(long = "vip", value_name = "ADDRESS", required = true)]
+    pub vips: Vec<IpAddr>,
+
+    /// A node that may send packets through a tunnel: its address, or a prefix. Repeat for each.
+    ///
+    /// Tunnel packets of anyone else are dropped and counted (reason unknown_source). Examples:
+    /// 10.0.0.7, 10.0.0.0/24, 2001:db8:1::/64.
+    #[arg(long = "from", value_name = "ADDRESS[/LENGTH]", required = true)]
+    pub from: Vec<Prefix>,
+
+    /// UDP port that Generic UDP Encapsulation arrives on.
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_GUE_PORT,
+          value_parser = clap::value_parser!(u16).range(1..))]
+    pub gue_port: u16,
+
+    /// Address and port of /healthz and /metrics.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9941")]
+    pub admin: Option<SocketAddr>,
+
+    /// Directory on a BPF file system that keeps program and counters while no process runs.
+    ///
+    /// A BPF file system is mounted on /sys/fs/bpf if there is none.
+    #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_BPFFS)]
+    pub bpffs: PathBuf,
+
+    /// How the program is attached.
+    ///
+    /// Native mode needs support by the interface's driver; generic mode works everywhere and is slower.
+    #[arg(long, value_enum, default_value_t)]
+    pub xdp_mode: XdpMode,
+}
+
+/// How an XDP program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum XdpMode {
+    /// Native where the driver can, else generic with a warning.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the network stack.
+    Generic,
+}
+
+impl Options {
+    /// Checks what the types do not.
+    ///
+    /// # Errors
+    ///
+    /// Names the flag, the value, and what is expected of it.
+    pub fn validate(&self) -> Result<()> {
+        validate_interface(&self.interface)?;
+        ensure!(!self.vips.is_empty(), "--vip is missing: name at least one VIP that this host serves");
+        ensure!(!self.from.is_empty(), "--from is missing: name the nodes, else every packet is refused");
+        for (flag, count) in [("--vip", self.vips.len()), ("--from", self.from.len())] {
+            ensure!(
+                u32::try_from(count).is_ok_and(|count| count <= MAX_ADDRESSES),
+                "{flag} is given {count} times: at most {MAX_ADDRESSES} fit"
+            );
+        }
+        for vip in &self.vips {
+            let mapped = matches!(vip, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+            let link_local = match vip {
+                IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+                IpAddr::V6(v6) => v6.is_unicast_link_local(),
+            };
+            ensure!(
+                !(vip.is_unspecified() || vip.is_loopback() || vip.is_multicast() || mapped || link_local),
+                "--vip {vip}: a VIP is a unicast address that clients can reach, written in its own family"
+            );
+        }
+        ensure!(self.gue_port != 0, "--gue-port 0: a UDP port is 1..=65535, {DEFAULT_GUE_PORT} by default");
+        Ok(())
+    }
+}
+
+/// The name is part of file names, so it must be one that the kernel would take.
+fn validate_interface(name: &str) -> Result<()> {
+    let valid = !name.is_empty()
+        && name.len() < libc::IFNAMSIZ
+        && name != "."
+        && name != ".."
+        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+    ensure!(valid, "--interface {name:?}: not the name of a network interface (`ip link` lists them)");
+    Ok(())
+}
+
+/// Makes this host a real and keeps it one until SIGTERM or SIGINT. Program and VIPs stay when this
+/// returns: see [`detach`].
+///
+/// # Errors
+///
+/// When the options are wrong, when another process is at work on the interface, or when the kernel
+/// refuses something; the host may then be left half-way, which a later call or [`detach`] mends.
+pub async fn run(options: Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    run_until(options, async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+    .await
+}
+
+/// As [`run`], until `stop` is ready. The future may be dropped at any point, with the effect of a
+/// crash there.
+///
+/// # Errors
+///
+/// As [`run`].
+pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Result<()> {
+    options.validate()?;
+    let (connection, netlink, mut changes) = rtnetlink::new_multicast_connection(&[
+        MulticastGroup::Link,
+        MulticastGroup::Ipv4Ifaddr,
+        MulticastGroup::Ipv6Ifaddr,
+    ])
+    .context("cannot open a netlink socket")?;
+    let _connection = AbortOnDrop(tokio::spawn(connection));
+    let (mut real, counters) = Real::start(options, Host::new(netlink)).await?;
+    let _admin = match real.options.admin {
+        Some(address) => Some(AbortOnDrop(admin::serve(address, real.status(), counters).await?)),
+        None => None,
+    };
+    let mut stop = pin!(stop);
+    let mut reread = tokio::time::interval(REREAD);
+    reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    reread.reset();
+    let mut listening = true;
+    loop {
+        tokio::select! {
+            () = &mut stop => break,
+            _ = reread.tick() => {}
+            change = changes.next(), if listening => {
+                if change.is_none() {
+                    tracing::warn!("netlink tells of no more changes: looking every {REREAD:?} instead");
+                    listening = false;
+                }
+                tokio::time::sleep(SETTLE).await;
+                while changes.try_recv().is_ok() {}
+            }
+        }
+        if let Err(error) = real.reconcile().await {
+            tracing::error!("cannot bring this host to the wanted state, trying again later: {error:#}");
+        }
+    }
+    tracing::info!(interface = real.options.interface, "stopping; the program stays on the interface");
+    Ok(())
+}
+
+/// Undoes what [`run`] has done on an interface: takes the program off it and off the BPF file system,
+/// the VIPs that it added off the loopback, and restores the ARP settings that it changed. Does nothing
+/// where there is nothing to undo.
+///
+/// # Errors
+///
+/// When a process is still at work on the interface, or the kernel refuses something; what was not
+/// undone yet is undone by the next call.
+pub async fn detach(interface: &str, bpffs: &Path) -> Result<()> {
+    validate_interface(interface)?;
+    let Some(pins) = Pins::open_existing(bpffs, interface, LAYOUT)? else {
+        tracing::info!(interface, "nothing to detach");
+        return Ok(());
+    };
+    let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
+    let _connection = AbortOnDrop(tokio::spawn(connection));
+    let host = Host::new(netlink);
+    program::remove_link(&host, interface, &pins).await?;
+    Journal::open(&pins)?.undo_all(&host, interface).await?;
+    pins.remove(bpffs)
+}
+
+/// A host that is being kept a real.
+#[derive(Debug)]
+struct Real {
+    options: Options,
+    vips: BTreeSet<IpAddr>,
+    host: Host,
+    pins: Pins,
+    program: Program,
+    journal: Journal,
+}
+
+impl Real {
+    async fn start(options: Options, host: Host) -> Result<(Self, program::Counters)> {
+        host.interface_index(&options.interface).await?;
+        let pins = Pins::open(&options.bpffs, &options.interface, LAYOUT)?;
+        let (mut program, counters) = Program::load(&pins, options.gue_port)?;
+        let journal = Journal::open(&pins)?;
+        program.set_sources(&options.from.iter().copied().collect())?;
+        let vips = options.vips.iter().copied().collect();
+        let mut real = Self { options, vips, host, pins, program, journal };
+        real.reconcile().await?;
+        real.pins.remove_other_layouts()?;
+        tracing::info!(
+            interface = real.options.interface,
+            vips = real.vips.len(),
+            from = real.options.from.len(),
+            gue_port = real.options.gue_port,
+            "this host is a real"
+        );
+        Ok((real, counters))
+    }
+
+    /// Brings the program's sets, its place on the interface, and the loopback to the wanted state.
+    async fn reconcile(&mut self) -> Result<()> {
+        // Any address of the host may be the tunnel's end, for instance one of a VLAN on the interface,
+        // or a routed one on the loopback; a VIP never is.
+        let local = &self.host.addresses().await? - &self.vips;
+        self.program.set_local(&local)?;
+        self.program.set_vips(&self.vips)?;
+        let interface = &self.options.interface;
+        let attached = self.host.attached(interface).await?;
+        if attached.is_none_or(|attached| attached.program != self.program.id()) {
+            self.program.attach(&self.host, interface, self.options.xdp_mode, &self.pins).await?;
+        }
+        self.journal.apply(&self.host, interface, &self.vips).await
+    }
+
+    fn status(&self) -> admin::Status {
+        admin::Status {
+            host: self.host.clone(),
+            interface: self.options.interface.clone(),
+            program: self.program.id(),
+            vips: self.vips.clone(),
+        }
+    }
+}
+
+/// A task that ends with its owner.
+struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Front {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn parse(arguments: &str) -> Result<Options> {
+        let options = Front::try_parse_from(std::iter::once("real").chain(arguments.split(' ')))?.options;
+        options.validate()?;
+        Ok(options)
+    }
+
+    #[test]
+    fn three_flags_are_enough() {
+        let options = parse("--interface eth0 --vip 198.51.100.1 --from 10.0.0.0/24").unwrap();
+        assert_eq!(options.gue_port, 6080);
+        assert_eq!(options.admin, Some("127.0.0.1:9941".parse().unwrap()));
+        assert_eq!(options.bpffs, Path::new("/sys/fs/bpf/drover"));
+        assert_eq!(options.xdp_mode, XdpMode::Auto);
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_name() {
+        let refused = |arguments: &str, word: &str| {
+            let error = format!("{:#}", parse(arguments).unwrap_err());
+            assert!(error.contains(word), "{arguments}: {error}");
+        };
+        refused("--interface ../x --vip 198.51.100.1 --from 10.0.0.1", "--interface");
+        refused("--interface eth0 --from 10.0.0.1", "--vip");
+        refused("--interface eth0 --vip 198.51.100.1", "--from");
+        refused("--interface eth0 --vip 127.0.0.2 --from 10.0.0.1", "127.0.0.2");
+        refused("--interface eth0 --vip ::ffff:192.0.2.1 --from 10.0.0.1", "::ffff:192.0.2.1");
+        refused("--interface eth0 --vip fe80::1 --from 10.0.0.1", "fe80::1");
+        refused("--interface eth0 --vip 198.51.100.1 --from 10.0.0.1/24", "10.0.0.0/24");
+        refused("--interface eth0 --vip 198.51.100.1 --from 10.0.0.1 --gue-port 0", "--gue-port");
+    }
+}

@@ -1,0 +1,6 @@
+//! Decapsulation at a real: the program by itself, packet by packet, and the whole on a host of its
+//! own. Needs root; namespaces and mounts are private to the test's threads and end with them.
+
+mod host;
+mod packet;
+mod program;
