@@ -1,8 +1,11 @@
 //! Typed access to the maps: mapped into memory where the kernel allows it, through calls where not.
 
 use super::Error;
-use aya::Pod;
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, PerCpuArray};
+use aya::{Ebpf, Pod};
+use lb_ebpf::lb::{
+    AddressEntry, Config, NextHop, RealCounters, RealEntry, ServiceEntry, SlotPair, VipEntry,
+};
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
@@ -88,7 +91,7 @@ impl<T: Pod> Mapped<T> {
     }
 }
 
-impl Mapped<lb_ebpf::lb::SlotPair> {
+impl Mapped<SlotPair> {
     /// Slot cells: twice as many as elements.
     pub fn cells(&self) -> u32 {
         self.entries * 2
@@ -125,14 +128,46 @@ pub fn grace_period() {
     }
 }
 
-/// The map's data, whatever its kind.
-pub fn data(map: &Map) -> Option<&MapData> {
-    Some(match map {
-        Map::Array(data)
-        | Map::PerCpuArray(data)
-        | Map::LruHashMap(data)
-        | Map::RingBuf(data)
-        | Map::HashMap(data) => data,
-        _ => return None,
-    })
+/// All maps that user space uses.
+pub struct Maps {
+    pub config: Mapped<Config>,
+    pub addresses: Mapped<AddressEntry>,
+    pub services: Mapped<ServiceEntry>,
+    pub vips: Mapped<VipEntry>,
+    pub slots: Mapped<SlotPair>,
+    pub reals: Mapped<RealEntry>,
+    pub next_hops: Mapped<NextHop>,
+    pub counters: PerCpuArray<MapData, RealCounters>,
+    pub drops: PerCpuArray<MapData, u64>,
+    pub events: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Takes them from a loaded object.
+    pub fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            config: mapped(object, "CONFIG")?,
+            addresses: mapped(object, "ADDRESSES")?,
+            services: mapped(object, "SERVICES")?,
+            vips: mapped(object, "VIPS")?,
+            slots: mapped(object, "SLOTS")?,
+            reals: mapped(object, "REALS")?,
+            next_hops: mapped(object, "NEXT_HOPS")?,
+            counters: per_cpu(object, "COUNTERS")?,
+            drops: per_cpu(object, "DROPS")?,
+            events: per_cpu(object, "EVENTS_SEEN")?,
+        })
+    }
+}
+
+fn mapped<T: Pod>(object: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
+    match object.take_map(name) {
+        Some(Map::Array(data)) => Mapped::new(name, &data),
+        _ => Err(Error::NoMap { name }),
+    }
+}
+
+fn per_cpu<T: Pod>(object: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, T>, Error> {
+    let map = object.take_map(name).ok_or(Error::NoMap { name })?;
+    PerCpuArray::try_from(map).map_err(|source| Error::Map { name, source: Box::new(source) })
 }

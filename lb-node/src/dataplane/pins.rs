@@ -15,10 +15,11 @@
 
 use super::Error;
 use crate::bpffs;
-use aya::maps::MapInfo;
+use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
+use lb_ebpf::lb::Config;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -127,6 +128,13 @@ impl Pins {
             })
         };
         Some(sizes.iter().all(fits))
+    }
+
+    /// Layout version of the maps in use.
+    pub fn layout(&self) -> Option<u32> {
+        let data = MapData::from_pin(self.maps().join("CONFIG")).ok()?;
+        let config: Array<_, Config> = Array::try_from(Map::Array(data)).ok()?;
+        config.get(&0, 0).ok().map(|config| config.layout)
     }
 
     /// Loads the object, with maps pinned in `folder` or taken from there.
