@@ -132,6 +132,10 @@ fn a_route_is_followed_from_gateway_to_gateway_and_its_last_next_hop_outlives_it
 #[test]
 fn a_vlan_device_is_resolved_to_the_interface_below_and_its_tag() {
     let (balancer, host) = segment();
+    if !balancer.knows_vlans() {
+        println!("this kernel is built without 802.1Q VLAN devices: nothing to resolve");
+        return;
+    }
     for (end, device, address) in [(&balancer, "front", "10.79.0.1/24"), (&host, "eth", "10.79.0.2/24")] {
         end.ip(&format!("link add link {device} name tagged type vlan id 7"));
         end.address("tagged", &[address]);
@@ -199,7 +203,7 @@ fn addresses_that_no_wire_leads_to_are_reported() {
 
 #[test]
 fn a_flood_of_route_changes_that_overruns_the_socket_hides_no_change() {
-    let (balancer, host) = segment();
+    let (balancer, _host) = segment();
     let real = ip(REAL4);
     balancer.run(async {
         let mut follower = follow(front().await.index, &[REAL4]).await;
@@ -213,7 +217,6 @@ fn a_flood_of_route_changes_that_overruns_the_socket_hides_no_change() {
         flood += &format!("neigh replace {REAL4} lladdr {} dev front\n", lab::colons(mac));
         balancer.batch(&flood);
         until(&mut follower, |hops| (hops[&real].mtu, hops[&real].destination_mac) == (1350, mac)).await;
-        let _ = host;
     });
 }
 

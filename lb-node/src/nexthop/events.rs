@@ -3,7 +3,7 @@
 //! Neighbour news is taken as it is; of everything else only that something changed is noted, since
 //! the kernel is asked again anyway. So a flood of route changes costs little more than reading it.
 
-use super::kernel;
+use super::decode;
 use super::resolve::{Neighbour, NeighbourKey};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
@@ -109,11 +109,11 @@ impl News {
         };
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-                let found = kernel::neighbour(&message);
+                let found = decode::neighbour(&message);
                 self.neighbours.extend(found.map(|(key, neighbour)| (key, Some(neighbour))));
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
-                self.neighbours.extend(kernel::neighbour(&message).map(|(key, _)| (key, None)));
+                self.neighbours.extend(decode::neighbour(&message).map(|(key, _)| (key, None)));
             }
             _ => self.ask_again = true,
         }

@@ -65,8 +65,24 @@ impl Host {
         self.batch(&format!("{arguments}\n"));
     }
 
+    /// Whether the kernel has VLAN devices at all (CONFIG_VLAN_8021Q).
+    pub(crate) fn knows_vlans(&self) -> bool {
+        let tried = self.try_batch("link add link lo name probe type vlan id 1\nlink del probe\n");
+        match tried {
+            Ok(()) => true,
+            Err(errors) if errors.contains("Unknown device type") => false,
+            Err(errors) => panic!("cannot tell whether this kernel has VLAN devices: {errors}"),
+        }
+    }
+
     /// Runs several `ip` commands, one per line.
     pub(crate) fn batch(&self, commands: &str) {
+        if let Err(errors) = self.try_batch(commands) {
+            panic!("ip {}: {errors}", commands.lines().next().unwrap_or_default());
+        }
+    }
+
+    fn try_batch(&self, commands: &str) -> Result<(), String> {
         let output = self.enter(|| {
             let mut ip = Command::new("ip")
                 .args(["-batch", "-"])
@@ -80,8 +96,8 @@ impl Host {
             drop(input);
             ip.wait_with_output().expect("`ip` ends")
         });
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "ip {}: {errors}", commands.lines().next().unwrap_or_default());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(errors) }
     }
 
     /// Lays a cable (a veth pair) to another host.
