@@ -77,12 +77,15 @@ fn reals_on_the_link_are_resolved_and_their_announced_mac_change_is_followed() {
 #[test]
 fn a_mac_change_that_nobody_announces_is_noticed() {
     let (balancer, host) = segment();
-    // As it would be half a minute later by default.
-    balancer.sysctl("ipv4/neigh/front/base_reachable_time_ms", "500");
+    // As it would be half a minute later by default. (An entry whose reachable time is below the delay
+    // would never go stale, since Linux counts its own confirmation as use.)
+    balancer.sysctl("ipv4/neigh/front/base_reachable_time_ms", "3000");
     balancer.sysctl("ipv4/neigh/front/delay_first_probe_time", "1");
     balancer.run(async {
         let mut follower = follow(front().await.index, &[REAL4]).await;
         until(&mut follower, |hops| hops.contains_key(&ip(REAL4))).await;
+        // Once it is stale, the kernel by itself would never look again.
+        lab::eventually(|| balancer.output(&["neigh", "show", REAL4]).contains("STALE")).await;
         host.ip("link set eth address 02:00:00:00:00:99");
         until(&mut follower, |hops| hops[&ip(REAL4)].destination_mac == [2, 0, 0, 0, 0, 0x99]).await;
     });

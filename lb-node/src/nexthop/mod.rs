@@ -2,9 +2,9 @@
 //! learnt by netlink and followed as they change.
 //!
 //! Routing stays the kernel's business: it is asked per address which way a packet goes
-//! ([`kernel`]), and its neighbour tables say which MAC address that is. What follows from the
-//! answers, and what is kept when they get worse, is decided by the pure [`resolve`] and [`kick`];
-//! [`follow`] is the task that keeps the picture fresh and publishes. [`sources`] finds the node's
+//! (`kernel`), and its neighbour tables say which MAC address that is. What follows from the
+//! answers, and what is kept when they get worse, is decided by the pure [`resolve`] and `kick`;
+//! `follow` is the task that keeps the picture fresh and publishes. [`sources`] finds the node's
 //! own addresses, [`pmtu`] listens for routers that say "too big".
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -100,6 +100,13 @@ impl Host {
         if output.status.success() { Ok(()) } else { Err(errors) }
     }
 
+    /// What `ip` prints inside the host.
+    pub(crate) fn output(&self, arguments: &[&str]) -> String {
+        let output = self.enter(|| Command::new("ip").args(arguments).output()).expect("`ip` of iproute2");
+        assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Lays a cable (a veth pair) to another host.
     pub(crate) fn cable(&self, own_end: &str, other: &Host, other_end: &str) {
         self.ip(&format!("link add {own_end} type veth peer name {other_end} netns {}", other.path()));
@@ -126,8 +133,7 @@ impl Host {
 
 /// An interface's MAC address, as the kernel's own tool tells it.
 pub(crate) fn mac(host: &Host, interface: &str) -> Mac {
-    let output = host.enter(|| Command::new("ip").args(["-brief", "link", "show", interface]).output());
-    let output = String::from_utf8(output.expect("`ip` runs").stdout).expect("text");
+    let output = host.output(&["-brief", "link", "show", interface]);
     let text = output.split_whitespace().nth(2).expect("a MAC address");
     let bytes: Vec<u8> =
         text.split(':').map(|byte| u8::from_str_radix(byte, 16).expect("a hexadecimal byte")).collect();
@@ -151,6 +157,16 @@ pub(crate) async fn follow(front: u32, addresses: &[&str]) -> Follower {
     // For as long as the test's runtime lives.
     tokio::spawn(async move { wanting.closed().await });
     follower
+}
+
+/// Looks again and again until something is so.
+pub(crate) async fn eventually(is_so: impl Fn() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, looking).await.expect("not so after a minute");
 }
 
 /// Waits until the next hops are as expected.

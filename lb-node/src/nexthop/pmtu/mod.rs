@@ -2,7 +2,7 @@
 //!
 //! The kernel does not do this by itself: the packets are not its own, and it believes ICMP only
 //! about its own. Raw sockets hear "fragmentation needed" and "packet too big" about the outer
-//! packets; [`parse`] believes those that can be true, [`table`] remembers them for a while.
+//! packets; `parse` believes those that can be true, `table` remembers them for a while.
 
 mod parse;
 mod table;
