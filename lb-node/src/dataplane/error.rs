@@ -97,7 +97,9 @@ pub enum Error {
         wanted: usize,
     },
     /// More of something than the maps hold.
-    #[error("{wanted} {what} do not fit the {room} that the maps have room for: raise node.capacity.{field} and restart")]
+    #[error(
+        "{wanted} {what} do not fit the {room} that the maps have room for: raise node.capacity.{field} and restart"
+    )]
     Capacity {
         /// What there are too many of.
         what: &'static str,
@@ -109,7 +111,9 @@ pub enum Error {
         field: &'static str,
     },
     /// The cluster's table size changed.
-    #[error("the cluster's table size is {wanted} slots now, the maps were made for {room}: restart this node")]
+    #[error(
+        "the cluster's table size is {wanted} slots now, the maps were made for {room}: restart this node"
+    )]
     TableSize {
         /// Slots asked for.
         wanted: u32,

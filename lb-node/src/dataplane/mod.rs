@@ -164,9 +164,11 @@ impl Dataplane {
     }
 
     fn attach(&mut self) -> Result<(), Error> {
-        let xdp: &mut Xdp = self.object.program_mut(XDP_PROGRAM).and_then(|program| program.try_into().ok()).ok_or(
-            Error::NoProgram { name: XDP_PROGRAM },
-        )?;
+        let xdp: &mut Xdp = self
+            .object
+            .program_mut(XDP_PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::NoProgram { name: XDP_PROGRAM })?;
         self.native = self.pins.attach_xdp(xdp, &self.settings.interface, self.settings.xdp_mode)?;
         if self.replacing {
             self.pins.adopt_next()?;
@@ -202,7 +204,10 @@ impl Dataplane {
     /// SO_MARK of a probe to each real.
     #[must_use]
     pub fn probe_marks(&self) -> BTreeMap<(VipName, RealName), u32> {
-        self.state.reals().map(|(vip, real, handle)| ((vip.clone(), real.clone()), lb::PROBE_MARK | handle.index)).collect()
+        self.state
+            .reals()
+            .map(|(vip, real, handle)| ((vip.clone(), real.clone()), lb::PROBE_MARK | handle.index))
+            .collect()
     }
 
     /// Which of the desired reals hold slots in the tables in force: what a predecessor left behind.

@@ -6,9 +6,11 @@ use super::{SelfTest, Settings};
 use crate::program::{Program, VipProgram};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_ebpf::lb::RealCounters;
-use lb_ebpf::wire::{ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, VLAN_LENGTH, protocol};
-use slot_table::Flow;
+use lb_ebpf::wire::{
+    ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, VLAN_LENGTH, protocol,
+};
 use slot_table::flow;
+use slot_table::flow::Flow;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use zk_schema::{Affinity, Encapsulation, Protocol, VipName};
@@ -25,19 +27,19 @@ const ANY_PORT: u16 = 9;
 
 /// Packets that self-tests sent, by real, so that the counters can leave them out.
 #[derive(Default)]
-pub struct Tally {
+pub(super) struct Tally {
     sent: HashMap<u32, RealCounters>,
     runs: u16,
 }
 
 impl Tally {
     /// What went to a real.
-    pub fn of(&self, real: u32) -> RealCounters {
+    pub(super) fn of(&self, real: u32) -> RealCounters {
         self.sent.get(&real).copied().unwrap_or_default()
     }
 
     /// Reals that are gone.
-    pub fn forget(&mut self, reals: &[u32]) {
+    pub(super) fn forget(&mut self, reals: &[u32]) {
         for real in reals {
             self.sent.remove(real);
         }
@@ -45,7 +47,13 @@ impl Tally {
 }
 
 /// Tests all VIPs.
-pub fn run(xdp: &Xdp, program: &Program, state: &State, settings: &Settings, tally: &mut Tally) -> SelfTest {
+pub(super) fn run(
+    xdp: &Xdp,
+    program: &Program,
+    state: &State,
+    settings: &Settings,
+    tally: &mut Tally,
+) -> SelfTest {
     tally.runs = tally.runs.wrapping_add(1);
     let mut result = SelfTest::default();
     for (name, vip) in &program.vips {
@@ -76,7 +84,11 @@ fn test(
     frame.extend_from_slice(&packet);
     let mut out = vec![0; 512];
     let run = xdp
-        .test_run(TestRunOptions { data_in: Some(&frame), data_out: Some(&mut out), ..TestRunOptions::default() })
+        .test_run(TestRunOptions {
+            data_in: Some(&frame),
+            data_out: Some(&mut out),
+            ..TestRunOptions::default()
+        })
         .map_err(|error| format!("the program could not be run: {error}"))?;
     out.truncate(run.data_size_out as usize);
 
@@ -85,20 +97,30 @@ fn test(
         Affinity::Flow => flow.hash(program.seed),
         Affinity::Source => flow.hash_source(program.seed),
     };
-    let owner = vip.table.owner(flow::slot(hash, program.table_size) as usize);
+    let owner = vip.table.owner(flow::slot(hash, program.table_size));
     let expected = owner.and_then(|owner| vip.reals.get(owner));
     let handle = expected.and_then(|real| {
-        state.reals().find(|(vip_name, real_name, _)| *vip_name == name && **real_name == real.name).map(|found| found.2)
+        state
+            .reals()
+            .find(|(vip_name, real_name, _)| *vip_name == name && **real_name == real.name)
+            .map(|found| found.2)
     });
     let (Some(real), Some(handle)) = (expected, handle) else {
         return if run.return_value == XDP_DROP {
             Ok(())
         } else {
-            Err(format!("no real takes packets, but the program answered {} instead of drop", run.return_value))
+            Err(format!(
+                "no real takes packets, but the program answered {} instead of drop",
+                run.return_value
+            ))
         };
     };
     if state.entry(handle).next_hop == 0 {
-        return if run.return_value == XDP_DROP { Ok(()) } else { Err("an unresolved real got a packet".into()) };
+        return if run.return_value == XDP_DROP {
+            Ok(())
+        } else {
+            Err("an unresolved real got a packet".into())
+        };
     }
     let counters = tally.sent.entry(handle.index).or_default();
     counters.packets += 1;
@@ -108,32 +130,51 @@ fn test(
     }
     let mut inner = packet;
     lower_ttl(&mut inner);
-    check(&out, &inner, vip.encapsulation, real.address, settings).map_err(|what| format!("towards {}: {what}", real.name))
+    check(&out, &inner, vip.encapsulation, real.address, settings)
+        .map_err(|what| format!("towards {}: {what}", real.name))
 }
 
 /// Whether a frame carries `inner` to `real` as it should.
-fn check(frame: &[u8], inner: &[u8], encapsulation: Encapsulation, real: IpAddr, settings: &Settings) -> Result<(), String> {
-    let l2 = if frame.get(12..14) == Some(&[0x81, 0x00]) { ETHERNET_LENGTH + VLAN_LENGTH } else { ETHERNET_LENGTH };
+fn check(
+    frame: &[u8],
+    inner: &[u8],
+    encapsulation: Encapsulation,
+    real: IpAddr,
+    settings: &Settings,
+) -> Result<(), String> {
+    let l2 = if frame.get(12..14) == Some(&[0x81, 0x00]) {
+        ETHERNET_LENGTH + VLAN_LENGTH
+    } else {
+        ETHERNET_LENGTH
+    };
     let packet = frame.get(l2..).unwrap_or_default();
     let outer = match (encapsulation, real) {
         (Encapsulation::L2, _) => 0,
         (_, IpAddr::V4(real)) => {
             let source = settings.source_v4.map(|ip| ip.octets());
-            if packet.get(16..20) != Some(&real.octets()) || packet.get(12..16) != source.as_ref().map(|ip| &ip[..]) {
+            if packet.get(16..20) != Some(&real.octets())
+                || packet.get(12..16) != source.as_ref().map(|ip| &ip[..])
+            {
                 return Err("wrong outer addresses".into());
             }
             IPV4_LENGTH
         }
         (_, IpAddr::V6(real)) => {
             let source = settings.source_v6.map(|ip| ip.octets());
-            if packet.get(24..40) != Some(&real.octets()) || packet.get(8..24) != source.as_ref().map(|ip| &ip[..]) {
+            if packet.get(24..40) != Some(&real.octets())
+                || packet.get(8..24) != source.as_ref().map(|ip| &ip[..])
+            {
                 return Err("wrong outer addresses".into());
             }
             IPV6_LENGTH
         }
     };
     let wrapped = outer + if encapsulation == Encapsulation::Gue { UDP_LENGTH + GUE_LENGTH } else { 0 };
-    if packet.get(wrapped..) == Some(inner) { Ok(()) } else { Err("the inner packet came out changed".into()) }
+    if packet.get(wrapped..) == Some(inner) {
+        Ok(())
+    } else {
+        Err("the inner packet came out changed".into())
+    }
 }
 
 /// A TCP segment (ACK) or UDP datagram without payload.

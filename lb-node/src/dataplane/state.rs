@@ -10,8 +10,8 @@ use crate::nexthop::{NextHop, NextHops};
 use crate::program::{Program, RealProgram, VipProgram};
 use lb_ebpf::LAYOUT_VERSION;
 use lb_ebpf::lb::{
-    ADDRESS_SLOTS, Config, NextHop as NextHopEntry, RealCounters, RealEntry, SERVICE_SLOTS, SLOT_REAL_MASK, VipEntry,
-    encapsulation, vip_flags,
+    ADDRESS_SLOTS, Config, NextHop as NextHopEntry, RealCounters, RealEntry, SERVICE_SLOTS, SLOT_REAL_MASK,
+    VipEntry, encapsulation, vip_flags,
 };
 use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -22,15 +22,15 @@ use std::sync::atomic::Ordering;
 use zk_schema::{Affinity, Desired, Encapsulation, Limits, RealName, VipName};
 
 /// Next hops beyond one per real: room for the new ones while the old ones may still be read.
-pub const SPARE_NEXT_HOPS: u32 = 1024;
+pub(super) const SPARE_NEXT_HOPS: u32 = 1024;
 /// ICMP errors that the node sends at most, per second and in a burst.
 const ICMP_PER_SECOND: u64 = 1000;
 const ICMP_BURST: u64 = 200;
 const SECOND: u64 = 1_000_000_000;
 
 /// The data plane's bookkeeping.
-pub struct State {
-    pub maps: Maps,
+pub(super) struct State {
+    pub(super) maps: Maps,
     settings: Settings,
     front: u32,
     vips: BTreeMap<VipName, VipHandle>,
@@ -46,20 +46,19 @@ pub struct State {
 }
 
 /// A VIP in the maps.
-pub struct VipHandle {
-    pub index: u32,
-    pub reals: BTreeMap<RealName, RealHandle>,
+pub(super) struct VipHandle {
+    pub(super) index: u32,
+    pub(super) reals: BTreeMap<RealName, RealHandle>,
     /// The table in force and the reals' indices that it was written with.
     written: Option<(Arc<Table>, Vec<u32>)>,
 }
 
 /// A real in the maps.
 #[derive(Clone)]
-pub struct RealHandle {
-    pub index: u32,
-    pub address: IpAddr,
+pub(super) struct RealHandle {
+    pub(super) index: u32,
+    pub(super) address: IpAddr,
     id: u64,
-    l2: bool,
 }
 
 /// A next hop's entry as a map key.
@@ -67,7 +66,7 @@ type HopKey = ([u32; 3], u32, u32);
 
 /// What packets may still refer to until a grace period has passed.
 #[derive(Default)]
-pub struct Stale {
+pub(super) struct Stale {
     vips: Vec<u32>,
     reals: Vec<u32>,
     tables: Vec<u32>,
@@ -76,7 +75,7 @@ pub struct Stale {
 
 impl Stale {
     /// Reals that are about to go.
-    pub fn reals(&self) -> &[u32] {
+    pub(super) fn reals(&self) -> &[u32] {
         &self.reals
     }
 }
@@ -96,7 +95,7 @@ impl Free {
 
 impl State {
     /// The bookkeeping of empty maps.
-    pub fn new(maps: Maps, settings: &Settings) -> Result<Self, Error> {
+    pub(super) fn new(maps: Maps, settings: &Settings) -> Result<Self, Error> {
         let front = rustix::net::netdevice::name_to_index(
             rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
                 .map_err(|source| interface_error(settings, source))?,
@@ -120,7 +119,7 @@ impl State {
     }
 
     /// Learns what a predecessor left in the maps.
-    pub fn adopt(&mut self) {
+    pub(super) fn adopt(&mut self) {
         for index in 1..self.maps.vips.entries() {
             let entry = self.maps.vips.read(index);
             if entry.id != 0 {
@@ -140,7 +139,9 @@ impl State {
                 used_hops.insert(entry.next_hop);
             }
         }
-        for index in used_hops.into_iter().filter(|&index| index != 0 && index < self.maps.next_hops.entries()) {
+        for index in
+            used_hops.into_iter().filter(|&index| index != 0 && index < self.maps.next_hops.entries())
+        {
             self.hops.insert(hop_key(&self.maps.next_hops.read(index)), index);
             self.free_hops.0.remove(&index);
         }
@@ -153,13 +154,17 @@ impl State {
     }
 
     /// Whether the program fits; nothing is changed.
-    pub fn check(&self, program: &Program) -> Result<(), Error> {
+    pub(super) fn check(&self, program: &Program) -> Result<(), Error> {
         let room = self.settings.table_size;
         if program.table_size != room {
             return Err(Error::TableSize { wanted: program.table_size, room });
         }
         let fits = |what, wanted: usize, room: u32, field| {
-            if wanted > room as usize { Err(Error::Capacity { what, wanted, room: room as usize, field }) } else { Ok(()) }
+            if wanted > room as usize {
+                Err(Error::Capacity { what, wanted, room: room as usize, field })
+            } else {
+                Ok(())
+            }
         };
         fits("VIPs", program.vips.len(), self.maps.vips.entries() - 1, "vips")?;
         fits("VIPs", program.vips.len(), ADDRESS_SLOTS.min(SERVICE_SLOTS) / 2, "vips")?;
@@ -198,7 +203,7 @@ impl State {
     }
 
     /// Brings the maps to what `program` says.
-    pub fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<(Applied, Stale), Error> {
+    pub(super) fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<(Applied, Stale), Error> {
         let mut applied = Applied::default();
         let mut stale = Stale::default();
         self.write_config(program);
@@ -211,7 +216,8 @@ impl State {
             applied.tables += usize::from(self.apply_table(name, vip, &mut stale)?);
         }
         applied.index = self.apply_index(program);
-        let gone: Vec<_> = self.vips.keys().filter(|name| !program.vips.contains_key(*name)).cloned().collect();
+        let gone: Vec<_> =
+            self.vips.keys().filter(|name| !program.vips.contains_key(*name)).cloned().collect();
         for name in gone {
             if let Some(handle) = self.vips.remove(&name) {
                 stale.vips.push(handle.index);
@@ -244,26 +250,38 @@ impl State {
     /// Gives the VIP and its reals their entries; those in use are left alone.
     fn apply_reals(&mut self, name: &VipName, vip: &VipProgram, stale: &mut Stale) -> Result<(), Error> {
         let id = vip_id(name);
-        let index = match self.vips.get(name).map(|handle| handle.index).or_else(|| self.left_vips.remove(&id)) {
-            Some(index) => index,
-            None => self.free_vips.take().ok_or(self.full("VIPs", self.maps.vips.entries(), "vips"))?,
-        };
+        let index =
+            match self.vips.get(name).map(|handle| handle.index).or_else(|| self.left_vips.remove(&id)) {
+                Some(index) => index,
+                None => self.free_vips.take().ok_or(self.full("VIPs", self.maps.vips.entries(), "vips"))?,
+            };
         let entry = VipEntry { table: self.maps.vips.read(index).table, ..vip_entry(id, vip) };
         if self.maps.vips.read(index) != entry {
             // Words other than the table may change one by one: at worst one packet meets the old limit.
             self.maps.vips.write(index, entry);
         }
-        let mut handle = self.vips.remove(name).unwrap_or(VipHandle { index, reals: BTreeMap::new(), written: None });
+        let mut handle =
+            self.vips.remove(name).unwrap_or(VipHandle { index, reals: BTreeMap::new(), written: None });
         let mut before = std::mem::take(&mut handle.reals);
         for real in &vip.reals {
             let source = self.source(name, vip, real)?;
-            let fresh = real_entry(index, vip, real, source, self.settings.gue_port, real_id(name, vip, real, source));
-            let l2 = vip.encapsulation == Encapsulation::L2;
+            let fresh = real_entry(
+                index,
+                vip,
+                real,
+                source,
+                self.settings.gue_port,
+                real_id(name, vip, real, source),
+            );
             let known = before.get(&real.name).filter(|known| known.id == fresh.id).map(|known| known.index);
             let found = match known.or_else(|| self.left_reals.remove(&fresh.id)) {
                 Some(found) => found,
                 None => {
-                    let found = self.free_reals.take().ok_or(self.full("reals", self.maps.reals.entries(), "reals"))?;
+                    let found = self.free_reals.take().ok_or(self.full(
+                        "reals",
+                        self.maps.reals.entries(),
+                        "reals",
+                    ))?;
                     self.clear_counters(found)?;
                     self.maps.reals.write(found, fresh);
                     found
@@ -274,7 +292,7 @@ impl State {
             }
             handle
                 .reals
-                .insert(real.name.clone(), RealHandle { index: found, address: real.address, id: fresh.id, l2 });
+                .insert(real.name.clone(), RealHandle { index: found, address: real.address, id: fresh.id });
         }
         stale.reals.extend(before.into_values().map(|real| real.index));
         self.vips.insert(name.clone(), handle);
@@ -288,8 +306,9 @@ impl State {
     fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
         let wrap = |source| Error::Map { name: "COUNTERS", source: Box::new(source) };
         let current = self.maps.counters.get(&index, 0).map_err(wrap)?;
-        let zeros = aya::maps::PerCpuValues::try_from(vec![RealCounters::default(); current.len()])
-            .map_err(|source| Error::Map { name: "COUNTERS", source: Box::new(aya::maps::MapError::IoError(source)) })?;
+        let zeros = aya::maps::PerCpuValues::try_from(vec![RealCounters::default(); current.len()]).map_err(
+            |source| Error::Map { name: "COUNTERS", source: Box::new(aya::maps::MapError::IoError(source)) },
+        )?;
         self.maps.counters.set(index, zeros, 0).map_err(wrap)
     }
 
@@ -299,7 +318,11 @@ impl State {
         let index = handle.index;
         let indices: Vec<u32> =
             vip.reals.iter().map(|real| handle.reals.get(&real.name).map_or(0, |real| real.index)).collect();
-        if handle.written.as_ref().is_some_and(|(table, written)| Arc::ptr_eq(table, &vip.table) && *written == indices) {
+        if handle
+            .written
+            .as_ref()
+            .is_some_and(|(table, written)| Arc::ptr_eq(table, &vip.table) && *written == indices)
+        {
             return Ok(false);
         }
         let owners = vip.table.owners();
@@ -310,7 +333,9 @@ impl State {
         let same = match in_force {
             Some(table) => {
                 !owners.is_empty()
-                    && cells.clone().zip(0..).all(|(cell, slot)| self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) == cell)
+                    && cells.clone().zip(0..).all(|(cell, slot)| {
+                        self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) == cell
+                    })
             }
             None => owners.is_empty(),
         };
@@ -354,14 +379,19 @@ impl State {
         let services: Services = program
             .vips
             .iter()
-            .filter_map(|(name, vip)| Some(((vip.address, vip.port, vip.protocol), self.vips.get(name)?.index)))
+            .filter_map(|(name, vip)| {
+                Some(((vip.address, vip.port, vip.protocol), self.vips.get(name)?.index))
+            })
             .collect();
         if services == self.services {
             return false;
         }
         // `check` has bounded their number; with 64 seeds at half load this does not fail.
         let Some(index) = index::build(&services) else {
-            tracing::error!(services = services.len(), "no seed places all VIPs in the index; the old one stays");
+            tracing::error!(
+                services = services.len(),
+                "no seed places all VIPs in the index; the old one stays"
+            );
             return false;
         };
         let word = self.maps.config.word64(0, offset_of!(Config, index));
@@ -382,7 +412,7 @@ impl State {
     }
 
     /// Makes next hops and MTUs what `hops` says.
-    pub fn apply_next_hops(&mut self, hops: &NextHops) -> Result<Stale, Error> {
+    pub(super) fn apply_next_hops(&mut self, hops: &NextHops) -> Result<Stale, Error> {
         let reals: Vec<(u32, NextHop)> = self
             .vips
             .values()
@@ -395,7 +425,11 @@ impl State {
             let at = match self.hops.get(&key) {
                 Some(&at) => at,
                 None => {
-                    let at = self.free_hops.take().ok_or(self.full("next hops", self.maps.next_hops.entries(), "reals"))?;
+                    let at = self.free_hops.take().ok_or(self.full(
+                        "next hops",
+                        self.maps.next_hops.entries(),
+                        "reals",
+                    ))?;
                     self.maps.next_hops.write(at, entry);
                     publish();
                     self.hops.insert(key, at);
@@ -403,14 +437,18 @@ impl State {
                 }
             };
             self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).store(at, Ordering::SeqCst);
-            self.maps.reals.word32(index, offset_of!(RealEntry, mtu)).store(hop.mtu.min(u32::from(u16::MAX)), Ordering::SeqCst);
+            self.maps
+                .reals
+                .word32(index, offset_of!(RealEntry, mtu))
+                .store(hop.mtu.min(u32::from(u16::MAX)), Ordering::SeqCst);
         }
         let used = self.used_hops();
         Ok(Stale { hops: self.hops.values().any(|at| !used.contains(at)), ..Stale::default() })
     }
 
     fn used_hops(&self) -> HashSet<u32> {
-        let word = |index| self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).load(Ordering::Relaxed);
+        let word =
+            |index| self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).load(Ordering::Relaxed);
         let ours = self.vips.values().flat_map(|vip| vip.reals.values()).map(|real| word(real.index));
         ours.chain(self.left_reals.values().map(|&index| word(index))).collect()
     }
@@ -430,7 +468,7 @@ impl State {
     }
 
     /// Frees what nothing refers to any more, after a grace period.
-    pub fn reclaim(&mut self, stale: Stale) {
+    pub(super) fn reclaim(&mut self, stale: Stale) {
         if stale.vips.is_empty() && stale.reals.is_empty() && stale.tables.is_empty() && !stale.hops {
             return;
         }
@@ -447,7 +485,8 @@ impl State {
         }
         self.free_tables.0.extend(stale.tables);
         let used = self.used_hops();
-        let unused: Vec<_> = self.hops.iter().filter(|(_, at)| !used.contains(at)).map(|(key, &at)| (*key, at)).collect();
+        let unused: Vec<_> =
+            self.hops.iter().filter(|(_, at)| !used.contains(at)).map(|(key, &at)| (*key, at)).collect();
         for (key, at) in unused {
             self.hops.remove(&key);
             self.free_hops.0.insert(at);
@@ -455,17 +494,19 @@ impl State {
     }
 
     /// All reals in the maps.
-    pub fn reals(&self) -> impl Iterator<Item = (&VipName, &RealName, &RealHandle)> {
-        self.vips.iter().flat_map(|(vip, handle)| handle.reals.iter().map(move |(name, real)| (vip, name, real)))
+    pub(super) fn reals(&self) -> impl Iterator<Item = (&VipName, &RealName, &RealHandle)> {
+        self.vips
+            .iter()
+            .flat_map(|(vip, handle)| handle.reals.iter().map(move |(name, real)| (vip, name, real)))
     }
 
     /// All VIPs in the maps.
-    pub fn vips(&self) -> impl Iterator<Item = (&VipName, &VipHandle)> {
+    pub(super) fn vips(&self) -> impl Iterator<Item = (&VipName, &VipHandle)> {
         self.vips.iter()
     }
 
     /// Reals without a next hop.
-    pub fn unresolved(&self) -> BTreeSet<(VipName, RealName)> {
+    pub(super) fn unresolved(&self) -> BTreeSet<(VipName, RealName)> {
         self.reals()
             .filter(|(_, _, real)| self.maps.reals.read(real.index).next_hop == 0)
             .map(|(vip, name, _)| (vip.clone(), name.clone()))
@@ -473,12 +514,12 @@ impl State {
     }
 
     /// The real's entry as the maps have it.
-    pub fn entry(&self, real: &RealHandle) -> RealEntry {
+    pub(super) fn entry(&self, real: &RealHandle) -> RealEntry {
         self.maps.reals.read(real.index)
     }
 
     /// Desired reals that hold slots in the tables in force.
-    pub fn in_force(&self, desired: &Desired) -> BTreeSet<(VipName, RealName)> {
+    pub(super) fn in_force(&self, desired: &Desired) -> BTreeSet<(VipName, RealName)> {
         let mut held = BTreeSet::new();
         for (name, vip) in &desired.vips {
             let index = match self.vips.get(name) {
@@ -508,7 +549,13 @@ impl State {
         held
     }
 
-    fn desired_id(&self, name: &VipName, vip: &zk_schema::Vip, real_name: &RealName, real: &zk_schema::Real) -> u64 {
+    fn desired_id(
+        &self,
+        name: &VipName,
+        vip: &zk_schema::Vip,
+        real_name: &RealName,
+        real: &zk_schema::Real,
+    ) -> u64 {
         let source = match (vip.encapsulation, real.address) {
             (Encapsulation::L2, _) => [0, 0],
             (_, IpAddr::V4(_)) => {
@@ -521,7 +568,10 @@ impl State {
 }
 
 fn interface_error(settings: &Settings, source: rustix::io::Errno) -> Error {
-    Error::Mmap { name: "interface", source: std::io::Error::new(std::io::Error::from(source).kind(), settings.interface.clone()) }
+    Error::Mmap {
+        name: "interface",
+        source: std::io::Error::new(std::io::Error::from(source).kind(), settings.interface.clone()),
+    }
 }
 
 fn pack(base: u32, m: u32) -> u64 {
@@ -568,7 +618,14 @@ fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
     }
 }
 
-fn real_entry(vip_index: u32, vip: &VipProgram, real: &RealProgram, source: [u64; 2], gue_port: u16, id: u64) -> RealEntry {
+fn real_entry(
+    vip_index: u32,
+    vip: &VipProgram,
+    real: &RealProgram,
+    source: [u64; 2],
+    gue_port: u16,
+    id: u64,
+) -> RealEntry {
     let (destination, v6) = match real.address {
         IpAddr::V4(ip) => ([u64::from(u32::from_le_bytes(ip.octets())), 0], false),
         IpAddr::V6(ip) => (words(ip.octets()), true),
@@ -611,15 +668,26 @@ fn real_id(name: &VipName, vip: &VipProgram, real: &RealProgram, source: [u64; 2
 }
 
 /// Identity of a real and of the way to it: whatever an entry that is in use may not change.
-fn identity(vip: &VipName, encapsulation: Encapsulation, real: &RealName, address: IpAddr, source: [u64; 2]) -> u64 {
-    let (address, source) = (address.to_string(), format!("{encapsulation:?} {:x} {:x}", source[0], source[1]));
+fn identity(
+    vip: &VipName,
+    encapsulation: Encapsulation,
+    real: &RealName,
+    address: IpAddr,
+    source: [u64; 2],
+) -> u64 {
+    let (address, source) =
+        (address.to_string(), format!("{encapsulation:?} {:x} {:x}", source[0], source[1]));
     fnv(&[b"real", vip.as_str().as_bytes(), real.as_str().as_bytes(), address.as_bytes(), source.as_bytes()])
 }
 
 /// FNV-1a over the parts, each ended by a zero byte; never 0. Stable over releases, as it stays in maps.
 fn fnv(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter().copied().chain([0]));
-    bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)).max(1)
+    bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+        .max(1)
 }
 
 /// A random word from the kernel, never 0.

@@ -8,7 +8,7 @@ use aya::maps::{MapData, PerCpuArray};
 use lb_ebpf::lb::{DROP_REASONS, EVENT_NAMES, REASON_NAMES, RealCounters};
 
 /// Reads all counters; what self-tests added is taken off.
-pub fn read(state: &State, tests: &Tally) -> Result<Statistics, Error> {
+pub(super) fn read(state: &State, tests: &Tally) -> Result<Statistics, Error> {
     let mut statistics = Statistics::default();
     for (vip, real, handle) in state.reals() {
         let mut counters = sum(&state.maps.counters, "COUNTERS", handle.index, add_real)?;
@@ -17,7 +17,8 @@ pub fn read(state: &State, tests: &Tally) -> Result<Statistics, Error> {
         counters.bytes = counters.bytes.saturating_sub(own.bytes);
         statistics.reals.insert((vip.clone(), real.clone()), counters);
     }
-    let vips = std::iter::once((None, 0)).chain(state.vips().map(|(name, handle)| (Some(name), handle.index)));
+    let vips =
+        std::iter::once((None, 0)).chain(state.vips().map(|(name, handle)| (Some(name), handle.index)));
     for (name, index) in vips {
         for (&reason, offset) in REASON_NAMES.iter().zip(0..) {
             let dropped = sum(&state.maps.drops, "DROPS", index * DROP_REASONS + offset, |a, b| a + b)?;
