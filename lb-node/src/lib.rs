@@ -3,6 +3,7 @@
 //! [`program::Program`], and `dataplane` into BPF maps.
 
 mod bpffs;
+pub mod capture;
 pub mod dataplane;
 pub mod health;
 pub mod nexthop;
