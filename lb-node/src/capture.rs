@@ -71,7 +71,8 @@ pub async fn run(options: Options) -> Result<u64> {
         None => 0,
     };
     let ring = RingBuf::try_from(Map::RingBuf(open("CAPTURES")?)).context("map CAPTURES")?;
-    let mut ring = AsyncFd::register(ring).context("cannot wait for samples")?;
+    // SAFETY: the descriptor is the ring's own, which stays open for as long as it is registered.
+    let mut ring = unsafe { AsyncFd::register(ring) }.context("cannot wait for samples")?;
     let mut file = Pcap::create(&options.write)?;
 
     let sampling = Sampling { config: &config };
