@@ -1,0 +1,147 @@
+//! The node's own side of its tunnels: the front interface by name, and the addresses that
+//! encapsulated packets leave from.
+
+use super::Mac;
+use super::kernel::{Kernel, KernelError};
+use super::resolve::Link;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Addresses that encapsulated packets leave from, and that ICMP errors about them come back to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// For reals with IPv4 addresses.
+    pub v4: Option<Ipv4Addr>,
+    /// For reals with IPv6 addresses.
+    pub v6: Option<Ipv6Addr>,
+}
+
+/// The front interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Index.
+    pub index: u32,
+    /// MAC address.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u32,
+    /// Its own addresses for tunnels.
+    pub sources: Sources,
+}
+
+/// Why there is no usable front interface.
+#[derive(Debug, thiserror::Error)]
+pub enum InterfaceError {
+    /// No interface of that name.
+    #[error("interface {name} does not exist; this machine has: {existing}")]
+    Missing {
+        /// The name asked for.
+        name: String,
+        /// The names there are, separated by commas.
+        existing: String,
+    },
+    /// It has no MAC address.
+    #[error("interface {name} is not an Ethernet interface: choose the one that clients' packets arrive on")]
+    NotEthernet {
+        /// Interface's name.
+        name: String,
+    },
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// An address of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    /// Interface that has it.
+    pub(super) ifindex: u32,
+    /// The address.
+    pub(super) address: IpAddr,
+    /// Valid beyond the link (scope `global`).
+    pub(super) global: bool,
+    /// Neither temporary (RFC 8981), nor deprecated, nor a duplicate, nor still being checked for one.
+    pub(super) lasting: bool,
+}
+
+/// Finds an interface by name, and its first global IPv4 and its first global, lasting IPv6 address.
+///
+/// # Errors
+///
+/// If there is no such interface, if it has no MAC address, or if the kernel cannot be asked.
+pub async fn interface(name: &str) -> Result<Interface, InterfaceError> {
+    let kernel = Kernel::open()?;
+    find(name, &kernel.links().await?, &kernel.addresses().await?)
+}
+
+fn find(name: &str, links: &BTreeMap<u32, Link>, addresses: &[Address]) -> Result<Interface, InterfaceError> {
+    let Some((index, link)) = links.iter().find(|(_, link)| link.name == name) else {
+        let existing = links.values().map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(InterfaceError::Missing { name: name.into(), existing });
+    };
+    let mac = link
+        .mac
+        .filter(|_| !link.loopback)
+        .ok_or_else(|| InterfaceError::NotEthernet { name: name.into() })?;
+    let mut sources = Sources::default();
+    for candidate in addresses {
+        match candidate.address {
+            _ if candidate.ifindex != *index || !candidate.global || !candidate.lasting => {}
+            IpAddr::V4(address) => sources.v4 = sources.v4.or(Some(address)),
+            IpAddr::V6(address) => sources.v6 = sources.v6.or(Some(address)),
+        }
+    }
+    Ok(Interface { index: *index, mac, mtu: link.mtu, sources })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links() -> BTreeMap<u32, Link> {
+        let link = |name: &str, mac| Link {
+            name: name.into(),
+            mac,
+            mtu: 1500,
+            up: true,
+            loopback: name == "lo",
+            vlan: None,
+        };
+        let macs = [("lo", Some([0; 6])), ("eth0", Some([2; 6])), ("tun0", None)];
+        (1..).zip(macs).map(|(index, (name, mac))| (index, link(name, mac))).collect()
+    }
+
+    fn address(ifindex: u32, address: &str) -> Address {
+        Address { ifindex, address: address.parse().expect("an address"), global: true, lasting: true }
+    }
+
+    #[test]
+    fn the_first_global_and_lasting_address_of_each_family_is_taken() {
+        let addresses = [
+            address(3, "192.0.2.7"),
+            Address { global: false, ..address(2, "169.254.0.1") },
+            address(2, "192.0.2.1"),
+            address(2, "192.0.2.2"),
+            Address { lasting: false, ..address(2, "2001:db8::aaaa") },
+            Address { global: false, ..address(2, "fe80::1") },
+            address(2, "2001:db8::1"),
+        ];
+        let found = find("eth0", &links(), &addresses).expect("the interface");
+        let sources =
+            Sources { v4: Some([192, 0, 2, 1].into()), v6: Some("2001:db8::1".parse().expect("an address")) };
+        assert_eq!(found, Interface { index: 2, mac: [2; 6], mtu: 1500, sources });
+    }
+
+    #[test]
+    fn a_missing_interface_is_reported_with_those_there_are() {
+        let error = find("eth7", &links(), &[]).expect_err("no eth7");
+        assert_eq!(error.to_string(), "interface eth7 does not exist; this machine has: lo, eth0, tun0");
+    }
+
+    #[test]
+    fn interfaces_without_ethernet_are_refused() {
+        for name in ["lo", "tun0"] {
+            assert!(matches!(find(name, &links(), &[]), Err(InterfaceError::NotEthernet { .. })), "{name}");
+        }
+    }
+}
