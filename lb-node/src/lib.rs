@@ -4,13 +4,16 @@
 
 pub mod admin;
 mod bpffs;
+pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod dataplane;
 pub mod health;
 pub mod metrics;
 pub mod nexthop;
+pub mod node;
 pub mod policy;
+pub mod probe_route;
 pub mod program;
 pub mod real;
 pub mod standalone;
