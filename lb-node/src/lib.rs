@@ -8,3 +8,8 @@ pub mod health;
 pub mod nexthop;
 pub mod program;
 pub mod real;
+
+/// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
+/// all BPF programs are.
+pub static BENCHMARK_HARNESS: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
