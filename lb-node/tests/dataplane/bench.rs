@@ -90,6 +90,8 @@ pub(crate) fn alone<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static
             let (kind, at) = (c"bpf".as_ptr(), c"/sys/fs/bpf".as_ptr());
             assert_eq!(libc::mount(kind, at, kind, 0, std::ptr::null()), 0, "a bpffs");
         }
+        // The kernel's own packets would be counted among the test's.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
         ip_link(&format!("link add {INTERFACE} type veth peer name back"));
         ip_link(&format!("link set {INTERFACE} up"));
         ip_link("link set back up");
