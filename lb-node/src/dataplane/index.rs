@@ -13,16 +13,16 @@ use std::net::IpAddr;
 use zk_schema::Protocol;
 
 /// What the index is to say: VIPs' indices by what clients address.
-pub type Services = BTreeMap<(IpAddr, u16, Protocol), u32>;
+pub(super) type Services = BTreeMap<(IpAddr, u16, Protocol), u32>;
 
 /// One half of the tables, ready to be written.
-pub struct Index {
+pub(super) struct Index {
     /// Seed that the positions depend on.
-    pub seed: u32,
+    pub(super) seed: u32,
     /// All cells, empty ones included.
-    pub addresses: Vec<AddressEntry>,
+    pub(super) addresses: Vec<AddressEntry>,
     /// All cells, empty ones included.
-    pub services: Vec<ServiceEntry>,
+    pub(super) services: Vec<ServiceEntry>,
 }
 
 /// Seeds that are tried; at half load one in a few thousand fails.
@@ -31,7 +31,7 @@ const SEEDS: u32 = 64;
 const KICKS: usize = 500;
 
 /// The address's key in the table.
-pub fn address_key(address: IpAddr) -> [u64; 2] {
+pub(super) fn address_key(address: IpAddr) -> [u64; 2] {
     match address {
         IpAddr::V4(ip) => ipv4_key(u32::from_le_bytes(ip.octets())),
         IpAddr::V6(ip) => words(ip.octets()),
@@ -39,14 +39,14 @@ pub fn address_key(address: IpAddr) -> [u64; 2] {
 }
 
 /// Sixteen bytes as the program loads them.
-pub fn words(bytes: [u8; 16]) -> [u64; 2] {
+pub(super) fn words(bytes: [u8; 16]) -> [u64; 2] {
     let bits = u128::from_le_bytes(bytes);
     #[allow(clippy::cast_possible_truncation, reason = "the two halves")]
     [bits as u64, (bits >> 64) as u64]
 }
 
 /// Builds the index; `None` if there are more addresses or services than fit.
-pub fn build(services: &Services) -> Option<Index> {
+pub(super) fn build(services: &Services) -> Option<Index> {
     let mut addresses: BTreeMap<[u64; 2], AddressEntry> = BTreeMap::new();
     let mut entries = Vec::new();
     for (&(address, port, protocol), &vip) in services {
@@ -74,8 +74,18 @@ pub fn build(services: &Services) -> Option<Index> {
     (1..=SEEDS).find_map(|seed| {
         Some(Index {
             seed,
-            addresses: place(&addresses, ADDRESS_SLOTS, |entry| address_positions(seed, entry.key), |e| e.id == 0)?,
-            services: place(&entries, SERVICE_SLOTS, |entry| service_positions(seed, entry.key), |e| e.key == 0)?,
+            addresses: place(
+                &addresses,
+                ADDRESS_SLOTS,
+                |entry| address_positions(seed, entry.key),
+                |e| e.id == 0,
+            )?,
+            services: place(
+                &entries,
+                SERVICE_SLOTS,
+                |entry| service_positions(seed, entry.key),
+                |e| e.key == 0,
+            )?,
         })
     })
 }
@@ -113,10 +123,12 @@ mod tests {
     fn find(index: &Index, address: IpAddr, port: u16, protocol: u8) -> Option<u32> {
         let key = address_key(address);
         let (a, b) = address_positions(index.seed, key);
-        let entry = [a, b].map(|at| index.addresses[at as usize]).into_iter().find(|e| e.key == key && e.id != 0)?;
+        let entry =
+            [a, b].map(|at| index.addresses[at as usize]).into_iter().find(|e| e.key == key && e.id != 0)?;
         let key = service_key(entry.id, port.to_be(), protocol);
         let (a, b) = service_positions(index.seed, key);
-        let exact = [a, b].map(|at| index.services[at as usize]).into_iter().find(|e| e.key == key).map(|e| e.vip);
+        let exact =
+            [a, b].map(|at| index.services[at as usize]).into_iter().find(|e| e.key == key).map(|e| e.vip);
         let any = if protocol == protocol::TCP { entry.any_tcp } else { entry.any_udp };
         exact.or((any != 0).then_some(any))
     }

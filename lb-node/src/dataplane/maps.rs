@@ -1,8 +1,9 @@
 //! Typed access to the maps: mapped into memory where the kernel allows it, through calls where not.
 
 use super::Error;
-use aya::Pod;
-use aya::maps::{Map, MapData};
+use aya::maps::{Map, MapData, PerCpuArray};
+use aya::{Ebpf, Pod};
+use lb_ebpf::lb::{AddressEntry, Config, NextHop, RealCounters, RealEntry, ServiceEntry, SlotPair, VipEntry};
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
@@ -10,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// An array map, mapped into this process. The BPF program reads the same memory at any time.
-pub struct Mapped<T> {
+pub(crate) struct Mapped<T> {
     start: NonNull<u8>,
     length: usize,
     entries: u32,
@@ -25,7 +26,7 @@ unsafe impl<T: Send> Send for Mapped<T> {}
 
 impl<T: Pod> Mapped<T> {
     /// Maps an array that was created with `BPF_F_MMAPABLE`.
-    pub fn new(name: &'static str, map: &MapData) -> Result<Self, Error> {
+    pub(crate) fn new(name: &'static str, map: &MapData) -> Result<Self, Error> {
         let info = map.info().map_err(|source| Error::Map { name, source: Box::new(source) })?;
         if info.value_size() as usize != size_of::<T>() {
             return Err(Error::ValueSize { name, found: info.value_size() as usize, wanted: size_of::<T>() });
@@ -44,12 +45,13 @@ impl<T: Pod> Mapped<T> {
             )
         }
         .map_err(|source| Error::Mmap { name, source: source.into() })?;
-        let start = NonNull::new(start.cast()).ok_or(Error::Mmap { name, source: std::io::ErrorKind::Other.into() })?;
+        let start = NonNull::new(start.cast())
+            .ok_or(Error::Mmap { name, source: std::io::ErrorKind::Other.into() })?;
         Ok(Self { start, length, entries: info.max_entries(), stride, name, marker: PhantomData })
     }
 
     /// Number of elements.
-    pub fn entries(&self) -> u32 {
+    pub(crate) fn entries(&self) -> u32 {
         self.entries
     }
 
@@ -60,20 +62,20 @@ impl<T: Pod> Mapped<T> {
     }
 
     /// Copies an element out.
-    pub fn read(&self, index: u32) -> T {
+    pub(crate) fn read(&self, index: u32) -> T {
         // SAFETY: in bounds and aligned (elements are multiples of eight bytes, `T` is Pod). Only this
         // process writes these maps.
         unsafe { self.at(index).read_volatile() }
     }
 
     /// Writes an element that nothing refers to yet, or whose words need not change together.
-    pub fn write(&self, index: u32, value: T) {
+    pub(crate) fn write(&self, index: u32, value: T) {
         // SAFETY: as in `read`.
         unsafe { self.at(index).write_volatile(value) }
     }
 
     /// A 32-bit word of an element, to be replaced atomically while packets read it.
-    pub fn word32(&self, index: u32, offset: usize) -> &AtomicU32 {
+    pub(crate) fn word32(&self, index: u32, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
         // SAFETY: in bounds and aligned, as just checked; shared memory that is only accessed atomically
         // while it is in use.
@@ -81,21 +83,21 @@ impl<T: Pod> Mapped<T> {
     }
 
     /// A 64-bit word of an element.
-    pub fn word64(&self, index: u32, offset: usize) -> &AtomicU64 {
+    pub(crate) fn word64(&self, index: u32, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
         // SAFETY: as in `word32`.
         unsafe { AtomicU64::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }
     }
 }
 
-impl Mapped<lb_ebpf::lb::SlotPair> {
+impl Mapped<SlotPair> {
     /// Slot cells: twice as many as elements.
-    pub fn cells(&self) -> u32 {
+    pub(super) fn cells(&self) -> u32 {
         self.entries * 2
     }
 
     /// A slot's cell.
-    pub fn cell(&self, index: u32) -> &AtomicU32 {
+    pub(super) fn cell(&self, index: u32) -> &AtomicU32 {
         self.word32(index / 2, (index as usize % 2) * 4)
     }
 }
@@ -108,7 +110,7 @@ impl<T> Drop for Mapped<T> {
 }
 
 /// Makes all earlier writes visible before any later one: entries before the word that refers to them.
-pub fn publish() {
+pub(super) fn publish() {
     fence(Ordering::SeqCst);
 }
 
@@ -116,7 +118,7 @@ pub fn publish() {
 /// reused. `membarrier(MEMBARRIER_CMD_GLOBAL)` waits for an RCU grace period (`synchronize_rcu` in
 /// `kernel/sched/membarrier.c`), and XDP programs run within RCU read-side sections. Kernels with
 /// `nohz_full` refuse it; there a pause far above a packet's time has to do.
-pub fn grace_period() {
+pub(super) fn grace_period() {
     // SAFETY: a system call without pointers.
     let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if done != 0 {
@@ -125,14 +127,46 @@ pub fn grace_period() {
     }
 }
 
-/// The map's data, whatever its kind.
-pub fn data(map: &Map) -> Option<&MapData> {
-    Some(match map {
-        Map::Array(data)
-        | Map::PerCpuArray(data)
-        | Map::LruHashMap(data)
-        | Map::RingBuf(data)
-        | Map::HashMap(data) => data,
-        _ => return None,
-    })
+/// All maps that user space uses.
+pub(super) struct Maps {
+    pub(super) config: Mapped<Config>,
+    pub(super) addresses: Mapped<AddressEntry>,
+    pub(super) services: Mapped<ServiceEntry>,
+    pub(super) vips: Mapped<VipEntry>,
+    pub(super) slots: Mapped<SlotPair>,
+    pub(super) reals: Mapped<RealEntry>,
+    pub(super) next_hops: Mapped<NextHop>,
+    pub(super) counters: PerCpuArray<MapData, RealCounters>,
+    pub(super) drops: PerCpuArray<MapData, u64>,
+    pub(super) events: PerCpuArray<MapData, u64>,
+}
+
+impl Maps {
+    /// Takes them from a loaded object.
+    pub(super) fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        Ok(Self {
+            config: mapped(object, "CONFIG")?,
+            addresses: mapped(object, "ADDRESSES")?,
+            services: mapped(object, "SERVICES")?,
+            vips: mapped(object, "VIPS")?,
+            slots: mapped(object, "SLOTS")?,
+            reals: mapped(object, "REALS")?,
+            next_hops: mapped(object, "NEXT_HOPS")?,
+            counters: per_cpu(object, "COUNTERS")?,
+            drops: per_cpu(object, "DROPS")?,
+            events: per_cpu(object, "EVENTS_SEEN")?,
+        })
+    }
+}
+
+fn mapped<T: Pod>(object: &mut Ebpf, name: &'static str) -> Result<Mapped<T>, Error> {
+    match object.take_map(name) {
+        Some(Map::Array(data)) => Mapped::new(name, &data),
+        _ => Err(Error::NoMap { name }),
+    }
+}
+
+fn per_cpu<T: Pod>(object: &mut Ebpf, name: &'static str) -> Result<PerCpuArray<MapData, T>, Error> {
+    let map = object.take_map(name).ok_or(Error::NoMap { name })?;
+    PerCpuArray::try_from(map).map_err(|source| Error::Map { name, source: Box::new(source) })
 }

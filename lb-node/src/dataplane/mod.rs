@@ -1,12 +1,29 @@
 //! The data plane as user space sees it: loads the programs, owns the maps, applies a [`Program`].
 
+mod error;
+mod index;
+mod maps;
+mod pins;
+mod selftest;
+mod state;
+mod statistics;
+
+pub use error::Error;
+
 use crate::nexthop::NextHops;
 use crate::program::Program;
-use lb_ebpf::lb::RealCounters;
+use aya::Ebpf;
+use aya::programs::{SchedClassifier, Xdp};
+use lb_ebpf::lb::{self, Config, RealCounters};
+pub(crate) use maps::Mapped;
+use maps::Maps;
+use pins::{PROBE_PROGRAM, Pins, Size, XDP_PROGRAM};
+use state::State;
+pub(crate) use state::vip_id;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use zk_schema::{Capacity, Desired, RealName, VipName, XdpMode};
 
 /// What a data plane is made for.
@@ -73,76 +90,203 @@ pub struct SelfTest {
     pub failures: BTreeMap<VipName, String>,
 }
 
-/// Errors name the map, program or file at fault.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Placeholder until the loader lands.
-    #[error("the data plane is not there yet")]
-    Missing,
+/// The loaded programs with their maps.
+pub struct Dataplane {
+    settings: Settings,
+    pins: Pins,
+    object: Ebpf,
+    state: State,
+    /// Whether this process's programs are the attached ones.
+    attached: bool,
+    /// Whether the maps in use are still a predecessor's.
+    replacing: bool,
+    native: bool,
+    program: Option<Program>,
+    self_tests: selftest::Tally,
 }
 
-/// The loaded programs with their maps.
-pub struct Dataplane {}
-
-#[allow(unused_variables, clippy::missing_errors_doc, reason = "skeleton, filled in next")]
 impl Dataplane {
-    /// Loads the programs, taking over from a predecessor where there is one.
+    /// Loads the programs, taking over from a predecessor where there is one. Packets take no notice
+    /// before the first [`Self::apply`].
+    ///
+    /// # Errors
+    /// If the bpffs cannot be used, the kernel refuses a program or map, or another daemon is at work on
+    /// the interface.
     pub fn open(settings: &Settings) -> Result<(Self, Start), Error> {
-        Err(Error::Missing)
+        let pins = Pins::open(&settings.bpffs, &settings.interface)?;
+        pins.recover()?;
+        let sizes = sizes(settings);
+        #[allow(clippy::cast_possible_truncation, reason = "a small constant")]
+        let config_size = size_of::<Config>() as u32;
+        let start = match pins.matches(&sizes, config_size) {
+            None => Start::Fresh,
+            Some(true) if pins.layout() == Some(lb_ebpf::LAYOUT_VERSION) => Start::TakenOver,
+            Some(_) => Start::Replacing,
+        };
+        let folder = if start == Start::Replacing { pins.next() } else { pins.maps() };
+        let mut object = pins.load(&folder, &sizes)?;
+        let maps = Maps::take(&mut object)?;
+        let mut state = State::new(maps, settings)?;
+        if start == Start::TakenOver {
+            state.adopt();
+        }
+        let dataplane = Self {
+            settings: settings.clone(),
+            pins,
+            object,
+            state,
+            attached: false,
+            replacing: start == Start::Replacing,
+            native: false,
+            program: None,
+            self_tests: selftest::Tally::default(),
+        };
+        Ok((dataplane, start))
     }
 
     /// Makes the maps say what `program` says, and attaches the programs if they are not yet.
+    ///
+    /// Idempotent. A packet sees a VIP's old table or its new one, never a mixture.
+    ///
+    /// # Errors
+    /// If the program does not fit the maps (nothing is changed then), or a system call fails (calling
+    /// again repairs what was left half done).
     pub fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Error> {
-        Err(Error::Missing)
+        let started = Instant::now();
+        self.state.check(program)?;
+        let (mut applied, stale) = self.state.apply(program, hops)?;
+        if !self.attached {
+            self.attach()?;
+        }
+        applied.duration = started.elapsed();
+        self.self_tests.forget(stale.reals());
+        self.state.reclaim(stale);
+        self.program = Some(program.clone());
+        Ok(applied)
+    }
+
+    fn attach(&mut self) -> Result<(), Error> {
+        let xdp: &mut Xdp = self
+            .object
+            .program_mut(XDP_PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::NoProgram { name: XDP_PROGRAM })?;
+        self.native = self.pins.attach_xdp(xdp, &self.settings.interface, self.settings.xdp_mode)?;
+        if self.replacing {
+            self.pins.adopt_next()?;
+            self.replacing = false;
+        }
+        let probe: &mut SchedClassifier = self
+            .object
+            .program_mut(PROBE_PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::NoProgram { name: PROBE_PROGRAM })?;
+        self.pins.attach_probe(probe, &self.settings.interface)?;
+        self.attached = true;
+        Ok(())
     }
 
     /// Makes the reals' next hops and path MTUs what `hops` says. Addresses that are absent keep what
     /// they had.
+    ///
+    /// # Errors
+    /// If there are more next hops than fit.
     pub fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Error> {
-        Err(Error::Missing)
+        let stale = self.state.apply_next_hops(hops)?;
+        self.state.reclaim(stale);
+        Ok(())
     }
 
     /// Reals whose next hop is not known (packets to them are dropped).
     #[must_use]
     pub fn unresolved(&self) -> BTreeSet<(VipName, RealName)> {
-        BTreeSet::new()
+        self.state.unresolved()
     }
 
     /// SO_MARK of a probe to each real.
     #[must_use]
     pub fn probe_marks(&self) -> BTreeMap<(VipName, RealName), u32> {
-        BTreeMap::new()
+        self.state
+            .reals()
+            .map(|(vip, real, handle)| ((vip.clone(), real.clone()), lb::PROBE_MARK | handle.index))
+            .collect()
     }
 
     /// Which of the desired reals hold slots in the tables in force: what a predecessor left behind.
     #[must_use]
     pub fn in_force(&self, desired: &Desired) -> BTreeSet<(VipName, RealName)> {
-        BTreeSet::new()
+        self.state.in_force(desired)
     }
 
-    /// Reads all counters.
+    /// Reads all counters. The packets of self-tests are not among them.
+    ///
+    /// # Errors
+    /// If a map cannot be read.
     pub fn statistics(&self) -> Result<Statistics, Error> {
-        Err(Error::Missing)
+        statistics::read(&self.state, &self.self_tests)
     }
 
     /// Sends a packet for each VIP of the last applied program through the loaded program and compares
     /// what comes out with what the program says.
     pub fn self_test(&mut self) -> SelfTest {
-        SelfTest::default()
+        let Some(program) = &self.program else { return SelfTest::default() };
+        let xdp = self.object.program(XDP_PROGRAM).and_then(|program| <&Xdp>::try_from(program).ok());
+        let Some(xdp) = xdp else { return SelfTest::default() };
+        selftest::run(xdp, program, &self.state, &self.settings, &mut self.self_tests)
+    }
+
+    /// The XDP program, for benchmarks and tests that run packets through it.
+    ///
+    /// # Errors
+    /// If the object has none, which would be a fault of the build.
+    pub fn xdp(&self) -> Result<&Xdp, Error> {
+        self.object
+            .program(XDP_PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::NoProgram { name: XDP_PROGRAM })
     }
 
     /// Whether XDP runs in the driver (native) rather than in the network stack.
     #[must_use]
     pub fn is_native(&self) -> bool {
-        false
+        self.native
     }
 }
 
 /// Removes programs and pins of an interface; true if there was anything.
 ///
 /// # Errors
-/// If a pin cannot be removed.
-pub fn detach(interface: &str, bpffs: &std::path::Path) -> Result<bool, Error> {
-    let _ = (interface, bpffs);
-    Err(Error::Missing)
+/// If a pin cannot be removed, or a daemon is at work on the interface.
+pub fn detach(interface: &str, bpffs: &Path) -> Result<bool, Error> {
+    match Pins::open_existing(bpffs, interface)? {
+        Some(pins) => pins.clear().map(|()| true),
+        None => Ok(false),
+    }
+}
+
+/// Sizes of all maps for what the settings ask.
+fn sizes(settings: &Settings) -> Vec<Size> {
+    let Capacity { vips, reals, .. } = settings.capacity;
+    let cells = u64::from(settings.capacity.slot_tables()) * u64::from(settings.table_size);
+    let pairs = u32::try_from(cells.div_ceil(2)).unwrap_or(u32::MAX);
+    // Index 0 means "none" everywhere.
+    vec![
+        ("CONFIG", None),
+        ("ADDRESSES", None),
+        ("SERVICES", None),
+        ("VIPS", Some(vips + 1)),
+        ("SLOTS", Some(pairs)),
+        ("REALS", Some(reals + 1)),
+        ("NEXT_HOPS", Some(reals + state::SPARE_NEXT_HOPS)),
+        ("COUNTERS", Some(reals + 1)),
+        ("DROPS", Some((vips + 1) * lb::DROP_REASONS)),
+        ("EVENTS_SEEN", None),
+        ("VIP_LIMITERS", Some(vips + 1)),
+        ("PREFIX_LIMITERS", None),
+        ("ICMP_LIMITER", None),
+        ("FRAGMENTS", None),
+        ("CAPTURES", None),
+        ("SCRATCH", None),
+        ("PENDING", None),
+    ]
 }

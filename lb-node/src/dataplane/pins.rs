@@ -15,10 +15,11 @@
 
 use super::Error;
 use crate::bpffs;
-use aya::maps::MapInfo;
+use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
+use lb_ebpf::lb::Config;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,22 +28,22 @@ use zk_schema::XdpMode;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-lb"));
 
 /// Name of the XDP program.
-pub const XDP_PROGRAM: &str = "drover_lb";
+pub(super) const XDP_PROGRAM: &str = "drover_lb";
 /// Name of the tc program.
-pub const PROBE_PROGRAM: &str = "drover_probe";
+pub(super) const PROBE_PROGRAM: &str = "drover_probe";
 
 /// A map's name and the size it must have; `None`: the size in the object.
-pub type Size = (&'static str, Option<u32>);
+pub(super) type Size = (&'static str, Option<u32>);
 
 /// The pins of one interface.
-pub struct Pins {
+pub(super) struct Pins {
     root: PathBuf,
     _lock: fs::File,
 }
 
 impl Pins {
     /// The pins below `bpffs` for `interface`; makes the folder, and locks it against a second daemon.
-    pub fn open(bpffs: &Path, interface: &str) -> Result<Self, Error> {
+    pub(super) fn open(bpffs: &Path, interface: &str) -> Result<Self, Error> {
         bpffs::ensure(bpffs).map_err(Error::Bpffs)?;
         let root = bpffs::directory(bpffs, interface, "lb");
         fs::create_dir_all(&root).map_err(|source| Error::Pin { path: root.clone(), source })?;
@@ -50,7 +51,7 @@ impl Pins {
     }
 
     /// The pins, if there are any.
-    pub fn open_existing(bpffs: &Path, interface: &str) -> Result<Option<Self>, Error> {
+    pub(super) fn open_existing(bpffs: &Path, interface: &str) -> Result<Option<Self>, Error> {
         let root = bpffs::directory(bpffs, interface, "lb");
         if root.is_dir() { Self::lock(root, interface).map(Some) } else { Ok(None) }
     }
@@ -65,12 +66,12 @@ impl Pins {
     }
 
     /// The maps in use.
-    pub fn maps(&self) -> PathBuf {
+    pub(super) fn maps(&self) -> PathBuf {
         self.root.join("maps")
     }
 
     /// The maps being built.
-    pub fn next(&self) -> PathBuf {
+    pub(super) fn next(&self) -> PathBuf {
         self.root.join("next")
     }
 
@@ -84,22 +85,18 @@ impl Pins {
     }
 
     /// Finishes or undoes what a crashed daemon began.
-    pub fn recover(&self) -> Result<(), Error> {
+    pub(super) fn recover(&self) -> Result<(), Error> {
         let next = self.next();
         if !next.exists() {
             return Ok(());
         }
         let live = self.live_maps();
         let config = MapInfo::from_pin(next.join("CONFIG")).map(|info| info.id()).ok();
-        if config.is_some_and(|id| live.contains(&id)) {
-            self.adopt_next()
-        } else {
-            self.remove(&next)
-        }
+        if config.is_some_and(|id| live.contains(&id)) { self.adopt_next() } else { self.remove(&next) }
     }
 
     /// Makes `next` the maps in use.
-    pub fn adopt_next(&self) -> Result<(), Error> {
+    pub(super) fn adopt_next(&self) -> Result<(), Error> {
         let (maps, next) = (self.maps(), self.next());
         self.remove(&maps)?;
         fs::rename(&next, &maps).map_err(|source| self.error(&next, source))
@@ -115,7 +112,7 @@ impl Pins {
     }
 
     /// Whether the maps in use have the layout and sizes wanted; `None`: there are none.
-    pub fn matches(&self, sizes: &[Size], config_size: u32) -> Option<bool> {
+    pub(super) fn matches(&self, sizes: &[Size], config_size: u32) -> Option<bool> {
         let maps = self.maps();
         if !maps.join("CONFIG").exists() {
             return None;
@@ -129,8 +126,15 @@ impl Pins {
         Some(sizes.iter().all(fits))
     }
 
+    /// Layout version of the maps in use.
+    pub(super) fn layout(&self) -> Option<u32> {
+        let data = MapData::from_pin(self.maps().join("CONFIG")).ok()?;
+        let config: Array<_, Config> = Array::try_from(Map::Array(data)).ok()?;
+        config.get(&0, 0).ok().map(|config| config.layout)
+    }
+
     /// Loads the object, with maps pinned in `folder` or taken from there.
-    pub fn load(&self, folder: &Path, sizes: &[Size]) -> Result<Ebpf, Error> {
+    pub(super) fn load(&self, folder: &Path, sizes: &[Size]) -> Result<Ebpf, Error> {
         fs::create_dir_all(folder).map_err(|source| self.error(folder, source))?;
         let mut loader = EbpfLoader::new();
         for &(name, entries) in sizes {
@@ -153,7 +157,12 @@ impl Pins {
 
     /// Attaches the XDP program, or puts it in place of a predecessor's. Returns whether it runs in
     /// the driver.
-    pub fn attach_xdp(&self, program: &mut Xdp, interface: &str, mode: XdpMode) -> Result<bool, Error> {
+    pub(super) fn attach_xdp(
+        &self,
+        program: &mut Xdp,
+        interface: &str,
+        mode: XdpMode,
+    ) -> Result<bool, Error> {
         for (path, native) in self.xdp_links() {
             let Ok(pinned) = PinnedLink::from_pin(&path) else { continue };
             let wanted = match mode {
@@ -189,7 +198,7 @@ impl Pins {
     }
 
     /// The same for the tc program.
-    pub fn attach_probe(&self, program: &mut SchedClassifier, interface: &str) -> Result<(), Error> {
+    pub(super) fn attach_probe(&self, program: &mut SchedClassifier, interface: &str) -> Result<(), Error> {
         let path = self.probe_link();
         if let Ok(pinned) = PinnedLink::from_pin(&path) {
             let link = FdLink::from(pinned).try_into().map_err(|source| Error::Link { source })?;
@@ -211,7 +220,7 @@ impl Pins {
     }
 
     /// Removes links, maps and folders.
-    pub fn clear(self) -> Result<(), Error> {
+    pub(super) fn clear(self) -> Result<(), Error> {
         self.remove(&self.root)?;
         // The folder above may hold another agent's pins; only an empty one goes.
         if let Some(interface) = self.root.parent() {

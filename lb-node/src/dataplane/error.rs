@@ -1,0 +1,140 @@
+//! What can go wrong, and how to mend it.
+
+use std::io;
+use std::path::PathBuf;
+use zk_schema::VipName;
+
+/// Errors name the map, program or file at fault.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The BPF file system cannot be used.
+    #[error("{0:#}")]
+    Bpffs(anyhow::Error),
+    /// A pin cannot be made or removed.
+    #[error("pin {}: {source}", path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A link cannot be pinned.
+    #[error("pin of a link at {}: {source}", path.display())]
+    PinLink {
+        /// The pin.
+        path: PathBuf,
+        /// Cause.
+        source: aya::pin::PinError,
+    },
+    /// A link is of a kind that the kernel cannot pin.
+    #[error("the kernel gives no pinnable link for this program (Linux 5.9 for XDP, 6.6 for tc): {source}")]
+    Link {
+        /// Cause.
+        source: aya::programs::links::LinkError,
+    },
+    /// The object cannot be loaded.
+    #[error("loading the BPF object failed (is CAP_BPF there, and memory for the maps?): {source}")]
+    Load {
+        /// Cause.
+        source: Box<aya::EbpfError>,
+    },
+    /// The kernel refuses a program.
+    #[error("the kernel refuses program {program}: {source}")]
+    Verify {
+        /// The program.
+        program: String,
+        /// Cause, with the verifier's last words.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// A program cannot be attached.
+    #[error(
+        "cannot attach to {interface}: {source} (does the interface exist, is another XDP program on it? \
+         `ip link show dev {interface}` tells)"
+    )]
+    Attach {
+        /// The interface.
+        interface: String,
+        /// Cause.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// The object lacks a program.
+    #[error("the BPF object has no program {name}: the build is broken")]
+    NoProgram {
+        /// The program.
+        name: &'static str,
+    },
+    /// The object lacks a map.
+    #[error("the BPF object has no map {name}: the build is broken")]
+    NoMap {
+        /// The map.
+        name: &'static str,
+    },
+    /// A map cannot be used.
+    #[error("map {name}: {source}")]
+    Map {
+        /// The map.
+        name: &'static str,
+        /// Cause.
+        source: Box<aya::maps::MapError>,
+    },
+    /// A map cannot be mapped into memory.
+    #[error("map {name} cannot be mapped into memory: {source}")]
+    Mmap {
+        /// The map.
+        name: &'static str,
+        /// Cause.
+        source: io::Error,
+    },
+    /// A map's elements are of another size.
+    #[error("map {name} has elements of {found} bytes instead of {wanted}")]
+    ValueSize {
+        /// The map.
+        name: &'static str,
+        /// Size found.
+        found: usize,
+        /// Size wanted.
+        wanted: usize,
+    },
+    /// More of something than the maps hold.
+    #[error(
+        "{wanted} {what} do not fit the {room} that the maps have room for: raise node.capacity.{field} and restart"
+    )]
+    Capacity {
+        /// What there are too many of.
+        what: &'static str,
+        /// How many.
+        wanted: usize,
+        /// Room.
+        room: usize,
+        /// Field of the node's configuration.
+        field: &'static str,
+    },
+    /// The cluster's table size changed.
+    #[error(
+        "the cluster's table size is {wanted} slots now, the maps were made for {room}: restart this node"
+    )]
+    TableSize {
+        /// Slots asked for.
+        wanted: u32,
+        /// Slots that the maps were made for.
+        room: u32,
+    },
+    /// A real needs an outer source address that the node does not have.
+    #[error(
+        "VIP {vip} has a real at {real}, but this node has no {family} address to send from: give {interface} \
+         one, or set node.source_{field}"
+    )]
+    NoSource {
+        /// The VIP.
+        vip: VipName,
+        /// The real's address.
+        real: std::net::IpAddr,
+        /// Address family.
+        family: &'static str,
+        /// The field's ending.
+        field: &'static str,
+        /// The interface.
+        interface: String,
+    },
+}

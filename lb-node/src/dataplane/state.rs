@@ -1,0 +1,698 @@
+//! What the maps hold, and how they get from one [`Program`] to the next.
+//!
+//! Order matters, as packets read the maps at any time: entries are written before the word that refers
+//! to them, and reused only after that word has been switched and a grace period has passed.
+
+use super::index::{self, Services, words};
+use super::maps::{Maps, grace_period, publish};
+use super::{Applied, Error, Settings};
+use crate::nexthop::{NextHop, NextHops};
+use crate::program::{Program, RealProgram, VipProgram};
+use lb_ebpf::LAYOUT_VERSION;
+use lb_ebpf::lb::{
+    ADDRESS_SLOTS, Config, NextHop as NextHopEntry, RealCounters, RealEntry, SERVICE_SLOTS, SLOT_REAL_MASK,
+    VipEntry, encapsulation, vip_flags,
+};
+use slot_table::maglev::Table;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::mem::offset_of;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use zk_schema::{Affinity, Desired, Encapsulation, Limits, RealName, VipName};
+
+/// Next hops beyond one per real: room for the new ones while the old ones may still be read.
+pub(super) const SPARE_NEXT_HOPS: u32 = 1024;
+/// ICMP errors that the node sends at most, per second and in a burst.
+const ICMP_PER_SECOND: u64 = 1000;
+const ICMP_BURST: u64 = 200;
+const SECOND: u64 = 1_000_000_000;
+
+/// The data plane's bookkeeping.
+pub(super) struct State {
+    pub(super) maps: Maps,
+    settings: Settings,
+    front: u32,
+    vips: BTreeMap<VipName, VipHandle>,
+    free_vips: Free,
+    free_reals: Free,
+    free_tables: Free,
+    free_hops: Free,
+    hops: HashMap<HopKey, u32>,
+    services: Services,
+    /// Entries that a predecessor left, by identity, until a program claims or drops them.
+    left_vips: HashMap<u64, u32>,
+    left_reals: HashMap<u64, u32>,
+}
+
+/// A VIP in the maps.
+pub(super) struct VipHandle {
+    pub(super) index: u32,
+    pub(super) reals: BTreeMap<RealName, RealHandle>,
+    /// The table in force and the reals' indices that it was written with.
+    written: Option<(Arc<Table>, Vec<u32>)>,
+}
+
+/// A real in the maps.
+#[derive(Clone)]
+pub(super) struct RealHandle {
+    pub(super) index: u32,
+    pub(super) address: IpAddr,
+    id: u64,
+}
+
+/// A next hop's entry as a map key.
+type HopKey = ([u32; 3], u32, u32);
+
+/// What packets may still refer to until a grace period has passed.
+#[derive(Default)]
+pub(super) struct Stale {
+    vips: Vec<u32>,
+    reals: Vec<u32>,
+    tables: Vec<u32>,
+    hops: bool,
+}
+
+impl Stale {
+    /// Reals that are about to go.
+    pub(super) fn reals(&self) -> &[u32] {
+        &self.reals
+    }
+}
+
+/// Free indices, lowest first, so that maps stay dense.
+struct Free(BTreeSet<u32>);
+
+impl Free {
+    fn new(range: std::ops::Range<u32>) -> Self {
+        Self(range.collect())
+    }
+
+    fn take(&mut self) -> Option<u32> {
+        self.0.pop_first()
+    }
+}
+
+impl State {
+    /// The bookkeeping of empty maps.
+    pub(super) fn new(maps: Maps, settings: &Settings) -> Result<Self, Error> {
+        let front = rustix::net::netdevice::name_to_index(
+            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
+                .map_err(|source| interface_error(settings, source))?,
+            &settings.interface,
+        )
+        .map_err(|source| interface_error(settings, source))?;
+        Ok(Self {
+            front,
+            vips: BTreeMap::new(),
+            free_vips: Free::new(1..maps.vips.entries()),
+            free_reals: Free::new(1..maps.reals.entries()),
+            free_tables: Free::new(0..maps.slots.cells() / settings.table_size),
+            free_hops: Free::new(1..maps.next_hops.entries()),
+            hops: HashMap::new(),
+            services: Services::new(),
+            left_vips: HashMap::new(),
+            left_reals: HashMap::new(),
+            settings: settings.clone(),
+            maps,
+        })
+    }
+
+    /// Learns what a predecessor left in the maps.
+    pub(super) fn adopt(&mut self) {
+        for index in 1..self.maps.vips.entries() {
+            let entry = self.maps.vips.read(index);
+            if entry.id != 0 {
+                self.left_vips.insert(entry.id, index);
+                self.free_vips.0.remove(&index);
+                if let Some(table) = self.table_of(entry.table) {
+                    self.free_tables.0.remove(&table);
+                }
+            }
+        }
+        let mut used_hops = HashSet::new();
+        for index in 1..self.maps.reals.entries() {
+            let entry = self.maps.reals.read(index);
+            if entry.id != 0 {
+                self.left_reals.insert(entry.id, index);
+                self.free_reals.0.remove(&index);
+                used_hops.insert(entry.next_hop);
+            }
+        }
+        for index in
+            used_hops.into_iter().filter(|&index| index != 0 && index < self.maps.next_hops.entries())
+        {
+            self.hops.insert(hop_key(&self.maps.next_hops.read(index)), index);
+            self.free_hops.0.remove(&index);
+        }
+    }
+
+    /// The region of the slot map that a VIP's table word names.
+    fn table_of(&self, word: u64) -> Option<u32> {
+        let (base, m) = unpack(word);
+        (m == self.settings.table_size).then(|| base / m)
+    }
+
+    /// Whether the program fits; nothing is changed.
+    pub(super) fn check(&self, program: &Program) -> Result<(), Error> {
+        let room = self.settings.table_size;
+        if program.table_size != room {
+            return Err(Error::TableSize { wanted: program.table_size, room });
+        }
+        let fits = |what, wanted: usize, room: u32, field| {
+            if wanted > room as usize {
+                Err(Error::Capacity { what, wanted, room: room as usize, field })
+            } else {
+                Ok(())
+            }
+        };
+        fits("VIPs", program.vips.len(), self.maps.vips.entries() - 1, "vips")?;
+        fits("VIPs", program.vips.len(), ADDRESS_SLOTS.min(SERVICE_SLOTS) / 2, "vips")?;
+        let reals = program.vips.values().map(|vip| vip.reals.len()).sum();
+        fits("reals", reals, self.maps.reals.entries() - 1, "reals")?;
+        let tables = program.vips.values().filter(|vip| !vip.table.owners().is_empty()).count();
+        fits("VIPs", tables, (self.maps.slots.cells() / room).saturating_sub(1), "tables")?;
+        for (name, vip) in &program.vips {
+            for real in &vip.reals {
+                self.source(name, vip, real)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Outer source towards a real; zero where nothing is wrapped.
+    fn source(&self, name: &VipName, vip: &VipProgram, real: &RealProgram) -> Result<[u64; 2], Error> {
+        let missing = |family, field| Error::NoSource {
+            vip: name.clone(),
+            real: real.address,
+            family,
+            field,
+            interface: self.settings.interface.clone(),
+        };
+        match (vip.encapsulation, real.address) {
+            (Encapsulation::L2, _) => Ok([0, 0]),
+            (_, IpAddr::V4(_)) => {
+                let source = self.settings.source_v4.ok_or_else(|| missing("IPv4", "v4"))?;
+                Ok([u64::from(u32::from_le_bytes(source.octets())), 0])
+            }
+            (_, IpAddr::V6(_)) => {
+                let source = self.settings.source_v6.ok_or_else(|| missing("IPv6", "v6"))?;
+                Ok(words(source.octets()))
+            }
+        }
+    }
+
+    /// Brings the maps to what `program` says.
+    pub(super) fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<(Applied, Stale), Error> {
+        let mut applied = Applied::default();
+        let mut stale = Stale::default();
+        self.write_config(program);
+        for (name, vip) in &program.vips {
+            self.apply_reals(name, vip, &mut stale)?;
+        }
+        let more = self.apply_next_hops(hops)?;
+        stale.hops |= more.hops;
+        for (name, vip) in &program.vips {
+            applied.tables += usize::from(self.apply_table(name, vip, &mut stale)?);
+        }
+        applied.index = self.apply_index(program);
+        let gone: Vec<_> =
+            self.vips.keys().filter(|name| !program.vips.contains_key(*name)).cloned().collect();
+        for name in gone {
+            if let Some(handle) = self.vips.remove(&name) {
+                stale.vips.push(handle.index);
+                stale.reals.extend(handle.reals.values().map(|real| real.index));
+            }
+        }
+        stale.vips.extend(self.left_vips.drain().map(|(_, index)| index));
+        stale.reals.extend(self.left_reals.drain().map(|(_, index)| index));
+        Ok((applied, stale))
+    }
+
+    fn write_config(&mut self, program: &Program) {
+        let old = self.maps.config.read(0);
+        let config = Config {
+            layout: LAYOUT_VERSION,
+            gue_port: u32::from(self.settings.gue_port),
+            seed: [program.seed.k0, program.seed.k1],
+            prefix_seed: if old.prefix_seed == 0 { random_word() } else { old.prefix_seed },
+            icmp_interval: SECOND / ICMP_PER_SECOND,
+            icmp_tolerance: SECOND / ICMP_PER_SECOND * ICMP_BURST,
+            source_v4: self.settings.source_v4.map_or(0, |ip| u32::from_le_bytes(ip.octets())),
+            source_v6: self.settings.source_v6.map_or([0, 0], |ip| words(ip.octets())),
+            ..old
+        };
+        if config != old {
+            self.maps.config.write(0, config);
+        }
+    }
+
+    /// Gives the VIP and its reals their entries; those in use are left alone.
+    fn apply_reals(&mut self, name: &VipName, vip: &VipProgram, stale: &mut Stale) -> Result<(), Error> {
+        let id = vip_id(name);
+        let index =
+            match self.vips.get(name).map(|handle| handle.index).or_else(|| self.left_vips.remove(&id)) {
+                Some(index) => index,
+                None => self.free_vips.take().ok_or(self.full("VIPs", self.maps.vips.entries(), "vips"))?,
+            };
+        let entry = VipEntry { table: self.maps.vips.read(index).table, ..vip_entry(id, vip) };
+        if self.maps.vips.read(index) != entry {
+            // Words other than the table may change one by one: at worst one packet meets the old limit.
+            self.maps.vips.write(index, entry);
+        }
+        let mut handle =
+            self.vips.remove(name).unwrap_or(VipHandle { index, reals: BTreeMap::new(), written: None });
+        let mut before = std::mem::take(&mut handle.reals);
+        for real in &vip.reals {
+            let source = self.source(name, vip, real)?;
+            let fresh = real_entry(
+                index,
+                vip,
+                real,
+                source,
+                self.settings.gue_port,
+                real_id(name, vip, real, source),
+            );
+            let known = before.get(&real.name).filter(|known| known.id == fresh.id).map(|known| known.index);
+            let found = match known.or_else(|| self.left_reals.remove(&fresh.id)) {
+                Some(found) => found,
+                None => {
+                    let found = self.free_reals.take().ok_or(self.full(
+                        "reals",
+                        self.maps.reals.entries(),
+                        "reals",
+                    ))?;
+                    self.clear_counters(found)?;
+                    self.maps.reals.write(found, fresh);
+                    found
+                }
+            };
+            if known.is_some() {
+                before.remove(&real.name);
+            }
+            handle
+                .reals
+                .insert(real.name.clone(), RealHandle { index: found, address: real.address, id: fresh.id });
+        }
+        stale.reals.extend(before.into_values().map(|real| real.index));
+        self.vips.insert(name.clone(), handle);
+        Ok(())
+    }
+
+    fn full(&self, what: &'static str, entries: u32, field: &'static str) -> Error {
+        Error::Capacity { what, wanted: entries as usize, room: entries as usize - 1, field }
+    }
+
+    fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
+        let wrap = |source| Error::Map { name: "COUNTERS", source: Box::new(source) };
+        let current = self.maps.counters.get(&index, 0).map_err(wrap)?;
+        let zeros = aya::maps::PerCpuValues::try_from(vec![RealCounters::default(); current.len()]).map_err(
+            |source| Error::Map { name: "COUNTERS", source: Box::new(aya::maps::MapError::IoError(source)) },
+        )?;
+        self.maps.counters.set(index, zeros, 0).map_err(wrap)
+    }
+
+    /// Writes the VIP's table beside the one in force and switches to it; false if they are equal.
+    fn apply_table(&mut self, name: &VipName, vip: &VipProgram, stale: &mut Stale) -> Result<bool, Error> {
+        let Some(handle) = self.vips.get(name) else { return Ok(false) };
+        let index = handle.index;
+        let indices: Vec<u32> =
+            vip.reals.iter().map(|real| handle.reals.get(&real.name).map_or(0, |real| real.index)).collect();
+        if handle
+            .written
+            .as_ref()
+            .is_some_and(|(table, written)| Arc::ptr_eq(table, &vip.table) && *written == indices)
+        {
+            return Ok(false);
+        }
+        let owners = vip.table.owners();
+        let word = self.maps.vips.word64(index, offset_of!(VipEntry, table)).load(Ordering::Relaxed);
+        let in_force = self.table_of(word);
+        let cells = owners.iter().map(|&owner| indices.get(usize::from(owner)).copied().unwrap_or(0));
+        let m = self.settings.table_size;
+        let same = match in_force {
+            Some(table) => {
+                !owners.is_empty()
+                    && cells.clone().zip(0..).all(|(cell, slot)| {
+                        self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) == cell
+                    })
+            }
+            None => owners.is_empty(),
+        };
+        if !same {
+            let next = if owners.is_empty() {
+                0
+            } else {
+                let table = self.free_table(stale)?;
+                for (cell, slot) in cells.zip(0..) {
+                    self.maps.slots.cell(table * m + slot).store(cell, Ordering::Relaxed);
+                }
+                pack(table * m, m)
+            };
+            publish();
+            self.maps.vips.word64(index, offset_of!(VipEntry, table)).store(next, Ordering::SeqCst);
+            stale.tables.extend(in_force);
+        }
+        if let Some(handle) = self.vips.get_mut(name) {
+            handle.written = Some((Arc::clone(&vip.table), indices));
+        }
+        Ok(!same)
+    }
+
+    /// A free region of the slot map; waits for those just left, if need be.
+    fn free_table(&mut self, stale: &mut Stale) -> Result<u32, Error> {
+        if self.free_tables.0.is_empty() && !stale.tables.is_empty() {
+            grace_period();
+            self.free_tables.0.extend(stale.tables.drain(..));
+        }
+        let room = self.maps.slots.cells() / self.settings.table_size;
+        self.free_tables.take().ok_or(Error::Capacity {
+            what: "slot tables",
+            wanted: room as usize + 1,
+            room: room as usize,
+            field: "tables",
+        })
+    }
+
+    /// Switches to a new index of addresses and ports, if it differs.
+    fn apply_index(&mut self, program: &Program) -> bool {
+        let services: Services = program
+            .vips
+            .iter()
+            .filter_map(|(name, vip)| {
+                Some(((vip.address, vip.port, vip.protocol), self.vips.get(name)?.index))
+            })
+            .collect();
+        if services == self.services {
+            return false;
+        }
+        // `check` has bounded their number; with 64 seeds at half load this does not fail.
+        let Some(index) = index::build(&services) else {
+            tracing::error!(
+                services = services.len(),
+                "no seed places all VIPs in the index; the old one stays"
+            );
+            return false;
+        };
+        let word = self.maps.config.word64(0, offset_of!(Config, index));
+        #[allow(clippy::cast_possible_truncation, reason = "one bit")]
+        let half = 1 - (word.load(Ordering::Relaxed) as u32 & 1);
+        for (entry, at) in index.addresses.into_iter().zip(half * ADDRESS_SLOTS..) {
+            self.maps.addresses.write(at, entry);
+        }
+        for (entry, at) in index.services.into_iter().zip(half * SERVICE_SLOTS..) {
+            self.maps.services.write(at, entry);
+        }
+        publish();
+        word.store(u64::from(index.seed) << 32 | u64::from(half), Ordering::SeqCst);
+        // The half that was left is the next one to be written.
+        grace_period();
+        self.services = services;
+        true
+    }
+
+    /// Makes next hops and MTUs what `hops` says.
+    pub(super) fn apply_next_hops(&mut self, hops: &NextHops) -> Result<Stale, Error> {
+        let reals: Vec<(u32, NextHop)> = self
+            .vips
+            .values()
+            .flat_map(|vip| vip.reals.values())
+            .filter_map(|real| Some((real.index, *hops.get(&real.address)?)))
+            .collect();
+        for (index, hop) in reals {
+            let entry = self.hop_entry(&hop);
+            let key = hop_key(&entry);
+            let at = match self.hops.get(&key) {
+                Some(&at) => at,
+                None => {
+                    let at = self.free_hops.take().ok_or(self.full(
+                        "next hops",
+                        self.maps.next_hops.entries(),
+                        "reals",
+                    ))?;
+                    self.maps.next_hops.write(at, entry);
+                    publish();
+                    self.hops.insert(key, at);
+                    at
+                }
+            };
+            self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).store(at, Ordering::SeqCst);
+            self.maps
+                .reals
+                .word32(index, offset_of!(RealEntry, mtu))
+                .store(hop.mtu.min(u32::from(u16::MAX)), Ordering::SeqCst);
+        }
+        let used = self.used_hops();
+        Ok(Stale { hops: self.hops.values().any(|at| !used.contains(at)), ..Stale::default() })
+    }
+
+    fn used_hops(&self) -> HashSet<u32> {
+        let word =
+            |index| self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).load(Ordering::Relaxed);
+        let ours = self.vips.values().flat_map(|vip| vip.reals.values()).map(|real| word(real.index));
+        ours.chain(self.left_reals.values().map(|&index| word(index))).collect()
+    }
+
+    fn hop_entry(&self, hop: &NextHop) -> NextHopEntry {
+        let [d, s] = [hop.destination_mac, hop.source_mac];
+        NextHopEntry {
+            ethernet: [
+                u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
+                u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
+                u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
+            ],
+            vlan: hop.vlan.map_or(0, u32::from),
+            ifindex: if hop.ifindex == self.front { 0 } else { hop.ifindex },
+            reserved: [0; 3],
+        }
+    }
+
+    /// Frees what nothing refers to any more, after a grace period.
+    pub(super) fn reclaim(&mut self, stale: Stale) {
+        if stale.vips.is_empty() && stale.reals.is_empty() && stale.tables.is_empty() && !stale.hops {
+            return;
+        }
+        grace_period();
+        for index in stale.vips {
+            let table = self.table_of(self.maps.vips.read(index).table);
+            self.maps.vips.write(index, VipEntry::default());
+            self.free_tables.0.extend(table);
+            self.free_vips.0.insert(index);
+        }
+        for index in stale.reals {
+            self.maps.reals.write(index, RealEntry::default());
+            self.free_reals.0.insert(index);
+        }
+        self.free_tables.0.extend(stale.tables);
+        let used = self.used_hops();
+        let unused: Vec<_> =
+            self.hops.iter().filter(|(_, at)| !used.contains(at)).map(|(key, &at)| (*key, at)).collect();
+        for (key, at) in unused {
+            self.hops.remove(&key);
+            self.free_hops.0.insert(at);
+        }
+    }
+
+    /// All reals in the maps.
+    pub(super) fn reals(&self) -> impl Iterator<Item = (&VipName, &RealName, &RealHandle)> {
+        self.vips
+            .iter()
+            .flat_map(|(vip, handle)| handle.reals.iter().map(move |(name, real)| (vip, name, real)))
+    }
+
+    /// All VIPs in the maps.
+    pub(super) fn vips(&self) -> impl Iterator<Item = (&VipName, &VipHandle)> {
+        self.vips.iter()
+    }
+
+    /// Reals without a next hop.
+    pub(super) fn unresolved(&self) -> BTreeSet<(VipName, RealName)> {
+        self.reals()
+            .filter(|(_, _, real)| self.maps.reals.read(real.index).next_hop == 0)
+            .map(|(vip, name, _)| (vip.clone(), name.clone()))
+            .collect()
+    }
+
+    /// The real's entry as the maps have it.
+    pub(super) fn entry(&self, real: &RealHandle) -> RealEntry {
+        self.maps.reals.read(real.index)
+    }
+
+    /// Desired reals that hold slots in the tables in force.
+    pub(super) fn in_force(&self, desired: &Desired) -> BTreeSet<(VipName, RealName)> {
+        let mut held = BTreeSet::new();
+        for (name, vip) in &desired.vips {
+            let index = match self.vips.get(name) {
+                Some(handle) => handle.index,
+                None => match self.left_vips.get(&vip_id(name)) {
+                    Some(&index) => index,
+                    None => continue,
+                },
+            };
+            let Some(table) = self.table_of(self.maps.vips.read(index).table) else { continue };
+            let m = self.settings.table_size;
+            let owners: HashSet<u32> = (0..m)
+                .map(|slot| self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) & SLOT_REAL_MASK)
+                .collect();
+            for (real_name, real) in &vip.reals {
+                let holds = owners.iter().any(|&owner| {
+                    owner != 0 && owner < self.maps.reals.entries() && {
+                        let entry = self.maps.reals.read(owner);
+                        entry.id != 0 && entry.id == self.desired_id(name, &vip.vip, real_name, real)
+                    }
+                });
+                if holds {
+                    held.insert((name.clone(), real_name.clone()));
+                }
+            }
+        }
+        held
+    }
+
+    fn desired_id(
+        &self,
+        name: &VipName,
+        vip: &zk_schema::Vip,
+        real_name: &RealName,
+        real: &zk_schema::Real,
+    ) -> u64 {
+        let source = match (vip.encapsulation, real.address) {
+            (Encapsulation::L2, _) => [0, 0],
+            (_, IpAddr::V4(_)) => {
+                [self.settings.source_v4.map_or(0, |ip| u64::from(u32::from_le_bytes(ip.octets()))), 0]
+            }
+            (_, IpAddr::V6(_)) => self.settings.source_v6.map_or([0, 0], |ip| words(ip.octets())),
+        };
+        identity(name, vip.encapsulation, real_name, real.address, source)
+    }
+}
+
+fn interface_error(settings: &Settings, source: rustix::io::Errno) -> Error {
+    Error::Mmap {
+        name: "interface",
+        source: std::io::Error::new(std::io::Error::from(source).kind(), settings.interface.clone()),
+    }
+}
+
+fn pack(base: u32, m: u32) -> u64 {
+    u64::from(base) << 32 | u64::from(m)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "the two halves")]
+fn unpack(word: u64) -> (u32, u32) {
+    ((word >> 32) as u32, word as u32)
+}
+
+fn hop_key(entry: &NextHopEntry) -> HopKey {
+    (entry.ethernet, entry.vlan, entry.ifindex)
+}
+
+fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
+    let Limits { connections_per_second, connections_per_second_per_prefix, .. } = vip.limits;
+    let limits = vip.limits.resolved();
+    let mut flags = 0;
+    if vip.affinity == Affinity::Source {
+        flags |= vip_flags::SOURCE_AFFINITY;
+    }
+    let mut rate = |per_second: u32, burst: u32, flag: u32| {
+        if per_second == 0 {
+            return (0, 0);
+        }
+        flags |= flag;
+        let interval = SECOND / u64::from(per_second);
+        (interval, interval * u64::from(burst).saturating_sub(1))
+    };
+    let (rate_interval, rate_tolerance) = rate(connections_per_second, limits.burst, vip_flags::RATE_LIMIT);
+    let (prefix_interval, prefix_tolerance) =
+        rate(connections_per_second_per_prefix, limits.prefix_burst, vip_flags::PREFIX_LIMIT);
+    VipEntry {
+        table: 0,
+        id,
+        flags,
+        prefix_mask_v4: (u32::MAX << (32 - u32::from(limits.prefix_length_v4).clamp(1, 32))).to_be(),
+        prefix_mask_v6: (u64::MAX << (64 - u32::from(limits.prefix_length_v6).clamp(1, 64))).to_be(),
+        rate_interval,
+        rate_tolerance,
+        prefix_interval,
+        prefix_tolerance,
+    }
+}
+
+fn real_entry(
+    vip_index: u32,
+    vip: &VipProgram,
+    real: &RealProgram,
+    source: [u64; 2],
+    gue_port: u16,
+    id: u64,
+) -> RealEntry {
+    let (destination, v6) = match real.address {
+        IpAddr::V4(ip) => ([u64::from(u32::from_le_bytes(ip.octets())), 0], false),
+        IpAddr::V6(ip) => (words(ip.octets()), true),
+    };
+    RealEntry {
+        destination,
+        source,
+        next_hop: 0,
+        mtu: 1500,
+        checksum: header_sum(source[0], destination[0]),
+        vip: vip_index,
+        id,
+        encapsulation: match (vip.encapsulation, v6) {
+            (Encapsulation::L2, _) => encapsulation::L2,
+            (Encapsulation::Ipip, false) => encapsulation::IPIP_V4,
+            (Encapsulation::Ipip, true) => encapsulation::IPIP_V6,
+            (Encapsulation::Gue, false) => encapsulation::GUE_V4,
+            (Encapsulation::Gue, true) => encapsulation::GUE_V6,
+        },
+        reserved: [0; 3],
+        gue_port: gue_port.to_be(),
+        reserved2: 0,
+    }
+}
+
+/// Sum of the 16-bit words of an outer IPv4 header that never change: version and length, the DF flag,
+/// both addresses.
+fn header_sum(source: u64, destination: u64) -> u32 {
+    let word = |bits: u64, shift: u32| u32::try_from(bits >> shift & 0xffff).unwrap_or(0);
+    let constant = u32::from(u16::from_ne_bytes([0x45, 0])) + u32::from(u16::from_ne_bytes([0x40, 0]));
+    constant + word(source, 0) + word(source, 16) + word(destination, 0) + word(destination, 16)
+}
+
+pub(crate) fn vip_id(name: &VipName) -> u64 {
+    fnv(&[b"vip", name.as_str().as_bytes()])
+}
+
+fn real_id(name: &VipName, vip: &VipProgram, real: &RealProgram, source: [u64; 2]) -> u64 {
+    identity(name, vip.encapsulation, &real.name, real.address, source)
+}
+
+/// Identity of a real and of the way to it: whatever an entry that is in use may not change.
+fn identity(
+    vip: &VipName,
+    encapsulation: Encapsulation,
+    real: &RealName,
+    address: IpAddr,
+    source: [u64; 2],
+) -> u64 {
+    let (address, source) =
+        (address.to_string(), format!("{encapsulation:?} {:x} {:x}", source[0], source[1]));
+    fnv(&[b"real", vip.as_str().as_bytes(), real.as_str().as_bytes(), address.as_bytes(), source.as_bytes()])
+}
+
+/// FNV-1a over the parts, each ended by a zero byte; never 0. Stable over releases, as it stays in maps.
+fn fnv(parts: &[&[u8]]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.iter().copied().chain([0]));
+    bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+        .max(1)
+}
+
+/// A random word from the kernel, never 0.
+fn random_word() -> u64 {
+    let mut bytes = [0; 8];
+    let _ = rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty());
+    u64::from_ne_bytes(bytes).max(1)
+}
