@@ -16,10 +16,8 @@ pub const ADDRESS_SLOTS: u32 = 8192;
 pub const SERVICE_SLOTS: u32 = 8192;
 /// Counters of one VIP in the drop map: [`DropReason`] fits below.
 pub const DROP_REASONS: u32 = 32;
-/// Buckets in one row of the source-prefix limiter: a power of two.
-pub const PREFIX_BUCKETS: u32 = 65_536;
-/// Rows of the source-prefix limiter.
-pub const PREFIX_ROWS: u32 = 2;
+/// Lines of the source-prefix limiter: a power of two.
+pub const PREFIX_LINES: u32 = 16_384;
 /// First half of an IPv4 VIP's key: no unicast IPv6 address starts like this.
 pub const IPV4_KEY: u64 = u64::MAX;
 /// Key of an empty cell: no packet has it. (All zeros would be IPv6's unspecified address.)
@@ -348,6 +346,9 @@ pub struct Capture {
     /// The frame's first bytes.
     pub data: [u8; CAPTURE_LENGTH],
 }
+
+/// A cache line of the source-prefix limiter: arrival times as in [`Limiter`], of eight cells.
+pub type PrefixLine = [u64; 8];
 
 /// Time of a rate limiter on a cache line of its own: the theoretical arrival time of the generic
 /// cell rate algorithm (ITU-T I.371), in ns of the coarse monotonic clock.
