@@ -10,8 +10,8 @@ use crate::nexthop::{NextHop, NextHops};
 use crate::program::{Program, RealProgram, VipProgram};
 use lb_ebpf::LAYOUT_VERSION;
 use lb_ebpf::lb::{
-    ADDRESS_SLOTS, Config, NextHop as NextHopEntry, RealCounters, RealEntry, SERVICE_SLOTS, SLOT_REAL_MASK,
-    VipEntry, encapsulation, vip_flags,
+    ADDRESS_SLOTS, Config, NextHop as NextHopEntry, PREFIX_TICK_SHIFT, RealCounters, RealEntry,
+    SERVICE_SLOTS, SLOT_REAL_MASK, VipEntry, encapsulation, vip_flags,
 };
 use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -601,17 +601,23 @@ fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
     if vip.affinity == Affinity::Source {
         flags |= vip_flags::SOURCE_AFFINITY;
     }
-    let mut rate = |per_second: u32, burst: u32, flag: u32| {
-        if per_second == 0 {
-            return (0, 0);
-        }
-        flags |= flag;
-        let interval = SECOND / u64::from(per_second);
+    // A burst of n lets n connections through at once: the first is due, n - 1 are ahead of their time.
+    let limiter = |per_second: u32, burst: u32, second: u64| {
+        let interval = (second / u64::from(per_second.max(1))).max(1);
         (interval, interval * u64::from(burst).saturating_sub(1))
     };
-    let (rate_interval, rate_tolerance) = rate(connections_per_second, limits.burst, vip_flags::RATE_LIMIT);
-    let (prefix_interval, prefix_tolerance) =
-        rate(connections_per_second_per_prefix, limits.prefix_burst, vip_flags::PREFIX_LIMIT);
+    let (mut rate_interval, mut rate_tolerance) = (0, 0);
+    if connections_per_second > 0 {
+        flags |= vip_flags::RATE_LIMIT;
+        (rate_interval, rate_tolerance) = limiter(connections_per_second, limits.burst, SECOND);
+    }
+    let (mut prefix_interval, mut prefix_tolerance) = (0, 0);
+    if connections_per_second_per_prefix > 0 {
+        flags |= vip_flags::PREFIX_LIMIT;
+        let ticks = SECOND >> PREFIX_TICK_SHIFT;
+        (prefix_interval, prefix_tolerance) =
+            limiter(connections_per_second_per_prefix, limits.prefix_burst, ticks);
+    }
     VipEntry {
         table: 0,
         id,
