@@ -3,7 +3,9 @@
 use super::Error;
 use aya::maps::{Map, MapData, PerCpuArray};
 use aya::{Ebpf, Pod};
-use lb_ebpf::lb::{AddressEntry, Config, NextHop, RealCounters, RealEntry, ServiceEntry, SlotPair, VipEntry};
+use lb_ebpf::lb::{
+    AddressEntry, Config, Limiter, NextHop, RealCounters, RealEntry, ServiceEntry, SlotPair, VipEntry,
+};
 use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::os::fd::AsFd;
@@ -136,6 +138,8 @@ pub(super) struct Maps {
     pub(super) slots: Mapped<SlotPair>,
     pub(super) reals: Mapped<RealEntry>,
     pub(super) next_hops: Mapped<NextHop>,
+    pub(super) vip_limiters: Mapped<Limiter>,
+    pub(super) prefix_limiters: Mapped<u64>,
     pub(super) counters: PerCpuArray<MapData, RealCounters>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub(super) events: PerCpuArray<MapData, u64>,
@@ -152,6 +156,8 @@ impl Maps {
             slots: mapped(object, "SLOTS")?,
             reals: mapped(object, "REALS")?,
             next_hops: mapped(object, "NEXT_HOPS")?,
+            vip_limiters: mapped(object, "VIP_LIMITERS")?,
+            prefix_limiters: mapped(object, "PREFIX_LIMITERS")?,
             counters: per_cpu(object, "COUNTERS")?,
             drops: per_cpu(object, "DROPS")?,
             events: per_cpu(object, "EVENTS_SEEN")?,

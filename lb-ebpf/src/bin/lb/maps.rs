@@ -34,9 +34,10 @@ pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_REASONS,
 #[map]
 pub static EVENTS_SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENTS, 0);
 #[map]
-pub static VIP_LIMITERS: Array<Limiter> = Array::with_max_entries(1, 0);
+pub static VIP_LIMITERS: Array<Limiter> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub static PREFIX_LIMITERS: Array<u64> = Array::with_max_entries(PREFIX_ROWS * PREFIX_BUCKETS, 0);
+pub static PREFIX_LIMITERS: Array<u64> =
+    Array::with_max_entries(PREFIX_ROWS * PREFIX_BUCKETS, BPF_F_MMAPABLE);
 #[map]
 pub static ICMP_LIMITER: Array<Limiter> = Array::with_max_entries(1, 0);
 #[map]
