@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use zk_schema::{Affinity, Capacity, Encapsulation, Limits, Protocol, VipName, XdpMode};
+use zk_schema::{Affinity, Capacity, Encapsulation, Limits, Protocol, XdpMode};
 
 pub(crate) const XDP_DROP: u32 = 1;
 pub(crate) const XDP_PASS: u32 = 2;
@@ -157,7 +157,7 @@ impl Bench {
 
     /// The VIP `name`, to be changed; in force after [`Self::apply`].
     pub(crate) fn vip(&mut self, name: &str) -> &mut VipProgram {
-        self.program.vips.get_mut(&name.parse::<VipName>().unwrap()).unwrap()
+        self.program.vips.get_mut(name).unwrap()
     }
 
     pub(crate) fn apply(&mut self) -> Applied {
@@ -224,7 +224,7 @@ impl Bench {
 
     /// The real that a flow belongs to, by the table.
     pub(crate) fn owner(&self, name: &str, client: SocketAddr, service_port: u16) -> &RealProgram {
-        let vip = &self.program.vips[&name.parse::<VipName>().unwrap()];
+        let vip = &self.program.vips[name];
         let flow = Flow { client, service_port };
         let hash = match vip.affinity {
             Affinity::Flow => flow.hash(self.program.seed),
@@ -247,7 +247,7 @@ impl Bench {
         let real = self.owner(name, client, service_port).clone();
         let mut ran = self.run(input);
         assert_eq!(ran.verdict, XDP_TX, "{:?}", ran.counted);
-        let encapsulation = self.program.vips[&name.parse::<VipName>().unwrap()].encapsulation;
+        let encapsulation = self.program.vips[name].encapsulation;
         let (destination, inner) = unwrap(&ran.frame, encapsulation);
         let expected = if encapsulation == Encapsulation::L2 { client_of(packet).1 } else { real.address };
         assert_eq!(destination, expected);
