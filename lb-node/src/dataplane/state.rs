@@ -8,8 +8,6 @@ use super::maps::{Maps, grace_period, publish};
 use super::{Applied, Error, Settings};
 use crate::nexthop::{NextHop, NextHops};
 use crate::program::{Program, RealProgram, VipProgram};
-use aya::Pod;
-use aya::maps::{MapData, PerCpuArray, PerCpuValues};
 use lb_ebpf::LAYOUT_VERSION;
 use lb_ebpf::lb::{
     ADDRESS_SLOTS, Config, DROP_REASONS, Limiter, NextHop as NextHopEntry, REASONS, RealEntry, SERVICE_SLOTS,
@@ -52,8 +50,7 @@ pub(super) struct State {
     left_reals: HashMap<u64, u32>,
     /// What the program no longer has, but packets may still meet; kept over a failed attempt to apply one.
     stale: Stale,
-    /// Reals whose counters have begun anew.
-    restarted: Vec<u32>,
+    restarted: Restarted,
 }
 
 /// A VIP in the maps.
@@ -82,6 +79,13 @@ struct Stale {
     reals: Vec<u32>,
     tables: Vec<u32>,
     hops: bool,
+}
+
+/// VIPs and reals whose counters have begun anew.
+#[derive(Default)]
+pub(super) struct Restarted {
+    pub(super) vips: Vec<u32>,
+    pub(super) reals: Vec<u32>,
 }
 
 /// How many entries of each kind a program wants that are not in the maps yet.
@@ -126,7 +130,7 @@ impl State {
             left_vips: HashMap::new(),
             left_reals: HashMap::new(),
             stale: Stale::default(),
-            restarted: Vec::new(),
+            restarted: Restarted::default(),
             settings: settings.clone(),
             maps,
         })
@@ -438,17 +442,18 @@ impl State {
     }
 
     fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
-        self.restarted.push(index);
-        clear(&mut self.maps.counters, "COUNTERS", index)
+        self.restarted.reals.push(index);
+        self.maps.counters.clear(index)
     }
 
     fn clear_drops(&mut self, vip: u32) -> Result<(), Error> {
         let first = vip * DROP_REASONS;
-        (first..first + REASONS).try_for_each(|index| clear(&mut self.maps.drops, "DROPS", index))
+        self.restarted.vips.push(vip);
+        (first..first + REASONS).try_for_each(|index| self.maps.drops.clear(index))
     }
 
-    /// Reals whose counters have begun anew since the last call.
-    pub(super) fn restarted(&mut self) -> Vec<u32> {
+    /// Whose counters have begun anew since the last call.
+    pub(super) fn restarted(&mut self) -> Restarted {
         std::mem::take(&mut self.restarted)
     }
 
@@ -729,18 +734,6 @@ impl State {
     fn real_id(&self, name: &VipName, vip: &VipProgram, real: &RealProgram, source: [u64; 2]) -> u64 {
         identity(name, (vip.encapsulation, self.settings.gue_port), &real.name, real.address, source)
     }
-}
-
-/// Sets a counter to zero on all CPUs.
-fn clear<T: Pod + Default>(
-    map: &mut PerCpuArray<MapData, T>,
-    name: &'static str,
-    index: u32,
-) -> Result<(), Error> {
-    let wrap = |source| Error::Map { name, source: Box::new(source) };
-    let cpus = map.get(&index, 0).map_err(wrap)?.len();
-    let zeros = PerCpuValues::try_from(vec![T::default(); cpus]).map_err(|source| wrap(source.into()))?;
-    map.set(index, zeros, 0).map_err(wrap)
 }
 
 fn interface_error(settings: &Settings, source: rustix::io::Errno) -> Error {
