@@ -173,6 +173,7 @@ impl Bench {
         self.dataplane.xdp().unwrap().fd().unwrap().as_fd().try_clone_to_owned().unwrap()
     }
 
+    /// All counters that are not zero.
     pub(crate) fn counters(&self) -> Counted {
         let statistics = self.dataplane.statistics().unwrap();
         let mut all = Counted::new();
@@ -183,26 +184,32 @@ impl Bench {
                 ("connections", counters.connections),
                 ("icmp_errors", counters.icmp_errors),
             ] {
-                all.insert(format!("reals/{}/{}/{what}", vip.as_str(), real.as_str()), count);
+                if count != 0 {
+                    all.insert(format!("reals/{}/{}/{what}", vip.as_str(), real.as_str()), count);
+                }
             }
         }
-        for ((vip, reason), count) in &statistics.drops {
+        for ((vip, reason), count) in statistics.drops.iter().filter(|(_, count)| **count != 0) {
             let vip = vip.as_ref().map_or("", |vip| vip.as_str());
             all.insert(format!("drops/{vip}/{reason}"), *count);
         }
-        for (event, count) in &statistics.events {
+        for (event, count) in statistics.events.iter().filter(|(_, count)| **count != 0) {
             all.insert(format!("events/{event}"), *count);
         }
-        all.retain(|_, count| *count != 0);
         all
     }
 
     /// Runs one frame through the program.
     pub(crate) fn run(&self, input: &[u8]) -> Ran {
-        let before = self.counters();
+        self.run_from(&mut self.counters(), input)
+    }
+
+    /// The same with the counters' present values in hand; they are brought up to date.
+    pub(crate) fn run_from(&self, before: &mut Counted, input: &[u8]) -> Ran {
         let (verdict, frame) = test_run(&self.program_fd(), input, None);
-        let mut counted = self.counters();
-        for (name, count) in before {
+        let after = self.counters();
+        let mut counted = after.clone();
+        for (name, count) in std::mem::replace(before, after) {
             *counted.get_mut(&name).expect("counters never fall") -= count;
         }
         counted.retain(|_, count| *count != 0);
