@@ -1,11 +1,16 @@
 //! All of it together: a network, one node, reals with echo services, and a cluster file.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
 use crate::lb_node::{LbNode, RealDaemon};
 use crate::server::{Server, Service};
 use crate::topology::{Station, Topology};
+use crate::wait::wait_until;
+
+const APPLY_LIMIT: Duration = Duration::from_secs(10);
 
 /// A node that balances the VIPs of a cluster over the reals of a network, each of which echoes at every VIP.
 #[derive(Debug)]
@@ -64,6 +69,28 @@ impl Deployment {
     #[must_use]
     pub fn station(&self) -> &Station {
         &self.net.nodes[0]
+    }
+
+    /// Writes the cluster file anew, with a change of weights or reals, and waits until it is in force.
+    ///
+    /// # Errors
+    ///
+    /// When that takes longer than 10 s.
+    pub fn apply(&mut self) -> Result<()> {
+        let before = self.epoch()?;
+        self.cluster.write(&self.net.nodes[0])?;
+        wait_until("the edited cluster file to be in force", APPLY_LIMIT, || {
+            Ok((self.epoch()? > before).then_some(()))
+        })
+    }
+
+    /// The number of the assignment in force.
+    ///
+    /// # Errors
+    ///
+    /// When the node does not say.
+    pub fn epoch(&self) -> Result<f64> {
+        self.node.metrics()?.sum("drover_epoch", &[]).context("the node does not tell its epoch")
     }
 
     /// Starts the node's daemon again, which must have ended, on the same file.

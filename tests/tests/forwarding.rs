@@ -104,8 +104,8 @@ fn datagrams_larger_than_the_mtu_arrive_whole_in_fragments() {
     }
     let metrics = all.node.metrics().unwrap();
     for event in ["fragment_first", "fragment_followed"] {
-        assert!(metrics.sum("drover_events_total", &[("event", event)]) > Some(0.0), "{event}");
+        assert!(metrics.sum("drover_packets_total", &[("outcome", event)]) > Some(0.0), "{event}");
     }
-    let unknown = metrics.sum("drover_dropped_packets_total", &[("reason", "fragment_unknown")]);
+    let unknown = metrics.sum("drover_drops_total", &[("reason", "fragment_unknown")]);
     assert_eq!(unknown, Some(0.0));
 }

@@ -87,7 +87,7 @@ fn a_packet_that_does_not_fit_the_tunnel_teaches_the_client_the_size_that_does()
         let overhead = if vip.reals[0].1.is_ipv4() { 32 } else { 52 };
         learn_by_datagrams(&all, vip.at, 1500 - header, 1500 - header - overhead);
     }
-    let sent = all.node.metrics().unwrap().sum("drover_events_total", &[("event", "too_big_sent")]);
+    let sent = all.node.metrics().unwrap().sum("drover_packets_total", &[("outcome", "too_big_sent")]);
     assert!(sent > Some(0.0), "{sent:?}");
 }
 
