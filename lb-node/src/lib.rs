@@ -2,9 +2,22 @@
 //! `coordination` store, `health` adds verdicts, `policy` turns both into weights, `compile` into a
 //! [`program::Program`], and `dataplane` into BPF maps.
 
+pub mod admin;
 mod bpffs;
+pub mod cli;
+pub mod compile;
+pub mod control;
 pub mod dataplane;
 pub mod health;
+pub mod metrics;
 pub mod nexthop;
+pub mod node;
+pub mod policy;
+pub mod probe_route;
 pub mod program;
 pub mod real;
+pub mod standalone;
+pub mod status;
+
+#[cfg(test)]
+mod testing;
