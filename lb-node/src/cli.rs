@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{dataplane, node, probe_route, real, standalone};
+use crate::{capture, dataplane, node, probe_route, real, standalone};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt::Write as _;
@@ -85,6 +85,9 @@ enum Command {
     ///
     /// Forwarding, or decapsulation, ends at once. Refused while the daemon runs: stop it first.
     Detach(Detach),
+
+    /// Write samples of forwarded packets to a pcap file.
+    Capture(capture::Options),
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +128,11 @@ impl Cli {
             }
             Command::Real(options) => real::run(options).await,
             Command::Detach(detach) => detach.execute().await,
+            Command::Capture(options) => {
+                let seen = capture::run(options).await?;
+                tracing::info!(packets = seen, "capture ended");
+                Ok(())
+            }
         }
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod bpffs;
+pub mod capture;
 pub mod cli;
 pub mod compile;
 pub mod control;
@@ -18,6 +19,11 @@ pub mod program;
 pub mod real;
 pub mod standalone;
 pub mod status;
+
+/// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
+/// all BPF programs are.
+pub static BENCHMARK_HARNESS: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
 
 #[cfg(test)]
 mod testing;

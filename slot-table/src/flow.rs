@@ -75,7 +75,7 @@ const fn absorb(state: u64, word: u64) -> u64 {
 /// One term of NH. The key is mixed with a constant by the caller, so that a careless seed such as 0
 /// does not make a factor 0 for addresses that end in zeros.
 #[inline(always)]
-#[allow(clippy::cast_possible_truncation)] // taking the low halves is the point
+#[allow(clippy::cast_possible_truncation, reason = "taking the low halves is the point")]
 const fn pair_product(word: u64, key: u64) -> u64 {
     let low = (word as u32).wrapping_add(key as u32);
     let high = ((word >> 32) as u32).wrapping_add((key >> 32) as u32);

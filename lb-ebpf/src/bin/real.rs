@@ -17,6 +17,10 @@
 //! RFC 6935 permit for tunnels, and the inner packet has a checksum of its own.
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys by value are copied on a stack of 512 bytes"
+)]
 
 use aya_ebpf::{
     Global,

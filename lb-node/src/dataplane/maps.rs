@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// An array map, mapped into this process. The BPF program reads the same memory at any time.
-pub(super) struct Mapped<T> {
+pub(crate) struct Mapped<T> {
     start: NonNull<u8>,
     length: usize,
     entries: u32,
@@ -26,7 +26,7 @@ unsafe impl<T: Send> Send for Mapped<T> {}
 
 impl<T: Pod> Mapped<T> {
     /// Maps an array that was created with `BPF_F_MMAPABLE`.
-    pub(super) fn new(name: &'static str, map: &MapData) -> Result<Self, Error> {
+    pub(crate) fn new(name: &'static str, map: &MapData) -> Result<Self, Error> {
         let info = map.info().map_err(|source| Error::Map { name, source: Box::new(source) })?;
         if info.value_size() as usize != size_of::<T>() {
             return Err(Error::ValueSize { name, found: info.value_size() as usize, wanted: size_of::<T>() });
@@ -51,7 +51,7 @@ impl<T: Pod> Mapped<T> {
     }
 
     /// Number of elements.
-    pub(super) fn entries(&self) -> u32 {
+    pub(crate) fn entries(&self) -> u32 {
         self.entries
     }
 
@@ -62,20 +62,20 @@ impl<T: Pod> Mapped<T> {
     }
 
     /// Copies an element out.
-    pub(super) fn read(&self, index: u32) -> T {
+    pub(crate) fn read(&self, index: u32) -> T {
         // SAFETY: in bounds and aligned (elements are multiples of eight bytes, `T` is Pod). Only this
         // process writes these maps.
         unsafe { self.at(index).read_volatile() }
     }
 
     /// Writes an element that nothing refers to yet, or whose words need not change together.
-    pub(super) fn write(&self, index: u32, value: T) {
+    pub(crate) fn write(&self, index: u32, value: T) {
         // SAFETY: as in `read`.
         unsafe { self.at(index).write_volatile(value) }
     }
 
     /// A 32-bit word of an element, to be replaced atomically while packets read it.
-    pub(super) fn word32(&self, index: u32, offset: usize) -> &AtomicU32 {
+    pub(crate) fn word32(&self, index: u32, offset: usize) -> &AtomicU32 {
         assert!(offset.is_multiple_of(4) && offset + 4 <= size_of::<T>());
         // SAFETY: in bounds and aligned, as just checked; shared memory that is only accessed atomically
         // while it is in use.
@@ -83,7 +83,7 @@ impl<T: Pod> Mapped<T> {
     }
 
     /// A 64-bit word of an element.
-    pub(super) fn word64(&self, index: u32, offset: usize) -> &AtomicU64 {
+    pub(crate) fn word64(&self, index: u32, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8) && offset + 8 <= size_of::<T>());
         // SAFETY: as in `word32`.
         unsafe { AtomicU64::from_ptr(self.at(index).cast::<u8>().add(offset).cast()) }

@@ -659,7 +659,7 @@ fn header_sum(source: u64, destination: u64) -> u32 {
     constant + word(source, 0) + word(source, 16) + word(destination, 0) + word(destination, 16)
 }
 
-fn vip_id(name: &VipName) -> u64 {
+pub(crate) fn vip_id(name: &VipName) -> u64 {
     fnv(&[b"vip", name.as_str().as_bytes()])
 }
 

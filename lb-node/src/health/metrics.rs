@@ -27,7 +27,7 @@ struct OutcomeLabels {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types)] // the derive writes variants' names as they are
+#[allow(non_camel_case_types, reason = "the derive writes variants' names as they are")]
 enum OutcomeLabel {
     success,
     failure,

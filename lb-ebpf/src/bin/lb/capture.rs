@@ -20,7 +20,7 @@ pub extern "C" fn sample(ctx: *mut xdp_md, vip: u32, real: u32) -> u32 {
         return 0;
     }
     // SAFETY: the context is the program's own.
-    let length = unsafe { ((*ctx).data_end - (*ctx).data) as u32 };
+    let length = unsafe { (*ctx).data_end - (*ctx).data };
     let Some(kept) =
         bounded(if length < CAPTURE_LENGTH as u32 { length } else { CAPTURE_LENGTH as u32 }, CAPTURE_LENGTH)
     else {

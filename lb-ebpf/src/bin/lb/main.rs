@@ -8,6 +8,10 @@
 //! checks once each instead of once per path that leads to them.
 #![no_std]
 #![no_main]
+#![allow(
+    clippy::needless_borrows_for_generic_args,
+    reason = "keys by value are copied on a stack of 512 bytes"
+)]
 
 mod admission;
 mod capture;

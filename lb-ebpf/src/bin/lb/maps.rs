@@ -50,7 +50,7 @@ pub static PENDING: PerCpuArray<Pending> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static SCRATCH: PerCpuArray<[u8; crate::icmp::MESSAGE_ROOM]> = PerCpuArray::with_max_entries(1, 0);
 
-const _: () = assert!(size_of::<Capture>() % 8 == 0);
+const _: () = assert!(size_of::<Capture>().is_multiple_of(8));
 
 /// Counts what became of a packet.
 #[inline(always)]

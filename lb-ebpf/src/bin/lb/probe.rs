@@ -25,13 +25,13 @@ pub fn handle(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the kernel hands the program a valid context; the verifier checks the loads.
     let (mark, ethertype) = unsafe { ((*skb).mark, (*skb).protocol as u16) };
     if mark & PROBE_MARK_MASK != PROBE_MARK {
-        return TC_ACT_OK as i32;
+        return TC_ACT_OK;
     }
     let index = mark & SLOT_REAL_MASK;
     match u16::from_be(ethertype) {
         ETHERTYPE_IPV4 => wrap::<false>(skb, index),
         ETHERTYPE_IPV6 => wrap::<true>(skb, index),
-        _ => TC_ACT_OK as i32,
+        _ => TC_ACT_OK,
     }
 }
 
@@ -44,14 +44,14 @@ fn wrap<const V6: bool>(skb: *mut __sk_buff, index: u32) -> i32 {
     let Some(inner) = inner::<V6>(skb) else { return refuse() };
     // Neighbour discovery and ICMP of the kernel that inherit a socket's mark stay as they are.
     if inner.l4 != protocol::TCP {
-        return TC_ACT_OK as i32;
+        return TC_ACT_OK;
     }
     if !push::<V6>(skb, real, inner.inner, inner.hash) || !address(skb, hop) {
         return refuse();
     }
     maps::count(Event::ProbeSent);
     if hop.ifindex == 0 {
-        return TC_ACT_OK as i32;
+        return TC_ACT_OK;
     }
     // SAFETY: a helper without pointers.
     unsafe { bpf_redirect(hop.ifindex, 0) as i32 }
@@ -60,7 +60,7 @@ fn wrap<const V6: bool>(skb: *mut __sk_buff, index: u32) -> i32 {
 #[inline(always)]
 fn refuse() -> i32 {
     maps::count(Event::ProbeFailed);
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 struct Probe {
