@@ -15,7 +15,9 @@ fn main() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let linker = root.join("target/tools/bin/bpf-linker");
-    for input in ["lb-ebpf", "slot-table/src", "slot-table/Cargo.toml", "Cargo.lock", "target/tools/bin/bpf-linker"] {
+    for input in
+        ["lb-ebpf", "slot-table/src", "slot-table/Cargo.toml", "Cargo.lock", "target/tools/bin/bpf-linker"]
+    {
         println!("cargo:rerun-if-changed={}", root.join(input).display());
     }
     ensure!(

@@ -22,6 +22,8 @@ pub const PREFIX_BUCKETS: u32 = 65_536;
 pub const PREFIX_ROWS: u32 = 2;
 /// First half of an IPv4 VIP's key: no unicast IPv6 address starts like this.
 pub const IPV4_KEY: u64 = u64::MAX;
+/// Key of an empty cell: no packet has it. (All zeros would be IPv6's unspecified address.)
+pub const NO_KEY: [u64; 2] = [IPV4_KEY, u64::MAX];
 /// Real's index in a slot's cell; the bits above are room for the cell's owner list.
 pub const SLOT_REAL_MASK: u32 = 0x00ff_ffff;
 /// Marks of probes' sockets: this, with the real's index in the low 24 bits.
@@ -65,7 +67,7 @@ pub struct Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct AddressEntry {
-    /// IPv6 as on the wire, or [`IPV4_KEY`] and the IPv4 address.
+    /// IPv6 as on the wire, [`IPV4_KEY`] and the IPv4 address, or [`NO_KEY`].
     pub key: [u64; 2],
     /// The address's number, from 1; 0: the cell is empty.
     pub id: u32,

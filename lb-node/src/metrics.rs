@@ -189,7 +189,7 @@ fn encode_status(
         ),
     ];
     for (name, help, value) in single {
-        families.gauges(name, help, [([("", ""); 0], value)])?;
+        families.gauge(name, help, value)?;
     }
     Ok(())
 }
@@ -263,6 +263,12 @@ impl Families<'_> {
     ) -> fmt::Result {
         let samples = samples.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value)));
         self.family(name, help, MetricType::Gauge, samples)
+    }
+
+    /// A gauge without labels.
+    fn gauge(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        let metric = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(value).encode(metric)
     }
 
     fn family<L: EncodeLabelSet, M: EncodeMetric>(

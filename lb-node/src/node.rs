@@ -138,20 +138,14 @@ fn open(node: &Node, outer: Sources, first: &Snapshot, bpffs: &Path) -> Result<(
 /// Loading programs, attaching them and opening raw sockets are privileged.
 fn check_capabilities() -> Result<()> {
     let effective = rustix::thread::capabilities(None).context("cannot tell this process' rights")?.effective;
-    let needed = [
-        (CapabilitySet::BPF, "CAP_BPF"),
-        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
-        (CapabilitySet::NET_RAW, "CAP_NET_RAW"),
-        (CapabilitySet::PERFMON, "CAP_PERFMON"),
-    ];
-    // The kernel takes CAP_SYS_ADMIN for CAP_BPF and CAP_PERFMON.
-    let admin = effective.contains(CapabilitySet::SYS_ADMIN);
-    let implied = CapabilitySet::BPF | CapabilitySet::PERFMON;
-    let missing: Vec<&str> = needed
-        .iter()
-        .filter(|(set, _)| !effective.contains(*set) && !(admin && implied.contains(*set)))
-        .map(|(_, name)| *name)
-        .collect();
+    let mut needed =
+        vec![(CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"), (CapabilitySet::NET_RAW, "CAP_NET_RAW")];
+    // The kernel takes CAP_SYS_ADMIN for these two.
+    if !effective.contains(CapabilitySet::SYS_ADMIN) {
+        needed.extend([(CapabilitySet::BPF, "CAP_BPF"), (CapabilitySet::PERFMON, "CAP_PERFMON")]);
+    }
+    needed.retain(|(capability, _)| !effective.contains(*capability));
+    let missing: Vec<&str> = needed.iter().map(|(_, name)| *name).collect();
     if !missing.is_empty() {
         bail!(
             "this process lacks {}: run it as root, or grant them to its service or container",

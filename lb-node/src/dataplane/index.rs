@@ -4,12 +4,12 @@
 //! without a loop. Where a seed does not work out the next one is tried.
 
 use lb_ebpf::lb::{
-    ADDRESS_SLOTS, AddressEntry, SERVICE_SLOTS, ServiceEntry, address_positions, ipv4_key, service_key,
-    service_positions,
+    ADDRESS_SLOTS, AddressEntry, IPV4_KEY, NO_KEY, SERVICE_SLOTS, ServiceEntry, address_positions, ipv4_key,
+    service_key, service_positions,
 };
 use lb_ebpf::wire::protocol;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zk_schema::Protocol;
 
 /// What the index is to say: VIPs' indices by what clients address.
@@ -45,6 +45,45 @@ pub(super) fn words(bytes: [u8; 16]) -> [u64; 2] {
     [bits as u64, (bits >> 64) as u64]
 }
 
+/// What the address behind a key is; nothing for an empty cell.
+fn address_of(key: [u64; 2]) -> Option<IpAddr> {
+    match key {
+        [0, 0] => None, // a cell that was never written
+        [IPV4_KEY, low] => Some(Ipv4Addr::from(u32::try_from(low).ok()?.to_le_bytes()).into()),
+        [first, second] => {
+            Some(Ipv6Addr::from((u128::from(first) | u128::from(second) << 64).to_le_bytes()).into())
+        }
+    }
+}
+
+/// Reads an index back: what [`build`] was given, from the cells of one half.
+pub(super) fn read(
+    addresses: impl IntoIterator<Item = AddressEntry>,
+    services: impl IntoIterator<Item = ServiceEntry>,
+) -> Services {
+    let mut found = Services::new();
+    let mut by_id = HashMap::new();
+    for entry in addresses {
+        let Some(address) = address_of(entry.key) else { continue };
+        by_id.insert(entry.id, address);
+        for (vip, protocol) in [(entry.any_tcp, Protocol::Tcp), (entry.any_udp, Protocol::Udp)] {
+            if vip != 0 {
+                found.insert((address, 0, protocol), vip);
+            }
+        }
+    }
+    for entry in services {
+        let [id @ .., p0, p1, _, number] = entry.key.to_be_bytes();
+        let Some(&address) = id.first_chunk().and_then(|&id| by_id.get(&u32::from_be_bytes(id))) else {
+            continue;
+        };
+        let protocol = if number == protocol::TCP { Protocol::Tcp } else { Protocol::Udp };
+        // The port stands in the key as on the wire, read little-endian.
+        found.insert((address, u16::from_be(u16::from_be_bytes([p0, p1])), protocol), entry.vip);
+    }
+    found
+}
+
 /// Builds the index; `None` if there are more addresses or services than fit.
 pub(super) fn build(services: &Services) -> Option<Index> {
     let mut addresses: BTreeMap<[u64; 2], AddressEntry> = BTreeMap::new();
@@ -78,25 +117,28 @@ pub(super) fn build(services: &Services) -> Option<Index> {
                 &addresses,
                 ADDRESS_SLOTS,
                 |entry| address_positions(seed, entry.key),
+                AddressEntry { key: NO_KEY, ..AddressEntry::default() },
                 |e| e.id == 0,
             )?,
             services: place(
                 &entries,
                 SERVICE_SLOTS,
                 |entry| service_positions(seed, entry.key),
+                ServiceEntry::default(),
                 |e| e.key == 0,
             )?,
         })
     })
 }
 
-fn place<T: Copy + Default>(
+fn place<T: Copy>(
     entries: &[T],
     cells: u32,
     positions: impl Fn(&T) -> (u32, u32),
+    empty: T,
     is_empty: impl Fn(&T) -> bool,
 ) -> Option<Vec<T>> {
-    let mut table = vec![T::default(); cells as usize];
+    let mut table = vec![empty; cells as usize];
     if entries.len() > table.len() / 2 {
         return None;
     }
@@ -149,6 +191,7 @@ mod tests {
             assert_eq!(find(&index, address, port, protocol::TCP), Some(vip));
             assert_eq!(find(&index, address, port, protocol::UDP), None);
         }
+        assert_eq!(read(index.addresses, index.services), services);
     }
 
     #[test]
@@ -163,6 +206,7 @@ mod tests {
         assert_eq!(find(&index, address, 80, protocol::TCP), Some(2));
         assert_eq!(find(&index, address, 81, protocol::TCP), Some(1));
         assert_eq!(find(&index, address, 80, protocol::UDP), Some(3));
+        assert_eq!(read(index.addresses.clone(), index.services.clone()), services);
     }
 
     #[test]

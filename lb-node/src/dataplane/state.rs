@@ -39,7 +39,8 @@ pub(super) struct State {
     free_tables: Free,
     free_hops: Free,
     hops: HashMap<HopKey, u32>,
-    services: Services,
+    /// What the index in force says; `None`: it has not been written yet.
+    services: Option<Services>,
     /// Entries that a predecessor left, by identity, until a program claims or drops them.
     left_vips: HashMap<u64, u32>,
     left_reals: HashMap<u64, u32>,
@@ -110,7 +111,7 @@ impl State {
             free_tables: Free::new(0..maps.slots.cells() / settings.table_size),
             free_hops: Free::new(1..maps.next_hops.entries()),
             hops: HashMap::new(),
-            services: Services::new(),
+            services: None,
             left_vips: HashMap::new(),
             left_reals: HashMap::new(),
             settings: settings.clone(),
@@ -130,6 +131,12 @@ impl State {
                 }
             }
         }
+        let half = u32::from(self.maps.config.read(0).index & 1 != 0);
+        let addresses =
+            (half * ADDRESS_SLOTS..(half + 1) * ADDRESS_SLOTS).map(|at| self.maps.addresses.read(at));
+        let services =
+            (half * SERVICE_SLOTS..(half + 1) * SERVICE_SLOTS).map(|at| self.maps.services.read(at));
+        self.services = Some(index::read(addresses, services));
         let mut used_hops = HashSet::new();
         for index in 1..self.maps.reals.entries() {
             let entry = self.maps.reals.read(index);
@@ -383,7 +390,7 @@ impl State {
                 Some(((vip.address, vip.port, vip.protocol), self.vips.get(name)?.index))
             })
             .collect();
-        if services == self.services {
+        if self.services.as_ref() == Some(&services) {
             return false;
         }
         // `check` has bounded their number; with 64 seeds at half load this does not fail.
@@ -407,7 +414,7 @@ impl State {
         word.store(u64::from(index.seed) << 32 | u64::from(half), Ordering::SeqCst);
         // The half that was left is the next one to be written.
         grace_period();
-        self.services = services;
+        self.services = Some(services);
         true
     }
 

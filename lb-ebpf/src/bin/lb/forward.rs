@@ -128,7 +128,7 @@ pub fn to_real<const V6: bool>(
         return if icmp_error {
             maps::discard(vip, DropReason::TooBig)
         } else {
-            icmp::too_big(frame.ctx, inner.l3 as u32, u32::from(V6), vip, mtu - overhead)
+            icmp::too_big(frame.ctx, inner.l3 as u32, u32::from(V6), vip, mtu.saturating_sub(overhead))
         };
     }
     if config.capture_until != 0 {
@@ -149,8 +149,8 @@ pub fn to_real<const V6: bool>(
     }
 }
 
-/// The identity of a real's entry, by which a later fragment knows that it is still the same.
+/// The identity of a real's entry, by which a later fragment knows that it is still the same, and its VIP.
 #[inline(always)]
-pub fn identity(index: u32) -> Option<u64> {
-    REALS.get(index).map(|real: &RealEntry| real.id)
+pub fn identity(index: u32) -> Option<(u64, u32)> {
+    REALS.get(index).map(|real: &RealEntry| (real.id, real.vip))
 }

@@ -112,11 +112,13 @@ fn handle(frame: Frame, index: Index, address: &AddressEntry, part: Part) -> u32
     // SAFETY: the element is copied at once; a concurrent rewrite could at worst mix two records of
     // one key, and `id` guards against a real that is not what it was.
     if let Some(owner) = unsafe { FRAGMENTS.get(&part.key) }.copied()
-        && now - owner.seen < FRAGMENT_LIFETIME
-        && forward::identity(owner.real) == Some(owner.id)
+        // Another CPU may have noted it since this one looked at the clock.
+        && now.saturating_sub(owner.seen) < FRAGMENT_LIFETIME
+        && let Some((id, vip)) = forward::identity(owner.real)
+        && id == owner.id
     {
         maps::count(Event::FragmentFollowed);
-        return Pending { l3: part.l3, real: owner.real, hash: owner.hash, ..part.pending }.forward();
+        return Pending { l3: part.l3, vip, real: owner.real, hash: owner.hash, ..part.pending }.forward();
     }
     if let Some(vip) = index::any_port(address, protocol)
         && let Some(entry) = VIPS.get(vip)
@@ -163,7 +165,7 @@ fn by_table(vip: u32, entry: &VipEntry, part: Part, ports: u32, note: Option<u64
     };
     let Some(real) = forward::owner(entry, hash) else { return maps::discard(vip, DropReason::NoReal) };
     if let Some(seen) = note
-        && let Some(id) = forward::identity(real)
+        && let Some((id, _)) = forward::identity(real)
     {
         let owner = FragmentOwner { id, seen, real, hash };
         // Without a record later fragments are counted as unknown; nothing else is lost.

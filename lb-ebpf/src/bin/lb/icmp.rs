@@ -10,8 +10,8 @@ use crate::index;
 use crate::ipv6::{self, Walk, traffic_class};
 use crate::maps::{self, CONFIG, SCRATCH, VIPS};
 use crate::packet::{
-    Ethernet, Frame, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum, bounded, fold,
-    second_port,
+    Ethernet, Frame, IPV4_DONT_FRAGMENT, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum,
+    bounded, fold, second_port,
 };
 use crate::rare::Pending;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
@@ -53,7 +53,10 @@ pub extern "C" fn icmp_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
             if header != IPV4_LENGTH as u32 {
                 return maps::pass(Event::PassedNoService);
             }
-            message.checksum = adjust_checksum(message.checksum, u16::from_ne_bytes([icmp::ECHO, 0]), 0);
+            let checksum = adjust_checksum(message.checksum, u16::from_ne_bytes([icmp::ECHO, 0]), 0);
+            // The adjusted checksum of nothing but zeros comes out as 0, which does not verify. Everywhere
+            // else the two mean the same.
+            message.checksum = if checksum == 0 { u16::MAX } else { checksum };
             message.kind = icmp::ECHO_REPLY;
             let (source, destination) = (ip.source, ip.destination);
             ip.source = destination;
@@ -136,6 +139,10 @@ pub extern "C" fn icmp_error_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     let (client, destination) = (embedded.destination, ip.destination);
     let (word, protocol) = (ports.word, embedded.protocol);
     let total = u32::from(u16::from_be(ip.total_length));
+    // What lies behind the packet's end is padding.
+    if (inner + header + size_of::<Ports>()) as u32 > l3 as u32 + total {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    }
     let error =
         Pending { l3: l3 as u32, total, tos: ip.tos, ttl: ip.ttl, icmp_error: true, ..Pending::NOTHING };
     to_holder(error, ipv4_key(destination), word, protocol, |seed, ports| flow::hash_v4(seed, client, ports))
@@ -163,7 +170,8 @@ pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
         (inner + IPV6_LENGTH) as u32,
         u32::from(embedded.next_header),
     ));
-    if walk.failed {
+    // Only the first fragment of a packet has its ports.
+    if walk.failed || (walk.fragment && !walk.first) {
         return maps::discard(0, DropReason::IcmpUnmatched);
     }
     let Some(ports) = frame.header::<Ports>(walk.offset) else {
@@ -172,6 +180,9 @@ pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     let client = embedded.destination;
     let word = ports.word;
     let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;
+    if (walk.offset + size_of::<Ports>()) as u32 > l3 as u32 + total {
+        return maps::discard(0, DropReason::MalformedIcmp);
+    }
     let (tos, ttl) = (traffic_class(ip), ip.hop_limit);
     let error = Pending { l3: l3 as u32, total, tos, ttl, v6: true, icmp_error: true, ..Pending::NOTHING };
     to_holder(error, destination, word, walk.protocol, |seed, ports| flow::hash_v6(seed, client, ports))
@@ -337,8 +348,9 @@ fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u
 unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, sum: u32, own: u32) -> bool {
     let Some(ip) = frame.header::<Ipv4>(l3) else { return false };
     let first = ip.source as u8;
-    if first == 0 || first >= 224 {
-        return false; // no unicast source (RFC 1122, section 3.2.2)
+    // No unicast source, or not a packet's first fragment (RFC 1122, section 3.2.2).
+    if first == 0 || first >= 224 || ip.fragment & IPV4_FRAGMENT_OFFSET.to_be() != 0 {
+        return false;
     }
     // SAFETY: as the caller promises.
     unsafe {
@@ -346,6 +358,7 @@ unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, su
         out.version_ihl = 0x45;
         out.tos = 0xc0; // internetwork control (RFC 1812, section 4.3.2.5)
         out.total_length = ((length + IPV4_LENGTH as u32) as u16).to_be();
+        out.fragment = IPV4_DONT_FRAGMENT.to_be(); // so that it needs no identification (RFC 6864)
         out.ttl = TTL;
         out.protocol = protocol::ICMP;
         out.source = if own != 0 { own } else { ip.destination };

@@ -113,6 +113,7 @@ pub const TCP_ACK: u8 = 0x10;
 /// "More fragments" and the offset, in the IPv4 header's fragment word (host order).
 pub const IPV4_FRAGMENT: u16 = 0x3fff;
 pub const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
+pub const IPV4_DONT_FRAGMENT: u16 = 0x4000;
 
 #[inline(always)]
 pub fn is_vlan(ethertype: u16) -> bool {

@@ -75,10 +75,10 @@ impl Frames {
         self.packet.after(turn)
     }
 
-    /// The turn of the last of `count` packets.
-    pub(crate) fn last(&self, count: u32) -> Turn {
-        let last = u64::from(count.saturating_sub(1));
-        Turn { flow: last % self.packet.flows, destination: last % self.packet.destinations }
+    /// The turn after `count` others.
+    pub(crate) fn turn(&self, count: u32) -> Turn {
+        let count = u64::from(count);
+        Turn { flow: count % self.packet.flows, destination: count % self.packet.destinations }
     }
 
     /// The flow of a turn's packet.

@@ -15,6 +15,24 @@ pub(crate) const XDP_TX: u32 = 3;
 /// Frames that the kernel runs through the program at a time, when they are sent for real: the most it takes.
 const BATCH: u32 = 256;
 
+/// What the entry program calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The program under test.
+    Tested,
+    /// An empty program, which answers XDP_TX.
+    Empty,
+}
+
+impl Target {
+    fn entry(self) -> &'static str {
+        match self {
+            Target::Tested => "drover_harness",
+            Target::Empty => "drover_baseline",
+        }
+    }
+}
+
 /// What came of a run.
 pub(crate) struct Run {
     /// XDP's verdict on the last packet.
@@ -30,21 +48,24 @@ pub(crate) struct Harness {
     object: Ebpf,
     packet: Array<MapData, Packet>,
     turn: PerCpuArray<MapData, Turn>,
-    target: ProgramArray<MapData>,
+    targets: ProgramArray<MapData>,
     arrived: PerCpuArray<MapData, u64>,
 }
 
 impl Harness {
     pub(crate) fn load() -> Result<Self> {
         let mut object = Ebpf::load(lb_node::BENCHMARK_HARNESS).context("cannot load the entry program")?;
-        for name in ["drover_harness", "drover_empty", "drover_sink"] {
+        for name in ["drover_harness", "drover_baseline", "drover_empty", "drover_sink"] {
             let program: &mut Xdp = object.program_mut(name).with_context(|| missing(name))?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;
         }
         let mut map = |name: &str| object.take_map(name).with_context(|| missing(name));
         let (packet, turn) = (map("PACKET")?.try_into()?, map("TURN")?.try_into()?);
-        let (target, arrived) = (map("TARGET")?.try_into()?, map("ARRIVED")?.try_into()?);
-        Ok(Self { object, packet, turn, target, arrived })
+        let (mut targets, arrived) = (ProgramArray::try_from(map("TARGETS")?)?, map("ARRIVED")?.try_into()?);
+        let empty: &Xdp =
+            object.program("drover_empty").with_context(|| missing("drover_empty"))?.try_into()?;
+        targets.set(1, empty.fd()?, 0).context("the empty program cannot be a target")?;
+        Ok(Self { object, packet, turn, targets, arrived })
     }
 
     fn program(&self, name: &str) -> Result<&Xdp> {
@@ -61,15 +82,9 @@ impl Harness {
         Ok(self.arrived.get(&0, 0)?.iter().sum())
     }
 
-    /// Makes an empty program the one under test.
-    pub(crate) fn aim_at_nothing(&mut self) -> Result<()> {
-        let empty = self.program("drover_empty")?.fd()?.try_clone()?;
-        self.aim_at(&empty)
-    }
-
     /// Makes this the program under test.
     pub(crate) fn aim_at(&mut self, program: &ProgramFd) -> Result<()> {
-        self.target
+        self.targets
             .set(0, program, 0)
             .context("the kernel does not let the entry program call the one under test")
     }
@@ -77,15 +92,20 @@ impl Harness {
     /// Begins a case's packets with their first.
     pub(crate) fn rewind(&mut self, packet: &Packet) -> Result<()> {
         self.packet.set(0, packet, 0)?;
-        let turns = vec![Turn::default(); self.turn.get(&0, 0)?.len()];
+        self.skip_to(Turn::default())
+    }
+
+    /// Makes this the turn of the next packet.
+    pub(crate) fn skip_to(&mut self, turn: Turn) -> Result<()> {
+        let turns = vec![turn; self.turn.get(&0, 0)?.len()];
         self.turn.set(0, PerCpuValues::try_from(turns)?, 0)?;
         Ok(())
     }
 
-    /// Runs the program under test on the next `count` packets; `frame` is any of them.
-    pub(crate) fn run(&self, frame: &[u8], count: u32) -> Result<Run> {
+    /// Runs the target on the next `count` packets; `frame` is any of them.
+    pub(crate) fn run(&self, target: Target, frame: &[u8], count: u32) -> Result<Run> {
         let mut out = vec![0; 512];
-        let run = self.program("drover_harness")?.test_run(TestRunOptions {
+        let run = self.program(target.entry())?.test_run(TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut out),
             repeat: count,
@@ -102,7 +122,7 @@ impl Harness {
         // struct xdp_md (`linux/bpf.h`): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
         let context = [0, u32::try_from(frame.len())?, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat();
         let run = self
-            .program("drover_harness")?
+            .program(Target::Tested.entry())?
             .test_run(TestRunOptions {
                 data_in: Some(frame),
                 ctx_in: Some(&context),

@@ -98,7 +98,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     interrupt::listen()?;
     let cpu = conditions::pin(arguments.cpu)?;
     let conditions = Conditions::read(cpu, rounds, packets)?;
-    let report = Report::new(arguments.json);
+    let report = Report::new(arguments.json, rounds);
     report.conditions(&conditions)?;
 
     let lab = Lab::new()?;

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use anyhow::Result;
 use serde_json::{Value, json};
 
+use crate::case::{self, Version};
 use crate::conditions::{self, Conditions};
 use crate::live::Live;
 use crate::measure::Series;
@@ -13,12 +14,13 @@ use crate::measure::Series;
 /// Writes to stdout, as text or JSON, and of its progress to stderr.
 pub(crate) struct Report {
     json: bool,
+    rounds: u32,
     terminal: bool,
 }
 
 impl Report {
-    pub(crate) fn new(json: bool) -> Self {
-        Self { json, terminal: io::stderr().is_terminal() }
+    pub(crate) fn new(json: bool, rounds: u32) -> Self {
+        Self { json, rounds, terminal: io::stderr().is_terminal() }
     }
 
     /// Shows what is going on, where somebody may be watching.
@@ -66,55 +68,49 @@ impl Report {
         let width = series.iter().map(|series| series.case.name.len()).max().unwrap_or_default();
         if !self.json {
             line(format_args!("\nnanoseconds per packet, above an empty program in the same harness"))?;
-            let titles = ["median", "min", "max", "target", ""].map(|title| format!("{title:>7}")).concat();
+            let titles = ["median", "min", "target"].map(|title| format!("{title:>7}")).concat();
             line(format_args!("{:width$}{titles}", "case"))?;
         }
-        for version in [4, 6] {
-            let of_version =
-                series.iter().filter(|series| crate::case::number(series.case.scenario.version) == version);
-            let empty: Vec<i64> =
-                of_version.flat_map(|series| series.empty.iter().copied().map(i64::from)).collect();
-            let Some(all) = Figures::of(&empty) else { continue };
-            if self.json {
-                // Named so that nobody takes it for a net figure.
-                object(&json!({
-                    "bench": "dataplane", "case": format!("empty{version}"), "gross_ns_median": all.median,
-                    "gross_ns_min": all.min, "gross_ns_max": all.max,
-                }))?;
-            } else {
-                let case = format!("empty{version}");
-                line(format_args!(
-                    "{case:width$}{:7.1}{:7}{:7}         the harness itself; subtracted below",
-                    all.median, all.min, all.max
-                ))?;
+        for version in [Version::V4, Version::V6] {
+            let of_version = series.iter().filter(|series| series.case.scenario.version == version);
+            let empty = of_version.flat_map(|series| series.empty.iter().copied()).collect();
+            if let Some(empty) = Figures::of(empty) {
+                self.empty(&format!("empty{}", case::number(version)), &empty, width)?;
             }
         }
         for series in series {
-            let Some(net) = Figures::of(&series.net()) else { continue };
-            self.series(series, &net, width)?;
+            self.series(series, width)?;
         }
         Ok(())
     }
 
-    fn series(&self, series: &Series, net: &Figures, width: usize) -> Result<()> {
+    fn empty(&self, name: &str, empty: &Figures, width: usize) -> Result<()> {
+        let Figures { median, min, parts } = empty;
+        if self.json {
+            // Named so that nobody takes it for a net figure.
+            return object(&json!({
+                "bench": "dataplane", "case": name, "gross_ns_median": median, "gross_ns_min": min, "parts": parts,
+            }));
+        }
+        line(format_args!("{name:width$}{median:7.1}{min:7}         the harness itself; subtracted below"))
+    }
+
+    fn series(&self, series: &Series, width: usize) -> Result<()> {
         let case = &series.case;
-        let widen = |values: &[u32]| values.iter().copied().map(i64::from).collect::<Vec<_>>();
-        let (gross, empty) = (Figures::of(&widen(&series.gross)), Figures::of(&widen(&series.empty)));
+        let figures = (Figures::of(series.gross.clone()), Figures::of(series.empty.clone()));
+        let (Some(gross), Some(empty)) = figures else { return Ok(()) };
+        let (median, min) = (gross.median - empty.median, i64::from(gross.min) - i64::from(empty.min));
         if self.json {
             return object(&json!({
-                "bench": "dataplane", "case": case.name, "net_ns_median": net.median, "net_ns_min": net.min,
-                "net_ns_max": net.max, "gross_ns_median": gross.map(|figures| figures.median),
-                "empty_ns_median": empty.map(|figures| figures.median), "target_ns": case.target,
-                "rounds": series.gross.len(),
+                "bench": "dataplane", "case": case.name, "net_ns_median": median, "net_ns_min": min,
+                "gross_ns_median": gross.median, "gross_ns_min": gross.min, "empty_ns_median": empty.median,
+                "empty_ns_min": empty.min, "target_ns": case.target, "parts": gross.parts, "rounds": self.rounds,
             }));
         }
         let target = case.target.map(|target| target.to_string()).unwrap_or_default();
-        let missed = case.target.is_some_and(|target| net.median > f64::from(target));
+        let missed = case.target.is_some_and(|target| median > f64::from(target));
         let verdict = if missed { "  missed" } else { "" };
-        line(format_args!(
-            "{:width$}{:7.1}{:7}{:7}{target:>7}{verdict}",
-            case.name, net.median, net.min, net.max
-        ))
+        line(format_args!("{:width$}{median:7.1}{min:7}{target:>7}{verdict}", case.name))
     }
 
     /// Shows packets per second.
@@ -147,21 +143,21 @@ impl Report {
     }
 }
 
+/// Of the parts that a case was measured in, in nanoseconds per packet.
 struct Figures {
     median: f64,
-    min: i64,
-    max: i64,
+    min: u32,
+    parts: usize,
 }
 
 impl Figures {
     /// `None`: there are no values.
-    fn of(values: &[i64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_unstable();
-        let middle = sorted.get((sorted.len().checked_sub(1)?) / 2)? + sorted.get(sorted.len() / 2)?;
-        #[expect(clippy::cast_precision_loss, reason = "nanoseconds, far below 2^52")]
-        let median = middle as f64 / 2.0;
-        Some(Self { median, min: *sorted.first()?, max: *sorted.last()? })
+    fn of(mut values: Vec<u32>) -> Option<Self> {
+        values.sort_unstable();
+        let parts = values.len();
+        let middle = (values.get(parts.checked_sub(1)? / 2)?, values.get(parts / 2)?);
+        let median = (f64::from(*middle.0) + f64::from(*middle.1)) / 2.0;
+        Some(Self { median, min: *values.first()?, parts })
     }
 }
 

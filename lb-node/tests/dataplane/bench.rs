@@ -1,0 +1,405 @@
+//! A data plane on an interface of its own, and packets run through its program.
+
+use crate::packet::{NODE_MAC, routed};
+use lb_node::dataplane::{Applied, Dataplane, Settings, Start};
+use lb_node::nexthop::{Mac, NextHop, NextHops};
+use lb_node::program::{Program, RealProgram, VipProgram};
+use slot_table::flow::{self, Flow, Seed};
+use slot_table::maglev::{Real, TableSize, build};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use zk_schema::{Affinity, Capacity, Encapsulation, Limits, Protocol, VipName, XdpMode};
+
+pub(crate) const XDP_DROP: u32 = 1;
+pub(crate) const XDP_PASS: u32 = 2;
+pub(crate) const XDP_TX: u32 = 3;
+pub(crate) const XDP_REDIRECT: u32 = 4;
+
+pub(crate) const INTERFACE: &str = "front";
+pub(crate) const BPFFS: &str = "/sys/fs/bpf";
+pub(crate) const NODE_4: &str = "10.9.0.7";
+pub(crate) const NODE_6: &str = "fd00:9::7";
+pub(crate) const VIP_4: &str = "198.51.100.1";
+pub(crate) const VIP_6: &str = "2001:db8:5::1";
+pub(crate) const CLIENT_4: &str = "203.0.113.9";
+pub(crate) const CLIENT_6: &str = "2001:db8:c::9";
+pub(crate) const GUE_PORT: u16 = 6080;
+pub(crate) const PATH_MTU: u32 = 1500;
+/// Slots of a table, where the test does not care.
+pub(crate) const SLOTS: u32 = 251;
+
+pub(crate) const SEED: Seed = Seed { k0: 0x0123_4567_89ab_cdef, k1: 0xfedc_ba98_7654_3210 };
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub(crate) fn socket(address: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip(address), port)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+pub(crate) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+impl Family {
+    pub(crate) fn vip(self) -> &'static str {
+        if self == Self::V4 { VIP_4 } else { VIP_6 }
+    }
+
+    pub(crate) fn client(self) -> &'static str {
+        if self == Self::V4 { CLIENT_4 } else { CLIENT_6 }
+    }
+
+    pub(crate) fn digit(self) -> u8 {
+        if self == Self::V4 { 4 } else { 6 }
+    }
+}
+
+/// Settings with room for what the tests need and little more.
+pub(crate) fn settings() -> Settings {
+    Settings {
+        interface: INTERFACE.into(),
+        xdp_mode: XdpMode::Auto,
+        source_v4: Some(NODE_4.parse().unwrap()),
+        source_v6: Some(NODE_6.parse().unwrap()),
+        gue_port: GUE_PORT,
+        capacity: Capacity { vips: 32, reals: 128, tables: 40 },
+        table_size: SLOTS,
+        bpffs: PathBuf::from(BPFFS),
+    }
+}
+
+/// Runs `test` on a thread in network and mount namespaces of its own, with a veth `front` (its other
+/// end is `back`) and an empty bpffs.
+pub(crate) fn alone<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    let thread = std::thread::spawn(|| {
+        // SAFETY: the calls take no pointers that outlive them, and concern this thread only.
+        unsafe {
+            assert_eq!(libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS), 0, "needs root");
+            let private = libc::MS_REC | libc::MS_PRIVATE;
+            assert_eq!(libc::mount(c"".as_ptr(), c"/".as_ptr(), c"".as_ptr(), private, std::ptr::null()), 0);
+            let (kind, at) = (c"bpf".as_ptr(), c"/sys/fs/bpf".as_ptr());
+            assert_eq!(libc::mount(kind, at, kind, 0, std::ptr::null()), 0, "a bpffs");
+        }
+        // The kernel's own packets would be counted among the test's.
+        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        ip_link(&format!("link add {INTERFACE} type veth peer name back"));
+        ip_link(&format!("link set {INTERFACE} up"));
+        ip_link("link set back up");
+        test()
+    });
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Runs `ip` in the thread's namespace and returns what it prints.
+pub(crate) fn ip_link(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("`ip` of iproute2");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// What the counters counted during one run, by name: `events/…`, `reals/<vip>/<real>/…`,
+/// `drops/<vip or nothing>/…`. Zeros are left out.
+pub(crate) type Counted = BTreeMap<String, u64>;
+
+/// What became of a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Ran {
+    pub(crate) verdict: u32,
+    pub(crate) frame: Vec<u8>,
+    pub(crate) counted: Counted,
+}
+
+/// A data plane with what was applied to it.
+pub(crate) struct Bench {
+    pub(crate) dataplane: Dataplane,
+    pub(crate) settings: Settings,
+    pub(crate) program: Program,
+    pub(crate) hops: NextHops,
+}
+
+impl Bench {
+    /// A data plane with the settings above and no VIPs yet.
+    pub(crate) fn new() -> Self {
+        Self::with(settings())
+    }
+
+    pub(crate) fn with(settings: Settings) -> Self {
+        let (bench, start) = Self::open(settings);
+        assert_eq!(start, Start::Fresh);
+        bench
+    }
+
+    pub(crate) fn open(settings: Settings) -> (Self, Start) {
+        let (dataplane, start) = Dataplane::open(&settings).unwrap_or_else(|error| panic!("{error:?}"));
+        let table_size = settings.table_size;
+        let program = Program { epoch: 1, seed: SEED, table_size, vips: BTreeMap::new() };
+        (Self { dataplane, settings, program, hops: NextHops::new() }, start)
+    }
+
+    /// Adds a VIP with next hops to its reals; in force after [`Self::apply`].
+    pub(crate) fn add(&mut self, name: &str, vip: VipProgram) {
+        let front = front();
+        for real in &vip.reals {
+            self.hops.entry(real.address).or_insert_with(|| hop(front, real.address));
+        }
+        self.program.vips.insert(name.parse().unwrap(), vip);
+    }
+
+    /// The VIP `name`, to be changed; in force after [`Self::apply`].
+    pub(crate) fn vip(&mut self, name: &str) -> &mut VipProgram {
+        self.program.vips.get_mut(&name.parse::<VipName>().unwrap()).unwrap()
+    }
+
+    pub(crate) fn apply(&mut self) -> Applied {
+        self.dataplane.apply(&self.program, &self.hops).unwrap_or_else(|error| panic!("{error:?}"))
+    }
+
+    pub(crate) fn apply_next_hops(&mut self) {
+        self.dataplane.apply_next_hops(&self.hops).unwrap_or_else(|error| panic!("{error:?}"));
+    }
+
+    /// The program, to be run whatever happens to the data plane meanwhile.
+    pub(crate) fn program_fd(&self) -> OwnedFd {
+        self.dataplane.xdp().unwrap().fd().unwrap().as_fd().try_clone_to_owned().unwrap()
+    }
+
+    pub(crate) fn counters(&self) -> Counted {
+        let statistics = self.dataplane.statistics().unwrap();
+        let mut all = Counted::new();
+        for ((vip, real), counters) in &statistics.reals {
+            for (what, count) in [
+                ("packets", counters.packets),
+                ("bytes", counters.bytes),
+                ("connections", counters.connections),
+                ("icmp_errors", counters.icmp_errors),
+            ] {
+                all.insert(format!("reals/{}/{}/{what}", vip.as_str(), real.as_str()), count);
+            }
+        }
+        for ((vip, reason), count) in &statistics.drops {
+            let vip = vip.as_ref().map_or("", |vip| vip.as_str());
+            all.insert(format!("drops/{vip}/{reason}"), *count);
+        }
+        for (event, count) in &statistics.events {
+            all.insert(format!("events/{event}"), *count);
+        }
+        all.retain(|_, count| *count != 0);
+        all
+    }
+
+    /// Runs one frame through the program.
+    pub(crate) fn run(&self, input: &[u8]) -> Ran {
+        let before = self.counters();
+        let (verdict, frame) = test_run(&self.program_fd(), input, None);
+        let mut counted = self.counters();
+        for (name, count) in before {
+            *counted.get_mut(&name).expect("counters never fall") -= count;
+        }
+        counted.retain(|_, count| *count != 0);
+        Ran { verdict, frame, counted }
+    }
+
+    /// Runs a frame that must be dropped, counted once and for this reason.
+    pub(crate) fn drops(&self, input: &[u8], reason: &str) {
+        let ran = self.run(input);
+        assert_eq!((ran.verdict, ran.counted), (XDP_DROP, counted(&[&format!("drops/{reason}")])));
+    }
+
+    /// Runs a frame that must be left to the kernel as it is.
+    pub(crate) fn passes(&self, input: &[u8], event: &str) {
+        let ran = self.run(input);
+        assert_eq!((ran.verdict, ran.counted), (XDP_PASS, counted(&[&format!("events/{event}")])));
+        assert_eq!(ran.frame, input);
+    }
+
+    /// The real that a flow belongs to, by the table.
+    pub(crate) fn owner(&self, name: &str, client: SocketAddr, service_port: u16) -> &RealProgram {
+        let vip = &self.program.vips[&name.parse::<VipName>().unwrap()];
+        let flow = Flow { client, service_port };
+        let hash = match vip.affinity {
+            Affinity::Flow => flow.hash(self.program.seed),
+            Affinity::Source => flow.hash_source(self.program.seed),
+        };
+        let slot = flow::slot(hash, self.program.table_size);
+        &vip.reals[vip.table.owner(slot).unwrap()]
+    }
+
+    /// Runs a frame around `packet` that must reach the VIP's real for the flow, and says whether it did so
+    /// untouched but for the TTL. What else was counted is returned.
+    pub(crate) fn forwards(
+        &self,
+        name: &str,
+        client: SocketAddr,
+        service_port: u16,
+        input: &[u8],
+        packet: &[u8],
+    ) -> Counted {
+        let real = self.owner(name, client, service_port).clone();
+        let mut ran = self.run(input);
+        assert_eq!(ran.verdict, XDP_TX, "{:?}", ran.counted);
+        let encapsulation = self.program.vips[&name.parse::<VipName>().unwrap()].encapsulation;
+        let (destination, inner) = unwrap(&ran.frame, encapsulation);
+        let expected = if encapsulation == Encapsulation::L2 { client_of(packet).1 } else { real.address };
+        assert_eq!(destination, expected);
+        assert_eq!(&ran.frame[..6], &mac_of(real.address));
+        // Behind the packet there may be padding.
+        let length = packet.len();
+        assert_eq!(&inner[..length], routed(packet), "the inner packet");
+        let prefix = format!("reals/{name}/{}", real.name.as_str());
+        assert_eq!(ran.counted.remove(&format!("{prefix}/packets")), Some(1));
+        assert_eq!(ran.counted.remove(&format!("{prefix}/bytes")), Some(length as u64));
+        ran.counted
+    }
+}
+
+/// Counters that each rose by one.
+pub(crate) fn counted(names: &[&str]) -> Counted {
+    names.iter().map(|name| ((*name).to_owned(), 1)).collect()
+}
+
+/// Source and destination of an IP packet.
+fn client_of(packet: &[u8]) -> (IpAddr, IpAddr) {
+    if packet[0] >> 4 == 4 {
+        (v4(&packet[12..16]), v4(&packet[16..20]))
+    } else {
+        (v6(&packet[8..24]), v6(&packet[24..40]))
+    }
+}
+
+pub(crate) fn v4(bytes: &[u8]) -> IpAddr {
+    IpAddr::from(<[u8; 4]>::try_from(bytes).unwrap())
+}
+
+pub(crate) fn v6(bytes: &[u8]) -> IpAddr {
+    IpAddr::from(<[u8; 16]>::try_from(bytes).unwrap())
+}
+
+/// The (outer) destination of a frame without or with one tag, and the IP packet inside.
+pub(crate) fn unwrap(frame: &[u8], encapsulation: Encapsulation) -> (IpAddr, &[u8]) {
+    let l3 = if frame[12..14] == [0x81, 0] { 18 } else { 14 };
+    let packet = &frame[l3..];
+    let gue = if encapsulation == Encapsulation::Gue { 12 } else { 0 };
+    let header = if packet[0] >> 4 == 4 { 20 } else { 40 };
+    let inner = if encapsulation == Encapsulation::L2 { packet } else { &packet[header + gue..] };
+    (client_of(packet).1, inner)
+}
+
+/// Runs a program on a frame: verdict and what the frame has become. `context` is a `__sk_buff`.
+pub(crate) fn test_run(program: &OwnedFd, input: &[u8], context: Option<&[u8]>) -> (u32, Vec<u8>) {
+    /// The part of `union bpf_attr` that BPF_PROG_TEST_RUN reads (linux/bpf.h).
+    #[repr(C)]
+    #[derive(Default)]
+    struct Attributes {
+        program: u32,
+        verdict: u32,
+        size_in: u32,
+        size_out: u32,
+        data_in: u64,
+        data_out: u64,
+        repeat: u32,
+        duration: u32,
+        context_in_size: u32,
+        context_out_size: u32,
+        context_in: u64,
+        context_out: u64,
+        flags: u32,
+        cpu: u32,
+        batch: u32,
+        reserved: u32,
+    }
+    const BPF_PROG_TEST_RUN: libc::c_long = 10;
+    let mut output = vec![0_u8; input.len() + 512];
+    let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
+    let mut attributes = Attributes {
+        program: u32::try_from(program.as_raw_fd()).unwrap(),
+        size_in: size(input),
+        size_out: size(&output),
+        data_in: input.as_ptr() as u64,
+        data_out: output.as_mut_ptr() as u64,
+        context_in: context.map_or(0, |context| context.as_ptr() as u64),
+        context_in_size: context.map_or(0, size),
+        ..Attributes::default()
+    };
+    // SAFETY: the attributes have the kernel's layout, and their pointers are to live buffers of the sizes
+    // given with them.
+    let result = unsafe {
+        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<Attributes>())
+    };
+    assert_eq!(result, 0, "{} bytes: {}", input.len(), std::io::Error::last_os_error());
+    output.truncate(attributes.size_out as usize);
+    (attributes.verdict, output)
+}
+
+/// A VIP with `count` reals of one family, named `r0`, `r1` and so on, whose addresses contain `network`.
+pub(crate) fn vip(
+    (address, port, protocol): (&str, u16, Protocol),
+    encapsulation: Encapsulation,
+    family: Family,
+    network: u8,
+    count: u8,
+) -> VipProgram {
+    let reals = (0..count).map(|n| real(family, network, n)).collect();
+    with_table(VipProgram {
+        address: ip(address),
+        port,
+        protocol,
+        encapsulation,
+        affinity: Affinity::Flow,
+        limits: Limits::default(),
+        reals,
+        table: Arc::new(build(SEED, &[], TableSize::prime(SLOTS).unwrap()).unwrap()),
+    })
+}
+
+pub(crate) fn real(family: Family, network: u8, number: u8) -> RealProgram {
+    let address = match family {
+        Family::V4 => IpAddr::from([10, 1, network, number + 1]),
+        Family::V6 => format!("fd00:1:{network:x}::{:x}", number + 1).parse().unwrap(),
+    };
+    let name = format!("r{number}");
+    RealProgram { name: name.parse().unwrap(), address, weight: 1 }
+}
+
+/// The VIP with the table that its reals' weights ask for.
+pub(crate) fn with_table(vip: VipProgram) -> VipProgram {
+    with_table_of(vip, SLOTS)
+}
+
+pub(crate) fn with_table_of(mut vip: VipProgram, slots: u32) -> VipProgram {
+    let reals: Vec<Real<'_>> =
+        vip.reals.iter().map(|real| Real { id: real.name.as_str(), weight: real.weight }).collect();
+    vip.table = Arc::new(build(SEED, &reals, TableSize::prime(slots).unwrap()).unwrap());
+    vip
+}
+
+/// The interface's index.
+pub(crate) fn front() -> u32 {
+    let name = std::ffi::CString::new(INTERFACE).unwrap();
+    // SAFETY: a C string that lives.
+    unsafe { libc::if_nametoindex(name.as_ptr()) }
+}
+
+/// A MAC address made from an address.
+pub(crate) fn mac_of(address: IpAddr) -> Mac {
+    let last = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => {
+            vec![address.octets()[1], address.octets()[3], address.octets()[5], address.octets()[15]]
+        }
+    };
+    [2, u8::from(address.is_ipv6()), last[0], last[1], last[2], last[3]]
+}
+
+pub(crate) fn hop(ifindex: u32, address: IpAddr) -> NextHop {
+    NextHop { ifindex, source_mac: NODE_MAC, destination_mac: mac_of(address), vlan: None, mtu: PATH_MTU }
+}

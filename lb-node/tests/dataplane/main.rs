@@ -1,0 +1,20 @@
+//! The load-balancing program and the user space that fills its maps: packet by packet through
+//! `BPF_PROG_TEST_RUN`, judged by expectations written down here and by an independent parser (scapy).
+//!
+//! Needs root. Every test has network and mount namespaces of its own, which end with its thread.
+
+mod admission;
+mod apply;
+mod bench;
+mod dissect;
+mod encapsulation;
+mod fragments;
+mod headers;
+mod icmp;
+mod malformed;
+mod packet;
+mod pass;
+mod probes;
+mod selection;
+mod takeover;
+mod too_big;
