@@ -20,6 +20,7 @@ pub mod interrupt;
 mod lab;
 mod lb_node;
 mod link;
+mod napi;
 mod process;
 mod server;
 mod steady;

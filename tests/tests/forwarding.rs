@@ -1,5 +1,6 @@
 //! Packets of real sockets reach real servers through the VIP, whatever the family, protocol and encapsulation.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -68,9 +69,7 @@ fn a_gibibyte_passes_unchanged_each_way_over_both_families() {
     let all = Deployment::with_services(net, Cluster::new(vips), &[Service::Bulk(PORT)]).unwrap();
     for address in VIPS {
         for direction in [Direction::Up, Direction::Down] {
-            let started = std::time::Instant::now();
-            bulk::transfer(&all.client().host, SocketAddr::new(address, PORT), direction, GIB / 2).unwrap();
-            eprintln!("{address} {direction:?} {:?}", started.elapsed());
+            bulk::transfer(&all.client().host, SocketAddr::new(address, PORT), direction, GIB).unwrap();
         }
     }
 }
@@ -97,9 +96,14 @@ fn datagrams_larger_than_the_mtu_arrive_whole_in_fragments() {
         for size in [1_472, 4_000, 20_000, 60_000] {
             let message: Vec<u8> =
                 (0..size).map(|n: usize| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
-            let visits = visit(client, vip.protocol, vip.at, 12, &message, LIMIT).unwrap();
-            assert_eq!(visits.failed, Vec::<String>::new(), "{size} bytes to {}", vip.name);
-            assert!(visits.served.len() > 1, "{size} bytes to {}: {:?}", vip.name, visits.served);
+            let mut servers = BTreeSet::new();
+            // One after the other: together their fragments would overflow the queues of the lab's links.
+            for _ in 0..12 {
+                let visits = visit(client, vip.protocol, vip.at, 1, &message, LIMIT).unwrap();
+                assert_eq!(visits.failed, Vec::<String>::new(), "{size} bytes to {}", vip.name);
+                servers.extend(visits.served.into_keys());
+            }
+            assert!(servers.len() > 1, "{size} bytes to {}: {servers:?}", vip.name);
         }
     }
     let metrics = all.node.metrics().unwrap();
