@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use drover_tests::bulk::{self, Direction};
 use drover_tests::{
-    Cluster, Deployment, Encapsulation, Family, Protocol, Service, Topology, Vip, unspecified_like, visit,
-    wait_until,
+    Cluster, Deployment, Encapsulation, Family, Host, Protocol, Service, Topology, Vip, unspecified_like,
+    visit, wait_until,
 };
 
 const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
@@ -51,9 +51,8 @@ fn transfer_both_ways(all: &Deployment) {
     }
 }
 
-/// Sends a datagram of the full MTU until the client's kernel refuses it, and returns the answer to one that fits.
-fn learn_by_datagrams(all: &Deployment, at: SocketAddr, full: usize, fits: usize) {
-    let client = &all.client().host;
+/// Sends a datagram of the full MTU until the client's kernel refuses it, and then some that fit.
+fn learn_by_datagrams(client: &Host, at: SocketAddr, full: usize, fits: usize) {
     let socket = client.enter(|| UdpSocket::bind((unspecified_like(at.ip()), 0))).unwrap().unwrap();
     socket.connect(at).unwrap();
     socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
@@ -79,13 +78,15 @@ fn learn_by_datagrams(all: &Deployment, at: SocketAddr, full: usize, fits: usize
 
 #[test]
 fn a_packet_that_does_not_fit_the_tunnel_teaches_the_client_the_size_that_does() {
-    let net = Topology::builder().reals(3).build().unwrap();
+    // Two clients, as each remembers what it has learnt.
+    let net = Topology::builder().clients(2).reals(3).build().unwrap();
     let all = deploy(net, Encapsulation::Gue);
     transfer_both_ways(&all);
+    let client = &all.net.clients[1].host;
     for vip in all.cluster.vips.iter().filter(|vip| vip.protocol == Protocol::Udp) {
         let header = if vip.at.is_ipv4() { 28 } else { 48 };
         let overhead = if vip.reals[0].1.is_ipv4() { 32 } else { 52 };
-        learn_by_datagrams(&all, vip.at, 1500 - header, 1500 - header - overhead);
+        learn_by_datagrams(client, vip.at, 1500 - header, 1500 - header - overhead);
     }
     let sent = all.node.metrics().unwrap().sum("drover_packets_total", &[("outcome", "too_big_sent")]);
     assert!(sent > Some(0.0), "{sent:?}");
