@@ -6,8 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use drover_tests::{
-    Cluster, Deployment, Encapsulation, Family, Host, LbNode, Protocol, Topology, Vip, unspecified_like,
-    visit, wait_until,
+    Cluster, Deployment, Encapsulation, Family, Host, LbNode, Protocol, Topology, Vip, visit, wait_until,
 };
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 
@@ -205,7 +204,7 @@ fn an_interface_without_native_xdp_is_served_in_generic_mode_with_a_warning() {
         &format!("address add {v6}/64 dev br0 nodad"),
         "link set br0 up",
         "route add default via 10.2.1.1",
-        "route add default via 2001:db8:2:1::1",
+        "-6 route replace default via 2001:db8:2:1::1",
     ] {
         host.ip(words).unwrap();
     }
