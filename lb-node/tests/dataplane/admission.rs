@@ -89,11 +89,8 @@ fn a_burst_is_one_second_s_worth_unless_it_is_said_otherwise() {
 #[test]
 fn what_opens_no_connection_is_never_limited() {
     alone(|| {
-        let limits = Limits {
-            connections_per_second: 1,
-            connections_per_second_per_prefix: 1,
-            ..Limits::default()
-        };
+        let limits =
+            Limits { connections_per_second: 1, connections_per_second_per_prefix: 1, ..Limits::default() };
         let mut bench = bench(limits);
         let datagrams = vip(("198.51.100.1", 80, Protocol::Udp), Encapsulation::Gue, Family::V4, 9, 1);
         bench.add("udp", lb_node::program::VipProgram { limits, ..datagrams });
@@ -117,12 +114,15 @@ fn what_opens_no_connection_is_never_limited() {
 #[test]
 fn a_prefix_over_its_limit_affects_no_other() {
     alone(|| {
-        let limits =
-            Limits { connections_per_second_per_prefix: 1, prefix_burst: 20, ..Limits::default() };
+        let limits = Limits { connections_per_second_per_prefix: 1, prefix_burst: 20, ..Limits::default() };
         let bench = bench(limits);
         for (family, inside, outside) in [
             (Family::V4, ["203.0.113.1", "203.0.113.254"], ["203.0.112.1", "203.0.114.1"]),
-            (Family::V6, ["2001:db8:1:aa00::1", "2001:db8:1:aaff:1::"], ["2001:db8:1:ab00::1", "2001:db8:1:a9ff::"]),
+            (
+                Family::V6,
+                ["2001:db8:1:aa00::1", "2001:db8:1:aaff:1::"],
+                ["2001:db8:1:ab00::1", "2001:db8:1:a9ff::"],
+            ),
         ] {
             let mut through = 0;
             for round in 0..60 {
