@@ -1,4 +1,5 @@
 //! Reals that fail and recover, as clients see it: which servers new connections meet.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

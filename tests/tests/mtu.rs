@@ -1,4 +1,5 @@
 //! Paths that take less than the client's link does.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

@@ -1,4 +1,5 @@
 //! Edits of the cluster file under traffic, and limits on new connections.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeSet;
 use std::fs;

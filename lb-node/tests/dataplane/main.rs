@@ -2,6 +2,7 @@
 //! `BPF_PROG_TEST_RUN`, judged by expectations written down here and by an independent parser (scapy).
 //!
 //! Needs root. Every test has network and mount namespaces of its own, which end with its thread.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod admission;
 mod apply;
