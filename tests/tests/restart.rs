@@ -1,5 +1,7 @@
 //! Daemons that die, stop and start again under traffic. What they leave in the kernel goes on forwarding.
 
+#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
