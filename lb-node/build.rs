@@ -1,37 +1,82 @@
 //! Builds the BPF programs of `lb-ebpf` and leaves the objects in `OUT_DIR`.
+//!
+//! A nested cargo with a target folder of its own, shared by all profiles and features of this crate, so
+//! that the programs (and `core` for the BPF target) are compiled once. Its output is shown only if it
+//! fails.
 
-use anyhow::{Context as _, Result, ensure};
-use std::{env, path::PathBuf};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{env, fs};
+
+const PROGRAMS: [&str; 3] = ["drover-lb", "drover-real", "drover-harness"];
 
 fn main() -> Result<()> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("..").canonicalize()?;
-    let tools = root.join("target/tools/bin");
-    println!("cargo:rerun-if-changed={}", tools.join("bpf-linker").display());
-    println!("cargo:rerun-if-changed={}", root.join("slot-table/src").display());
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    let linker = root.join("target/tools/bin/bpf-linker");
+    for input in
+        ["lb-ebpf", "slot-table/src", "slot-table/Cargo.toml", "Cargo.lock", "target/tools/bin/bpf-linker"]
+    {
+        println!("cargo:rerun-if-changed={}", root.join(input).display());
+    }
     ensure!(
-        tools.join("bpf-linker").exists() || on_path("bpf-linker"),
+        linker.exists() || on_path("bpf-linker"),
         "bpf-linker is missing: run `cargo xtask setup` once in {}",
         root.display()
     );
+    // OUT_DIR is <target>/<profile>/build/<crate>/out.
+    let target = out.ancestors().nth(4).context("OUT_DIR is not where cargo puts it")?.join("bpf");
+    let triple = match env::var("CARGO_CFG_TARGET_ENDIAN")?.as_str() {
+        "big" => "bpfeb-unknown-none",
+        _ => "bpfel-unknown-none",
+    };
+    compile(&root, &target, triple)?;
+    for program in PROGRAMS {
+        let object = target.join(triple).join("release").join(program);
+        fs::copy(&object, out.join(program)).with_context(|| format!("cannot copy {}", object.display()))?;
+    }
+    Ok(())
+}
+
+fn compile(root: &Path, target: &Path, triple: &str) -> Result<()> {
+    let tools = root.join("target/tools/bin");
     let path = env::var_os("PATH").unwrap_or_default();
     let path = env::join_paths(std::iter::once(tools).chain(env::split_paths(&path)))?;
-    // SAFETY: the build script has not started any thread yet.
-    unsafe {
-        env::set_var("PATH", path);
-        // The stable compiler builds `core` for the BPF target; only for this nested build.
-        env::set_var("RUSTC_BOOTSTRAP", "1");
+    // aya-ebpf chooses its bindings by the architecture that the programs run on; bpf-linker makes BTF out
+    // of the debug information.
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{}\"", env::var("CARGO_CFG_TARGET_ARCH")?),
+        "-Cdebuginfo=2".into(),
+        "-Clink-arg=--btf".into(),
+    ];
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let build = Command::new(cargo)
+        .current_dir(root)
+        .args(["build", "--package", "lb-ebpf", "--bins", "--release", "--locked", "--color=never"])
+        .args(["--no-default-features", "--features", "bpf", "-Zbuild-std=core", "--target", triple])
+        .arg("--target-dir")
+        .arg(target)
+        .env("PATH", path)
+        // The stable compiler builds `core`; for this nested build alone.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // What clippy and others put around the compiler is not for BPF.
+        .env_remove("RUSTC")
+        .env_remove("RUSTC_WRAPPER")
+        .env_remove("RUSTC_WORKSPACE_WRAPPER")
+        .env_remove("CARGO_TARGET_DIR")
+        .output()
+        .context("cannot run cargo")?;
+    let output = String::from_utf8_lossy(&build.stderr);
+    if !build.status.success() {
+        bail!("building the BPF programs failed:\n{output}");
     }
-    let toolchain = env::var("RUSTUP_TOOLCHAIN").unwrap_or_else(|_| "1.95.0".into());
-    let lb_ebpf = root.join("lb-ebpf");
-    aya_build::build_ebpf(
-        [aya_build::Package {
-            name: "lb-ebpf",
-            root_dir: lb_ebpf.to_str().context("the path of the work tree is not UTF-8")?,
-            no_default_features: true,
-            features: &["bpf"],
-        }],
-        aya_build::Toolchain::Custom(&toolchain),
-    )
+    let mut lines = output.lines();
+    while let Some(line) = lines.find(|line| line.starts_with("warning: ")) {
+        println!("cargo:warning=lb-ebpf: {line} {}", lines.next().unwrap_or_default().trim());
+    }
+    Ok(())
 }
 
 fn on_path(program: &str) -> bool {

@@ -16,10 +16,12 @@ pub const ADDRESS_SLOTS: u32 = 8192;
 pub const SERVICE_SLOTS: u32 = 8192;
 /// Counters of one VIP in the drop map: [`DropReason`] fits below.
 pub const DROP_REASONS: u32 = 32;
-/// Buckets in one row of the source-prefix limiter: a power of two.
-pub const PREFIX_BUCKETS: u32 = 65_536;
-/// Rows of the source-prefix limiter.
-pub const PREFIX_ROWS: u32 = 2;
+/// Lines of the source-prefix limiter: a power of two. 128 KiB in all, so that it stays in a core's L2
+/// cache: a flood of new sources reads a random line for each packet.
+pub const PREFIX_LINES: u32 = 2_048;
+/// A tick of the source-prefix limiter is two to this power nanoseconds (1.024 us): 32 bits of it pass in
+/// 73 minutes.
+pub const PREFIX_TICK_SHIFT: u32 = 10;
 /// First half of an IPv4 VIP's key: no unicast IPv6 address starts like this.
 pub const IPV4_KEY: u64 = u64::MAX;
 /// Key of an empty cell: no packet has it. (All zeros would be IPv6's unspecified address.)
@@ -112,9 +114,9 @@ pub struct VipEntry {
     pub rate_interval: u64,
     /// Burst times distance, in ns.
     pub rate_tolerance: u64,
-    /// The same for each source prefix.
+    /// The same for each source prefix, in ticks (see [`PREFIX_TICK_SHIFT`]).
     pub prefix_interval: u64,
-    /// The same for each source prefix.
+    /// The same for each source prefix, in ticks; with the interval below 2^31.
     pub prefix_tolerance: u64,
 }
 
@@ -348,6 +350,10 @@ pub struct Capture {
     /// The frame's first bytes.
     pub data: [u8; CAPTURE_LENGTH],
 }
+
+/// A cache line of the source-prefix limiter: arrival times as in [`Limiter`], but in ticks and of sixteen
+/// cells.
+pub type PrefixLine = [u32; 16];
 
 /// Time of a rate limiter on a cache line of its own: the theoretical arrival time of the generic
 /// cell rate algorithm (ITU-T I.371), in ns of the coarse monotonic clock.

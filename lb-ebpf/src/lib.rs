@@ -4,6 +4,7 @@
 //! of any of them, or of what a value means, raises [`LAYOUT_VERSION`].
 #![no_std]
 
+pub mod harness;
 pub mod lb;
 pub mod real;
 pub mod wire;

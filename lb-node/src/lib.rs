@@ -2,10 +2,28 @@
 //! `coordination` store, `health` adds verdicts, `policy` turns both into weights, `compile` into a
 //! [`program::Program`], and `dataplane` into BPF maps.
 
+pub mod admin;
 mod bpffs;
 pub mod capture;
+pub mod cli;
+pub mod compile;
+pub mod control;
 pub mod dataplane;
 pub mod health;
+pub mod metrics;
 pub mod nexthop;
+pub mod node;
+pub mod policy;
+pub mod probe_route;
 pub mod program;
 pub mod real;
+pub mod standalone;
+pub mod status;
+
+/// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
+/// all BPF programs are.
+pub static BENCHMARK_HARNESS: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
+
+#[cfg(test)]
+mod testing;

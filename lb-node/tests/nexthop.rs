@@ -2,6 +2,7 @@
 //!
 //! The namespaces have no names: each lives as long as a descriptor of this process refers to it,
 //! and takes its interfaces along. So nothing is left behind, however a test ends.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod lab;
 

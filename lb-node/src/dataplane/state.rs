@@ -10,8 +10,8 @@ use crate::nexthop::{NextHop, NextHops};
 use crate::program::{Program, RealProgram, VipProgram};
 use lb_ebpf::LAYOUT_VERSION;
 use lb_ebpf::lb::{
-    ADDRESS_SLOTS, Config, DROP_REASONS, Limiter, NextHop as NextHopEntry, REASONS, RealEntry, SERVICE_SLOTS,
-    SLOT_REAL_MASK, VipEntry, encapsulation, vip_flags,
+    ADDRESS_SLOTS, Config, DROP_REASONS, Limiter, NextHop as NextHopEntry, PREFIX_TICK_SHIFT, REASONS,
+    RealEntry, SERVICE_SLOTS, SLOT_REAL_MASK, VipEntry, encapsulation, vip_flags,
 };
 use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -365,7 +365,11 @@ impl State {
         if old != entry {
             // Words other than the table may change one by one: at worst one packet meets the old limit.
             self.maps.vips.write(index, entry);
-            self.restart_limiters(index, &old, &entry);
+            if (old.rate_interval, old.rate_tolerance) != (entry.rate_interval, entry.rate_tolerance) {
+                // What it holds is a time up to which connections were admitted at the old rate; under
+                // the new one that may be minutes away. (Prefixes' limiters see that by themselves.)
+                self.maps.vip_limiters.write(index, Limiter::default());
+            }
         }
         let mut handle =
             self.vips.remove(name).unwrap_or(VipHandle { index, reals: BTreeMap::new(), written: None });
@@ -418,23 +422,6 @@ impl State {
             handle.reals.insert(real.name.clone(), RealHandle { index, address: real.address, id });
         }
         Ok(())
-    }
-
-    /// Lets limits that have changed start anew: what the limiters hold is a time up to which connections were
-    /// admitted at the old rate, and under the new one that may be minutes away.
-    fn restart_limiters(&self, index: u32, old: &VipEntry, new: &VipEntry) {
-        if (old.rate_interval, old.rate_tolerance) != (new.rate_interval, new.rate_tolerance) {
-            self.maps.vip_limiters.write(index, Limiter::default());
-        }
-        let prefix_limit = |vip: &VipEntry| {
-            (vip.prefix_interval, vip.prefix_tolerance, vip.prefix_mask_v4, vip.prefix_mask_v6)
-        };
-        if new.prefix_interval != 0 && prefix_limit(old) != prefix_limit(new) {
-            // Prefixes share cells, so all begin again.
-            for cell in 0..self.maps.prefix_limiters.entries() {
-                self.maps.prefix_limiters.write(cell, 0);
-            }
-        }
     }
 
     fn full(&self, what: &'static str, entries: u32, field: &'static str) -> Error {
@@ -763,17 +750,23 @@ fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
     if vip.affinity == Affinity::Source {
         flags |= vip_flags::SOURCE_AFFINITY;
     }
-    let mut rate = |per_second: u32, burst: u32, flag: u32| {
-        if per_second == 0 {
-            return (0, 0);
-        }
-        flags |= flag;
-        let interval = SECOND / u64::from(per_second);
+    // A burst of n lets n connections through at once: the first is due, n - 1 are ahead of their time.
+    let limiter = |per_second: u32, burst: u32, second: u64| {
+        let interval = (second / u64::from(per_second.max(1))).max(1);
         (interval, interval * u64::from(burst).saturating_sub(1))
     };
-    let (rate_interval, rate_tolerance) = rate(connections_per_second, limits.burst, vip_flags::RATE_LIMIT);
-    let (prefix_interval, prefix_tolerance) =
-        rate(connections_per_second_per_prefix, limits.prefix_burst, vip_flags::PREFIX_LIMIT);
+    let (mut rate_interval, mut rate_tolerance) = (0, 0);
+    if connections_per_second > 0 {
+        flags |= vip_flags::RATE_LIMIT;
+        (rate_interval, rate_tolerance) = limiter(connections_per_second, limits.burst, SECOND);
+    }
+    let (mut prefix_interval, mut prefix_tolerance) = (0, 0);
+    if connections_per_second_per_prefix > 0 {
+        flags |= vip_flags::PREFIX_LIMIT;
+        let ticks = SECOND >> PREFIX_TICK_SHIFT;
+        (prefix_interval, prefix_tolerance) =
+            limiter(connections_per_second_per_prefix, limits.prefix_burst, ticks);
+    }
     VipEntry {
         table: 0,
         id,

@@ -119,6 +119,7 @@ fn outcome_labels((vip, real): &Key, outcome: OutcomeLabel) -> OutcomeLabels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::name;
     use prometheus_client::encoding::text::encode;
 
     fn text(metrics: &ProbeMetrics) -> String {
@@ -132,7 +133,7 @@ mod tests {
     #[test]
     fn probes_are_counted_by_target_and_outcome_and_forgotten_with_the_target() {
         let metrics = ProbeMetrics::default();
-        let key = ("mqtt".into(), "b1".into());
+        let key = (name("mqtt"), name("b1"));
         metrics.probed(&key, &Outcome::Success, Duration::from_millis(3));
         metrics.probed(&key, &Outcome::Failure("refused".into()), Duration::from_millis(3));
         metrics.probed(&key, &Outcome::Failure("refused".into()), Duration::from_millis(3));

@@ -121,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn name(index: usize) -> RealName {
-        RealName::from(format!("r{index}").as_str())
+        crate::testing::name(&format!("r{index}"))
     }
 
     fn candidates(standings: &[Standing]) -> BTreeMap<RealName, Standing> {

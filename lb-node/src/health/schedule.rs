@@ -274,14 +274,15 @@ impl SplitMix64 {
 mod tests {
     use super::super::State;
     use super::*;
-    use zk_schema::{CheckKind, HealthCheck, ProbePath, RealName, VipName};
+    use crate::testing::name;
+    use zk_schema::{CheckKind, HealthCheck, ProbePath};
 
     const WALL: SystemTime = SystemTime::UNIX_EPOCH;
 
     fn target(real: &str, interval_ms: u32) -> Target {
         Target {
-            vip: VipName::from("v"),
-            real: RealName::from(real),
+            vip: name("v"),
+            real: name(real),
             connect: ([127, 0, 0, 1], 1883).into(),
             mark: None,
             check: HealthCheck {
@@ -333,7 +334,7 @@ mod tests {
     }
 
     fn state(schedule: &Schedule, real: &str) -> State {
-        schedule.verdicts()[&(VipName::from("v"), RealName::from(real))].state
+        schedule.verdicts()[&(name("v"), name(real))].state
     }
 
     /// Runs the first probe that comes due, with `outcome`, and returns when it started.

@@ -234,10 +234,11 @@ async fn sleep_until(wake: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::name;
     use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-    use zk_schema::{CheckKind, HealthCheck, ProbePath, RealName, VipName};
+    use zk_schema::{CheckKind, HealthCheck, ProbePath, RealName};
 
     /// Reals whose answers the test sets, each taking 10 ms.
     #[derive(Clone, Default)]
@@ -256,7 +257,7 @@ mod tests {
 
     impl Fake {
         fn fail(&self, real: &str, reason: &str) {
-            self.0.failing.lock().expect("lock").insert(RealName::from(real), reason.to_owned());
+            self.0.failing.lock().expect("lock").insert(name(real), reason.to_owned());
         }
     }
 
@@ -289,8 +290,8 @@ mod tests {
 
     fn target(real: &str) -> Target {
         Target {
-            vip: VipName::from("v"),
-            real: RealName::from(real),
+            vip: name("v"),
+            real: name(real),
             connect: ([127, 0, 0, 1], 1883).into(),
             mark: None,
             check: HealthCheck {
@@ -401,7 +402,7 @@ mod tests {
         let (targets, scheduler) = start(&["a", "b"], &fake, settings());
         let mut verdicts = scheduler.verdicts();
         verdicts.wait_for(|v| v.values().all(|verdict| verdict.state == State::Up)).await.expect("alive");
-        fake.0.hanging.lock().expect("lock").insert(RealName::from("a"));
+        fake.0.hanging.lock().expect("lock").insert(name("a"));
         tokio::time::sleep(Duration::from_secs(3)).await;
         targets.send_replace(Arc::new(vec![target("b")]));
         verdicts.wait_for(|v| v.len() == 1).await.expect("alive");
@@ -459,7 +460,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn dropping_the_scheduler_stops_its_probes() {
         let fake = Fake::default();
-        fake.0.hanging.lock().expect("lock").insert(RealName::from("a"));
+        fake.0.hanging.lock().expect("lock").insert(name("a"));
         let (_targets, scheduler) = start(&["a"], &fake, settings());
         tokio::time::sleep(Duration::from_secs(2)).await;
         assert_eq!(fake.0.running.load(SeqCst), 1);

@@ -351,7 +351,7 @@ fn open_tun(name: &str) -> File {
 }
 
 fn http_get(path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(ADMIN).ok()?;
+    let mut stream = TcpStream::connect_timeout(&ADMIN.parse().ok()?, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: real\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = String::new();

@@ -5,13 +5,14 @@
 //! limiter idle at the same instant let one connection more through, which a limit of hundreds or
 //! thousands a second does not feel.
 //!
-//! Source prefixes share a two-row sketch of fixed size (a count-min sketch of arrival times): nothing
-//! is inserted or evicted, a flood of spoofed sources costs no memory, and a prefix is refused only
-//! if its cells in *both* rows are over the limit.
+//! Source prefixes share a sketch of fixed size (a count-min sketch of arrival times): nothing is
+//! inserted or evicted, a flood of spoofed sources costs no memory, and a prefix is refused only if
+//! *both* of its cells are over the limit. Both lie in one cache line, so that a flood of new sources
+//! costs one cache miss each.
 
 use crate::maps::{ICMP_LIMITER, PREFIX_LIMITERS, VIP_LIMITERS};
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use lb_ebpf::lb::{Config, DropReason, PREFIX_BUCKETS, VipEntry, vip_flags};
+use lb_ebpf::lb::{Config, DropReason, PREFIX_LINES, PREFIX_TICK_SHIFT, VipEntry, vip_flags};
 
 /// Whether a new connection may go to the VIP. `prefix` is the client's address under the VIP's mask.
 #[inline(always)]
@@ -49,17 +50,35 @@ pub fn may_send_icmp(config: &Config) -> bool {
 fn admit_prefix(config: &Config, index: u32, vip: &VipEntry, prefix: u64, now: u64) -> bool {
     let x = (prefix ^ config.prefix_seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 32) ^ u64::from(index)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    let first = (x >> 32) as u32 & (PREFIX_BUCKETS - 1);
-    let second = (x >> 48) as u32 & (PREFIX_BUCKETS - 1) | PREFIX_BUCKETS;
-    let (Some(first), Some(second)) =
-        (PREFIX_LIMITERS.get_ptr_mut(first), PREFIX_LIMITERS.get_ptr_mut(second))
-    else {
-        return true;
-    };
-    // Both rows count; one of them under the limit is enough.
-    let in_first = take(first, now, vip.prefix_interval, vip.prefix_tolerance);
-    let in_second = take(second, now, vip.prefix_interval, vip.prefix_tolerance);
+    let Some(line) = PREFIX_LIMITERS.get_ptr_mut((x >> 40) as u32 & (PREFIX_LINES - 1)) else { return true };
+    let first = (x >> 52) as usize & 15;
+    let second = first ^ ((x >> 56) as usize & 14 | 1);
+    // Both cells count; one of them under the limit is enough.
+    // SAFETY: both are below sixteen.
+    let (first, second) = unsafe { (line.cast::<u32>().add(first), line.cast::<u32>().add(second)) };
+    let (now, interval, tolerance) =
+        ((now >> PREFIX_TICK_SHIFT) as u32, vip.prefix_interval as u32, vip.prefix_tolerance as u32);
+    let in_first = take_ticks(first, now, interval, tolerance);
+    let in_second = take_ticks(second, now, interval, tolerance);
     in_first | in_second
+}
+
+/// [`take`] with 32 bits of ticks, which wrap: a time that is further ahead than the algorithm ever sets
+/// one is a remnant, and as good as none.
+#[inline(always)]
+fn take_ticks(arrival: *mut u32, now: u32, interval: u32, tolerance: u32) -> bool {
+    // SAFETY: `arrival` points into a map element; plain 32-bit loads and stores do not tear.
+    unsafe {
+        let mut ahead = arrival.read_volatile().wrapping_sub(now);
+        if ahead > tolerance + interval {
+            ahead = 0;
+        }
+        if ahead > tolerance {
+            return false;
+        }
+        arrival.write_volatile(now.wrapping_add(ahead + interval));
+    }
+    true
 }
 
 /// Takes one cell if the limiter conforms.

@@ -8,12 +8,13 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
 use lb_ebpf::lb::{
     ADDRESS_SLOTS, AddressEntry, Capture, Config, DROP_REASONS, DropReason, EVENTS, Event, FragmentKey,
-    FragmentOwner, Limiter, NextHop, PREFIX_BUCKETS, PREFIX_ROWS, RealCounters, RealEntry, SERVICE_SLOTS,
+    FragmentOwner, Limiter, NextHop, PREFIX_LINES, PrefixLine, RealCounters, RealEntry, SERVICE_SLOTS,
     ServiceEntry, SlotPair, VipEntry,
 };
 
 #[map]
 pub static CONFIG: Array<Config> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+// `BPF_F_MMAPABLE` also puts the elements on a page boundary, so that none straddles two cache lines.
 /// Two halves; [`Config::index`] says which is in force.
 #[map]
 pub static ADDRESSES: Array<AddressEntry> = Array::with_max_entries(2 * ADDRESS_SLOTS, BPF_F_MMAPABLE);
@@ -36,8 +37,7 @@ pub static EVENTS_SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENTS,
 #[map]
 pub static VIP_LIMITERS: Array<Limiter> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
-pub static PREFIX_LIMITERS: Array<u64> =
-    Array::with_max_entries(PREFIX_ROWS * PREFIX_BUCKETS, BPF_F_MMAPABLE);
+pub static PREFIX_LIMITERS: Array<PrefixLine> = Array::with_max_entries(PREFIX_LINES, BPF_F_MMAPABLE);
 #[map]
 pub static ICMP_LIMITER: Array<Limiter> = Array::with_max_entries(1, 0);
 #[map]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::health::{State, Target, scheduler};
+use crate::testing::name;
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -10,7 +11,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use zk_schema::{HealthCheck, HttpCheck, MqttCheck, MqttVersion, RealName, VipName};
+use zk_schema::{HealthCheck, HttpCheck, MqttCheck, MqttVersion};
 
 /// Long enough for a busy machine where an answer is expected.
 const PATIENT: u32 = 10_000;
@@ -19,8 +20,8 @@ const BRIEF: u32 = 300;
 
 fn target(connect: SocketAddr, kind: CheckKind, timeout_ms: u32) -> Target {
     Target {
-        vip: VipName::from("web"),
-        real: RealName::from("r1"),
+        vip: name("web"),
+        real: name("r1"),
         connect,
         mark: None,
         check: HealthCheck {
@@ -36,7 +37,7 @@ fn target(connect: SocketAddr, kind: CheckKind, timeout_ms: u32) -> Target {
 }
 
 fn prober() -> Prober {
-    Prober::new(NodeName::from("n1"))
+    Prober::new(name("n1"))
 }
 
 async fn probe(connect: SocketAddr, kind: CheckKind, timeout_ms: u32) -> Outcome {
@@ -430,7 +431,7 @@ mod https_checks {
     #[tokio::test]
     async fn a_trusted_certificate_for_the_host_is_a_success() {
         let (address, roots) = tls_server().await;
-        let prober = Prober { node: NodeName::from("n1"), tls: tls::Configs::with_roots(roots) };
+        let prober = Prober { node: name("n1"), tls: tls::Configs::with_roots(roots) };
         let target = target(address, https("localhost", true), PATIENT);
         assert_eq!(prober.probe(Arc::new(target)).await, Outcome::Success);
     }
@@ -438,7 +439,7 @@ mod https_checks {
     #[tokio::test]
     async fn a_certificate_for_another_host_is_a_failure() {
         let (address, roots) = tls_server().await;
-        let prober = Prober { node: NodeName::from("n1"), tls: tls::Configs::with_roots(roots) };
+        let prober = Prober { node: name("n1"), tls: tls::Configs::with_roots(roots) };
         let target = target(address, https("other.example", true), PATIENT);
         let reason = failure(prober.probe(Arc::new(target)).await);
         assert!(reason.starts_with("TLS: invalid peer certificate"), "{reason}");
@@ -448,7 +449,7 @@ mod https_checks {
     async fn an_untrusted_certificate_is_a_failure() {
         let (address, _) = tls_server().await;
         let (_, other_roots) = tls_server().await;
-        let prober = Prober { node: NodeName::from("n1"), tls: tls::Configs::with_roots(other_roots) };
+        let prober = Prober { node: name("n1"), tls: tls::Configs::with_roots(other_roots) };
         let target = target(address, https("localhost", true), PATIENT);
         let reason = failure(prober.probe(Arc::new(target)).await);
         assert!(reason.starts_with("TLS: invalid peer certificate"), "{reason}");

@@ -1,0 +1,401 @@
+//! The admin endpoint: `/healthz`, `/readyz`, `/metrics` and `/status`.
+//!
+//! | path | answers 200 | else |
+//! |---|---|---|
+//! | `/healthz` | while the newest self-test has passed: packets really are forwarded as they should be | 503, with what failed |
+//! | `/readyz` | once every VIP has its table | 503, with what is missing |
+//! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
+//! | `/status` | always: JSON | |
+
+use crate::standalone::FileStatus;
+use crate::status::{Status, VipStatus, seconds};
+use anyhow::{Context as _, Result};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use zk_schema::{NodeName, VipName};
+
+/// What the endpoint shows.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// This node.
+    pub node: NodeName,
+    /// The control loop's status.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// The cluster file's status.
+    pub file: watch::Receiver<FileStatus>,
+    /// The metrics.
+    pub registry: Arc<Registry>,
+}
+
+/// Listens on `address`, without answering yet.
+///
+/// # Errors
+/// If the address cannot be had, with what to do about it.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "cannot listen on {address} for /healthz, /readyz and /metrics: does an lb-node run here already? \
+             Else set `admin` in the [node] table to a free port of an address of this machine"
+        )
+    })
+}
+
+/// Answers on `listener` until the future is dropped.
+///
+/// # Errors
+/// If the listener breaks.
+pub async fn serve(listener: TcpListener, shown: Shown) -> Result<()> {
+    axum::serve(listener, router(shown)).await.context("the admin endpoint has stopped")
+}
+
+fn router(shown: Shown) -> Router {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/status", get(status))
+        .with_state(shown)
+}
+
+async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
+    verdict(&shown.status.borrow().not_healthy(), &[])
+}
+
+async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
+    let missing = shown.status.borrow().not_ready();
+    let file = shown.file.borrow();
+    let mut remarks = Vec::new();
+    if !file.is_valid() {
+        remarks.push("the cluster file is refused and the last good state stays in force:".to_owned());
+        remarks.extend(file.problems.iter().cloned());
+    }
+    remarks.extend(file.restart_for.iter().map(|field| format!("a change of {field} waits for a restart")));
+    verdict(&missing, &remarks)
+}
+
+/// 200 if there are no problems. Remarks are told either way.
+fn verdict(problems: &[String], remarks: &[String]) -> (StatusCode, String) {
+    let (code, mut body) = match problems {
+        [] => (StatusCode::OK, "ok\n".to_owned()),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
+    };
+    for line in problems.iter().chain(remarks) {
+        body += line;
+        body.push('\n');
+    }
+    (code, body)
+}
+
+async fn metrics(State(shown): State<Shown>) -> Response {
+    // Reading the kernel's counters takes system calls, and may wait for a table to be applied.
+    let encoded = tokio::task::spawn_blocking(move || {
+        let mut body = String::new();
+        text::encode(&mut body, &shown.registry).map(|()| body)
+    });
+    match encoded.await {
+        Ok(Ok(body)) => {
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, content_type)], body).into_response()
+        }
+        Ok(Err(_)) | Err(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be gathered\n").into_response()
+        }
+    }
+}
+
+/// The answer of `/status`.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    node: &'a NodeName,
+    version: &'static str,
+    healthy: bool,
+    ready: bool,
+    config: Config<'a>,
+    epoch: u64,
+    xdp_native: bool,
+    apply_error: Option<&'a str>,
+    self_test_failures: Option<&'a BTreeMap<VipName, String>>,
+    vips: &'a BTreeMap<VipName, VipStatus>,
+}
+
+#[derive(Debug, Serialize)]
+struct Config<'a> {
+    valid: bool,
+    problems: &'a [String],
+    restart_for: &'a BTreeSet<String>,
+    /// Seconds since 1970.
+    loaded: Option<u64>,
+}
+
+async fn status(State(shown): State<Shown>) -> Response {
+    let status = Arc::clone(&shown.status.borrow());
+    let file = shown.file.borrow();
+    let report = Report {
+        node: &shown.node,
+        version: env!("CARGO_PKG_VERSION"),
+        healthy: status.not_healthy().is_empty(),
+        ready: status.not_ready().is_empty(),
+        config: Config {
+            valid: file.is_valid(),
+            problems: &file.problems,
+            restart_for: &file.restart_for,
+            loaded: file.loaded.and_then(seconds),
+        },
+        epoch: status.epoch,
+        xdp_native: status.xdp_native,
+        apply_error: status.apply_error.as_deref(),
+        self_test_failures: status.self_test.as_ref().map(|test| &test.failures),
+        vips: &status.vips,
+    };
+    Json(report).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Forwarding;
+    use crate::dataplane::{Applied, SelfTest, Statistics};
+    use crate::health::Key;
+    use crate::health::metrics::ProbeMetrics;
+    use crate::health::panic::Held;
+    use crate::metrics::{ControlMetrics, Sources, registry};
+    use crate::nexthop::NextHops;
+    use crate::program::Program;
+    use crate::status::{RealState, RealStatus, SelfTestStatus};
+    use crate::testing::name;
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper_util::rt::TokioIo;
+    use lb_ebpf::lb::RealCounters;
+    use std::sync::Mutex;
+    use zk_schema::{Desired, Protocol};
+
+    /// A data plane with counters.
+    struct Counting {
+        readable: bool,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the map is gone")]
+    struct Gone;
+
+    impl Forwarding for Counting {
+        type Error = Gone;
+
+        fn apply(&mut self, _: &Program, _: &NextHops) -> Result<Applied, Gone> {
+            Err(Gone)
+        }
+        fn apply_next_hops(&mut self, _: &NextHops) -> Result<(), Gone> {
+            Err(Gone)
+        }
+        fn unresolved(&self) -> BTreeSet<Key> {
+            [(name("mqtt"), name("b"))].into()
+        }
+        fn probe_marks(&self) -> BTreeMap<Key, u32> {
+            BTreeMap::new()
+        }
+        fn in_force(&self, _: &Desired) -> BTreeSet<Key> {
+            BTreeSet::new()
+        }
+        fn statistics(&self) -> Result<Statistics, Gone> {
+            let counters = RealCounters { packets: 10, bytes: 640, connections: 3, icmp_errors: 1 };
+            let statistics = Statistics {
+                reals: [((name("mqtt"), name("a")), counters)].into(),
+                drops: [((Some(name("mqtt")), "no_owner"), 4), ((None, "malformed"), 5)].into(),
+                events: [("passed", 6)].into(),
+            };
+            if self.readable { Ok(statistics) } else { Err(Gone) }
+        }
+        fn self_test(&mut self) -> SelfTest {
+            SelfTest::default()
+        }
+        fn is_native(&self) -> bool {
+            true
+        }
+    }
+
+    fn real(state: RealState, weight: u16, share: f64) -> RealStatus {
+        RealStatus {
+            address: [10, 0, 2, 1].into(),
+            state,
+            blind: false,
+            reason: "connection refused".into(),
+            since: Some(1_700_000_000),
+            configured_weight: 100,
+            weight,
+            share,
+            next_hop: None,
+        }
+    }
+
+    fn working() -> Status {
+        let reals =
+            [(name("a"), real(RealState::Up, 100, 0.75)), (name("b"), real(RealState::Down, 50, 0.25))];
+        let vip = VipStatus {
+            address: [198, 51, 100, 1].into(),
+            port: 1883,
+            protocol: Protocol::Tcp,
+            ready: true,
+            held: Some(Held { down: 1, total: 2, threshold: 20 }),
+            reals: reals.into(),
+        };
+        Status {
+            epoch: 7,
+            xdp_native: true,
+            apply_error: None,
+            self_test: Some(SelfTestStatus { tested: 1, failures: BTreeMap::new() }),
+            vips: [(name("mqtt"), vip)].into(),
+        }
+    }
+
+    /// Asks the endpoint for a page, over a socket.
+    async fn ask(page: &str, status: Status, file: FileStatus, readable: bool) -> (u16, String) {
+        let (status, file) = (watch::Sender::new(Arc::new(status)), watch::Sender::new(file));
+        let sources = Sources {
+            dataplane: Arc::new(Mutex::new(Counting { readable })),
+            status: status.subscribe(),
+            file: file.subscribe(),
+        };
+        let registry = registry(sources, &ControlMetrics::default(), &ProbeMetrics::default());
+        let shown = Shown {
+            node: name("lb-1"),
+            status: status.subscribe(),
+            file: file.subscribe(),
+            registry: Arc::new(registry),
+        };
+        let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve(listener, shown));
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request =
+            hyper::Request::get(page).header("host", "lb").body(Empty::<bytes::Bytes>::new()).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        let code = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        server.abort();
+        connection.abort();
+        (code, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn health_is_the_newest_self_test() {
+        let mut status = working();
+        let page = |status: &Status| {
+            let status = status.clone();
+            async { ask("/healthz", status, FileStatus::default(), true).await }
+        };
+        assert_eq!(page(&status).await, (200, "ok\n".into()));
+        status.self_test =
+            Some(SelfTestStatus { tested: 1, failures: [(name("mqtt"), "dropped".into())].into() });
+        assert_eq!(page(&status).await, (503, "VIP mqtt: dropped\n".into()));
+        status.self_test = None;
+        assert_eq!(page(&status).await, (503, "there was no self-test yet\n".into()));
+    }
+
+    #[tokio::test]
+    async fn readiness_is_every_vips_first_table() {
+        let mut status = working();
+        let (code, body) = ask("/readyz", status.clone(), FileStatus::default(), true).await;
+        assert_eq!((code, body.as_str()), (200, "ok\n"));
+        status.vips.get_mut("mqtt").unwrap().ready = false;
+        let (code, body) = ask("/readyz", status, FileStatus::default(), true).await;
+        assert_eq!(code, 503);
+        assert_eq!(
+            body,
+            "VIP mqtt has no table yet: a is up (connection refused), b is down (connection refused)\n"
+        );
+        let (code, body) = ask("/readyz", Status::default(), FileStatus::default(), true).await;
+        assert_eq!((code, body.as_str()), (503, "nothing is in force yet\n"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_cluster_file_is_told_but_a_node_that_serves_stays_ready() {
+        let file = FileStatus { problems: vec!["c.toml:3:1: node: missing".into()], ..FileStatus::default() };
+        let (code, body) = ask("/readyz", working(), file.clone(), true).await;
+        assert_eq!(code, 200);
+        assert!(body.contains("c.toml:3:1: node: missing"), "{body}");
+        let (_, metrics) = ask("/metrics", working(), file, true).await;
+        assert!(metrics.lines().any(|line| line == "drover_config_valid 0.0"), "{metrics}");
+    }
+
+    #[tokio::test]
+    async fn every_metric_is_there_with_a_help_text() {
+        let (code, text) = ask("/metrics", working(), FileStatus::default(), true).await;
+        assert_eq!(code, 200);
+        for line in [
+            r#"drover_real_packets_total{vip="mqtt",real="a"} 10"#,
+            r#"drover_real_bytes_total{vip="mqtt",real="a"} 640"#,
+            r#"drover_real_new_connections_total{vip="mqtt",real="a"} 3"#,
+            r#"drover_real_icmp_errors_total{vip="mqtt",real="a"} 1"#,
+            r#"drover_real_healthy{vip="mqtt",real="a"} 1.0"#,
+            r#"drover_real_healthy{vip="mqtt",real="b"} 0.0"#,
+            r#"drover_real_weight{vip="mqtt",real="b"} 50.0"#,
+            r#"drover_real_share{vip="mqtt",real="a"} 0.75"#,
+            r#"drover_drops_total{vip="mqtt",reason="no_owner"} 4"#,
+            r#"drover_drops_total{vip="",reason="malformed"} 5"#,
+            r#"drover_packets_total{outcome="passed"} 6"#,
+            r#"drover_vip_held_removals{vip="mqtt"} 1.0"#,
+            r#"drover_vip_ready{vip="mqtt"} 1.0"#,
+            "drover_epoch 7.0",
+            "drover_unresolved_reals 1.0",
+            "drover_config_valid 1.0",
+            "drover_self_test_failures 0.0",
+            "drover_xdp_native 1.0",
+            "drover_tables_switched_total 0",
+            "drover_apply_failures_total 0",
+            "drover_apply_duration_seconds_count 0",
+            "drover_probes_in_flight 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("drover_build_info{version=\""), "{text}");
+        let names = |kind: &str| -> BTreeSet<String> {
+            let lines = text.lines().filter_map(|line| line.strip_prefix(kind));
+            lines.map(|line| line.split(' ').next().unwrap_or_default().to_owned()).collect()
+        };
+        assert_eq!(names("# HELP "), names("# TYPE "));
+    }
+
+    #[tokio::test]
+    async fn counters_that_cannot_be_read_do_not_take_the_rest_along() {
+        let (code, text) = ask("/metrics", working(), FileStatus::default(), false).await;
+        assert_eq!(code, 200);
+        assert!(text.contains("drover_epoch 7.0") && !text.contains("drover_real_packets"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn the_status_tells_who_gets_connections_and_why() {
+        let (code, text) = ask("/status", working(), FileStatus::default(), true).await;
+        assert_eq!(code, 200);
+        let status: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(status["node"], "lb-1");
+        assert_eq!(status["ready"], true);
+        assert_eq!(status["config"]["valid"], true);
+        let vip = &status["vips"]["mqtt"];
+        assert!(vip["held"].as_str().unwrap().starts_with("1 of 2 reals are down"), "{text}");
+        let b = &vip["reals"]["b"];
+        assert_eq!((&b["state"], &b["share"]), (&"down".into(), &0.25.into()), "{text}");
+        assert_eq!(b["reason"], "connection refused");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_reported_with_the_setting_that_names_it() {
+        let first = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+        let error = bind(first.local_addr().unwrap()).await.unwrap_err();
+        let message = format!("{error:#}");
+        assert!(message.contains("`admin` in the [node] table") && message.contains("in use"), "{message}");
+    }
+}

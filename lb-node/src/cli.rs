@@ -1,0 +1,269 @@
+//! The command line.
+
+use crate::{capture, dataplane, node, probe_route, real, standalone};
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::fmt::Write as _;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use tracing_subscriber::EnvFilter;
+use zk_schema::{ClusterFile, Vip};
+
+/// Balances long-lived connections over many servers, in XDP.
+///
+/// `lb-node run` makes this machine a load-balancer node: packets for a VIP that arrive on its front interface are
+/// sent on to one of the VIP's reals, chosen by a consistent hash, and answers go from the real to the client directly.
+/// `lb-node real` makes a machine a real: it takes the tunnels' headers off and gives it the VIP.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lb-node",
+    version,
+    after_help = "Examples:
+  lb-node check cluster.toml                     is the file right?
+  lb-node run --standalone cluster.toml          serve what it says
+  lb-node real --interface eth0 --vip 198.51.100.10 --from 10.0.0.0/24
+                                                 on each server
+  lb-node detach --interface eth0                stop forwarding, leave nothing behind
+
+The log goes to standard error; RUST_LOG=debug (or lb_node=debug,...) shows more."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One object per line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a load-balancer node.
+    ///
+    /// The node follows the cluster file: an edit (or SIGHUP) takes effect without touching other connections, and
+    /// one that is wrong is refused whole, with what is wrong by line, while the last good state stays in force.
+    ///
+    /// When the process ends, however it ends, packets are forwarded as before, and the next `lb-node run` takes over
+    /// without losing one. `lb-node detach` ends that.
+    ///
+    /// The file's `admin` address (127.0.0.1:9940 by default) answers /healthz, /readyz, /status and /metrics.
+    #[command(after_help = "Examples:
+  lb-node run --standalone /etc/drover/cluster.toml
+  kill -HUP $(pidof lb-node)                     read the file again now
+  curl -s 127.0.0.1:9940/readyz                  what is missing, if anything
+  curl -s 127.0.0.1:9940/status | jq .vips       who gets connections, and why")]
+    Run(Run),
+
+    /// Check a cluster file, and print what it says.
+    ///
+    /// Lists everything that is wrong, with line, field and what is allowed, and then exits with code 1. Needs no rights
+    /// and touches nothing.
+    Check {
+        /// The cluster file (its fields are described in docs/cluster-file.md).
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+
+    /// Run the agent of a real: decapsulate what nodes send, and own the VIPs.
+    ///
+    /// When the process ends, program and VIPs stay. `lb-node detach` removes them.
+    #[command(after_help = "Examples:
+  lb-node real --interface eth0 --vip 198.51.100.10 --vip 2001:db8::10 \\
+               --from 10.0.0.0/24 --from 2001:db8:1::/64")]
+    Real(real::Options),
+
+    /// Remove programs, pins and all else that `run` and `real` left on an interface.
+    ///
+    /// Forwarding, or decapsulation, ends at once. Refused while the daemon runs: stop it first.
+    Detach(Detach),
+
+    /// Write samples of forwarded packets to a pcap file.
+    Capture(capture::Options),
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    /// Cluster file of a node that shares its state with no other.
+    #[arg(long, value_name = "FILE", required = true)]
+    standalone: PathBuf,
+
+    /// Directory on a BPF file system that keeps programs and tables while no process runs.
+    #[arg(long, value_name = "DIRECTORY", default_value = real::DEFAULT_BPFFS)]
+    bpffs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Detach {
+    /// The interface.
+    #[arg(long, value_name = "NAME")]
+    interface: String,
+
+    /// Directory on a BPF file system that the daemon was started with.
+    #[arg(long, value_name = "DIRECTORY", default_value = real::DEFAULT_BPFFS)]
+    bpffs: PathBuf,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    /// In words that say what to mend.
+    pub async fn execute(self) -> Result<()> {
+        start_log(self.log_format);
+        match self.command {
+            Command::Run(run) => node::run_standalone(&run.standalone, &run.bpffs).await,
+            Command::Check { file } => {
+                let checked = standalone::read(&file)?;
+                print!("{}", summary(&checked));
+                Ok(())
+            }
+            Command::Real(options) => real::run(options).await,
+            Command::Detach(detach) => detach.execute().await,
+            Command::Capture(options) => {
+                let seen = capture::run(options).await?;
+                tracing::info!(packets = seen, "capture ended");
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Detach {
+    /// Undoes what can be undone, whatever else cannot.
+    async fn execute(self) -> Result<()> {
+        let mut failures = Vec::new();
+        match dataplane::detach(&self.interface, &self.bpffs) {
+            Ok(true) => tracing::info!(interface = self.interface, "load balancing has ended"),
+            Ok(false) => {}
+            Err(error) => failures.push(format!("{:#}", anyhow::Error::from(error))),
+        }
+        // A daemon that still runs needs the route.
+        if failures.is_empty()
+            && let Err(error) = probe_route::remove().await
+        {
+            failures.push(error.to_string());
+        }
+        if let Err(error) = real::detach(&self.interface, &self.bpffs).await {
+            failures.push(format!("{error:#}"));
+        }
+        if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }
+    }
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Fails only if there is a log already, as in tests.
+    let _ = match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().try_init(),
+    };
+}
+
+/// A cluster file in a few lines.
+fn summary(file: &ClusterFile) -> String {
+    let node = &file.node;
+    let mut text = format!(
+        "node {} on {} (XDP {}), admin on {}\n",
+        node.name, node.interface, node.xdp_mode, node.admin
+    );
+    for (name, state) in &file.desired.vips {
+        let (vip, reals) = (&state.vip, &state.reals);
+        let check = vip.health.as_ref().map_or("no health check".to_owned(), |check| {
+            let kind = match check.kind {
+                zk_schema::CheckKind::Tcp => "tcp",
+                zk_schema::CheckKind::Http(_) => "http",
+                zk_schema::CheckKind::Https(_) => "https",
+                zk_schema::CheckKind::Mqtt(_) => "mqtt",
+            };
+            format!("{kind} check every {} ms by {}", check.interval_ms, check.path)
+        });
+        let drained = reals.values().filter(|real| real.weight == 0).count();
+        let drained = if drained == 0 { String::new() } else { format!(", {drained} of them drained") };
+        let _ = writeln!(
+            text,
+            "VIP {name}: {} {} by {}, {check}, {} reals{drained}",
+            vip.protocol,
+            service(vip),
+            vip.encapsulation,
+            reals.len()
+        );
+        let total: u64 = reals.values().map(|real| u64::from(real.weight)).sum();
+        for (real_name, real) in reals {
+            let share = u64::from(real.weight) * 1000 / total.max(1);
+            let _ = writeln!(
+                text,
+                "  {real_name}: {} weight {} ({}.{} %)",
+                real.address,
+                real.weight,
+                share / 10,
+                share % 10
+            );
+        }
+    }
+    text
+}
+
+/// The VIP's address and port.
+fn service(vip: &Vip) -> String {
+    match (vip.address, vip.port) {
+        (address, 0) => format!("{address}, all ports"),
+        (address, port) => std::net::SocketAddr::new(address, port).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{checked_vip, desired, name};
+    use clap::CommandFactory as _;
+    use zk_schema::Node;
+
+    #[test]
+    fn the_commands_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_needs_a_cluster_file_and_has_defaults_for_the_rest() {
+        let cli = Cli::try_parse_from(["lb-node", "run", "--standalone", "c.toml"]).unwrap();
+        let Command::Run(run) = cli.command else { panic!("{cli:?}") };
+        assert_eq!(run.bpffs, PathBuf::from("/sys/fs/bpf/drover"));
+        let error = Cli::try_parse_from(["lb-node", "run"]).unwrap_err().to_string();
+        assert!(error.contains("--standalone <FILE>"), "{error}");
+    }
+
+    #[test]
+    fn the_log_format_may_stand_anywhere() {
+        for words in
+            [["--log-format", "json", "check", "c.toml"], ["check", "c.toml", "--log-format", "json"]]
+        {
+            let cli = Cli::try_parse_from(std::iter::once("lb-node").chain(words)).unwrap();
+            assert_eq!(cli.log_format, LogFormat::Json);
+        }
+    }
+
+    #[test]
+    fn the_summary_names_vips_reals_and_shares() {
+        let mut desired = desired([("mqtt", checked_vip(&[("a", 100), ("b", 50), ("c", 0)]))]);
+        desired.vips.get_mut("mqtt").unwrap().vip.address = "2001:db8::1".parse().unwrap();
+        let text = summary(&ClusterFile { node: Node::new(name("lb-1"), "eth0"), desired });
+        assert_eq!(
+            text,
+            "node lb-1 on eth0 (XDP auto), admin on 127.0.0.1:9940\n\
+             VIP mqtt: tcp [2001:db8::1]:1883 by gue, tcp check every 2000 ms by tunnel, 3 reals, 1 of them drained\n  \
+             a: 10.0.2.1 weight 100 (66.6 %)\n  \
+             b: 10.0.2.2 weight 50 (33.3 %)\n  \
+             c: 10.0.2.3 weight 0 (0.0 %)\n"
+        );
+    }
+}

@@ -1,0 +1,191 @@
+//! From desired state and weights to what the data plane is to do. Pure.
+
+use crate::policy::Assignment;
+use crate::program::{Program, RealProgram, VipProgram};
+use slot_table::flow::Seed;
+use slot_table::maglev::{self, BuildError, Table, TableSize, TableSizeError};
+use std::collections::HashMap;
+use std::sync::Arc;
+use zk_schema::{Desired, RealName, VipName};
+
+/// A desired state that no program follows from; records that were validated do not cause it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CompileError {
+    /// The cluster's table size is none.
+    #[error("cluster: {0}")]
+    TableSize(#[from] TableSizeError),
+    /// A VIP's table cannot be built.
+    #[error("VIP {vip}: {reason}")]
+    Table {
+        /// The VIP.
+        vip: VipName,
+        /// Why not.
+        reason: BuildError,
+    },
+}
+
+/// Compiles `desired` with the weights of `assignment`.
+///
+/// A table depends on the seed, its size, and names and weights of the reals. Where those are the same as in
+/// `previous`, or for two VIPs, the table is shared rather than built again.
+///
+/// # Errors
+/// If the state was not validated: see [`CompileError`].
+pub fn compile(
+    desired: &Desired,
+    assignment: &Assignment,
+    previous: Option<&Program>,
+) -> Result<Program, CompileError> {
+    let (k0, k1) = desired.cluster.seed();
+    let seed = Seed { k0, k1 };
+    let size = TableSize::try_from(desired.cluster.table_size)?;
+    let mut tables = Tables::from_previous(previous, seed, size);
+    let mut program =
+        Program { epoch: assignment.epoch, seed, table_size: size.slots(), vips: Default::default() };
+    for (name, state) in &desired.vips {
+        let weights = assignment.vips.get(name).map(|assigned| &assigned.weights);
+        let reals: Vec<RealProgram> = state
+            .reals
+            .iter()
+            .map(|(real, record)| RealProgram {
+                name: real.clone(),
+                address: record.address,
+                weight: weights.and_then(|weights| weights.get(real)).copied().unwrap_or(0),
+            })
+            .collect();
+        let table =
+            tables.table(&reals).map_err(|reason| CompileError::Table { vip: name.clone(), reason })?;
+        let vip = &state.vip;
+        let compiled = VipProgram {
+            address: vip.address,
+            port: vip.port,
+            protocol: vip.protocol,
+            encapsulation: vip.encapsulation,
+            affinity: vip.affinity,
+            limits: vip.limits,
+            reals,
+            table,
+        };
+        program.vips.insert(name.clone(), compiled);
+    }
+    Ok(program)
+}
+
+/// Tables that exist already, by what they were built from. Owners are indices into the list of reals, so those
+/// without a weight are part of the key.
+struct Tables {
+    seed: Seed,
+    size: TableSize,
+    known: HashMap<Vec<(RealName, u16)>, Arc<Table>>,
+}
+
+impl Tables {
+    fn from_previous(previous: Option<&Program>, seed: Seed, size: TableSize) -> Self {
+        let alike = previous.filter(|program| program.seed == seed && program.table_size == size.slots());
+        let known = alike
+            .into_iter()
+            .flat_map(|program| program.vips.values())
+            .map(|vip| (key(&vip.reals), Arc::clone(&vip.table)))
+            .collect();
+        Self { seed, size, known }
+    }
+
+    fn table(&mut self, reals: &[RealProgram]) -> Result<Arc<Table>, BuildError> {
+        let key = key(reals);
+        if let Some(table) = self.known.get(&key) {
+            return Ok(Arc::clone(table));
+        }
+        let members: Vec<maglev::Real<'_>> =
+            reals.iter().map(|real| maglev::Real { id: real.name.as_str(), weight: real.weight }).collect();
+        let table = Arc::new(maglev::build(self.seed, &members, self.size)?);
+        self.known.insert(key, Arc::clone(&table));
+        Ok(table)
+    }
+}
+
+fn key(reals: &[RealProgram]) -> Vec<(RealName, u16)> {
+    reals.iter().map(|real| (real.name.clone(), real.weight)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::VipAssignment;
+    use crate::testing::{checked_vip, desired, name};
+
+    fn assignment(epoch: u64, vips: &[(&str, &[(&str, u16)])]) -> Assignment {
+        let vip = |weights: &[(&str, u16)]| VipAssignment {
+            weights: weights.iter().map(|(real, weight)| (name(real), *weight)).collect(),
+            ..VipAssignment::default()
+        };
+        Assignment {
+            epoch,
+            vips: vips.iter().map(|(vip_name, weights)| (name(vip_name), vip(weights))).collect(),
+        }
+    }
+
+    #[test]
+    fn every_real_is_in_the_program_and_those_with_a_weight_own_slots() {
+        let desired = desired([("mqtt", checked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
+        let program = compile(&desired, &assignment(4, &[("mqtt", &[("a", 10), ("c", 30)])]), None).unwrap();
+        let vip = &program.vips["mqtt"];
+        let reals: Vec<_> = vip.reals.iter().map(|real| (real.name.as_str(), real.weight)).collect();
+        assert_eq!(reals, [("a", 10), ("b", 0), ("c", 30)]);
+        let shares = vip.table.shares();
+        assert_eq!(shares[1], 0);
+        assert!(shares[0] > 16_000 && shares[2] > 49_000, "{shares:?}");
+        assert_eq!((program.epoch, program.table_size), (4, 65_537));
+        assert_eq!((program.seed.k0, program.seed.k1), desired.cluster.seed());
+    }
+
+    #[test]
+    fn a_vip_without_weights_has_a_table_without_owners() {
+        let desired = desired([("mqtt", checked_vip(&[("a", 100)]))]);
+        let program = compile(&desired, &Assignment::default(), None).unwrap();
+        assert!(program.vips["mqtt"].table.owners().is_empty());
+        assert_eq!(program.vips["mqtt"].reals.len(), 1);
+    }
+
+    #[test]
+    fn tables_are_shared_while_names_weights_seed_and_size_stay() {
+        let reals = [("a", 100), ("b", 100)];
+        let mut desired = desired([("v4", checked_vip(&reals)), ("v6", checked_vip(&reals))]);
+        let weights: &[(&str, u16)] = &[("a", 100), ("b", 100)];
+        let both = assignment(1, &[("v4", weights), ("v6", weights)]);
+        let first = compile(&desired, &both, None).unwrap();
+        assert!(Arc::ptr_eq(&first.vips["v4"].table, &first.vips["v6"].table));
+
+        desired.vips.get_mut("v6").unwrap().vip.port = 8883;
+        let other = assignment(2, &[("v4", &[("a", 100), ("b", 50)]), ("v6", weights)]);
+        let second = compile(&desired, &other, Some(&first)).unwrap();
+        assert!(Arc::ptr_eq(&first.vips["v6"].table, &second.vips["v6"].table));
+        assert_ne!(first.vips["v4"].table, second.vips["v4"].table);
+
+        desired.cluster.seed = 1.into();
+        let third = compile(&desired, &other, Some(&second)).unwrap();
+        assert_ne!(second.vips["v6"].table, third.vips["v6"].table);
+        desired.cluster.table_size = 655_373;
+        let fourth = compile(&desired, &other, Some(&third)).unwrap();
+        assert_eq!(fourth.vips["v6"].table.owners().len(), 655_373);
+    }
+
+    #[test]
+    fn a_new_real_without_a_weight_moves_no_slot_of_the_others() {
+        let before = desired([("mqtt", checked_vip(&[("b", 100), ("c", 100)]))]);
+        let after = desired([("mqtt", checked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
+        let weights = assignment(1, &[("mqtt", &[("b", 100), ("c", 100)])]);
+        let first = compile(&before, &weights, None).unwrap();
+        let second = compile(&after, &weights, Some(&first)).unwrap();
+        let (first, second) = (&first.vips["mqtt"].table, &second.vips["mqtt"].table);
+        assert_eq!(maglev::disruption(first, second).moved, 0);
+        assert_eq!(second.shares()[0], 0);
+    }
+
+    #[test]
+    fn a_table_size_that_does_not_exist_is_refused() {
+        let mut desired = desired([]);
+        desired.cluster.table_size = 100;
+        let error = compile(&desired, &Assignment::default(), None).unwrap_err();
+        assert_eq!(error.to_string(), "cluster: table size 100 is not supported: use 65537 or 655373 slots");
+    }
+}

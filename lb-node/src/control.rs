@@ -1,0 +1,558 @@
+//! The loop that keeps the data plane what the desired state, the verdicts and the network say it should be.
+//!
+//! It never reacts to an event: whatever woke it, it takes the newest snapshot, verdicts and next hops, decides
+//! ([`crate::policy`]), compiles ([`crate::compile`]) and applies what differs from what is in force.
+//!
+//! How a node boots, since probes go through the maps that they are to fill:
+//!
+//! 1. What a predecessor left in force counts as in force, and its reals as up until proven down. If its maps are
+//!    being replaced and nothing can be read from them, all reals do.
+//! 2. The first program is applied. On a fresh start at once, so that reals can be probed: tables are empty where
+//!    nothing is known, and packets are dropped rather than answered with a reset by a host that is no broker.
+//!    After a predecessor, which is still forwarding, it waits up to a second for the reals' next hops.
+//! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
+//! 4. Verdicts arrive, and tables are filled: see [`crate::policy::assign`].
+
+use crate::compile::{CompileError, compile};
+use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
+use crate::health::{Key, Target, Verdicts};
+use crate::metrics::ControlMetrics;
+use crate::nexthop::{NextHops, Wanted};
+use crate::policy::{Assignment, Situation, assign};
+use crate::program::Program;
+use crate::status::{self, SelfTestStatus, Shares, Status};
+use coordination::Snapshot;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{error, info, warn};
+use zk_schema::{Desired, ProbePath, VipName, VipState};
+
+/// How often a packet is sent through the loaded program.
+const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
+
+/// How long the first program waits for next hops while a predecessor's is still forwarding.
+const FIRST_NEXT_HOPS: Duration = Duration::from_secs(1);
+
+/// A real's first probe starts within this, or within its interval (see `health::schedule`).
+const FIRST_PROBE: Duration = Duration::from_secs(1);
+
+/// A VIP without a table waits for the first verdicts no longer than this.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Pause after the first failure to apply; doubled with each further one.
+const RETRY: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+/// What the loop does to the kernel. Behind a trait so that its decisions can be tested without one.
+pub trait Forwarding: Send + 'static {
+    /// What goes wrong.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// See [`Dataplane::apply`].
+    ///
+    /// # Errors
+    /// As there.
+    fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Self::Error>;
+
+    /// See [`Dataplane::apply_next_hops`].
+    ///
+    /// # Errors
+    /// As there.
+    fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Self::Error>;
+
+    /// See [`Dataplane::unresolved`].
+    fn unresolved(&self) -> BTreeSet<Key>;
+
+    /// See [`Dataplane::probe_marks`].
+    fn probe_marks(&self) -> BTreeMap<Key, u32>;
+
+    /// See [`Dataplane::in_force`].
+    fn in_force(&self, desired: &Desired) -> BTreeSet<Key>;
+
+    /// See [`Dataplane::statistics`].
+    ///
+    /// # Errors
+    /// As there.
+    fn statistics(&self) -> Result<Statistics, Self::Error>;
+
+    /// See [`Dataplane::self_test`].
+    fn self_test(&mut self) -> SelfTest;
+
+    /// See [`Dataplane::is_native`].
+    fn is_native(&self) -> bool;
+}
+
+impl Forwarding for Dataplane {
+    type Error = dataplane::Error;
+
+    fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Self::Error> {
+        Self::apply(self, program, hops)
+    }
+
+    fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Self::Error> {
+        Self::apply_next_hops(self, hops)
+    }
+
+    fn unresolved(&self) -> BTreeSet<Key> {
+        Self::unresolved(self)
+    }
+
+    fn probe_marks(&self) -> BTreeMap<Key, u32> {
+        Self::probe_marks(self)
+    }
+
+    fn in_force(&self, desired: &Desired) -> BTreeSet<Key> {
+        Self::in_force(self, desired)
+    }
+
+    fn statistics(&self) -> Result<Statistics, Self::Error> {
+        Self::statistics(self)
+    }
+
+    fn self_test(&mut self) -> SelfTest {
+        Self::self_test(self)
+    }
+
+    fn is_native(&self) -> bool {
+        Self::is_native(self)
+    }
+}
+
+/// A data plane that the loop and the scrapes of its counters share.
+pub type Shared<D> = Arc<Mutex<D>>;
+
+/// The data plane, also after a thread that held it has panicked: applying is idempotent, so the next one mends
+/// what was left half-way.
+pub(crate) fn locked<D>(dataplane: &Mutex<D>) -> MutexGuard<'_, D> {
+    dataplane.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the loop listens to. A channel whose sender is gone keeps its last value.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// Desired state.
+    pub snapshots: watch::Receiver<Arc<Snapshot>>,
+    /// What probes found.
+    pub verdicts: watch::Receiver<Arc<Verdicts>>,
+    /// How reals are reached.
+    pub next_hops: watch::Receiver<Arc<NextHops>>,
+}
+
+/// What the loop publishes.
+#[derive(Clone, Debug)]
+pub struct Outputs {
+    /// What is to be probed. Each target's mark is in force when it is published.
+    pub targets: watch::Sender<Arc<Vec<Target>>>,
+    /// Addresses that next hops are wanted for.
+    pub wanted: watch::Sender<Wanted>,
+    /// What goes on.
+    pub status: watch::Sender<Arc<Status>>,
+}
+
+/// The addresses of all reals.
+#[must_use]
+pub fn wanted(desired: &Desired) -> Wanted {
+    let reals = desired.vips.values().flat_map(|state| state.reals.values());
+    Arc::new(reals.map(|real| real.address).collect())
+}
+
+/// The reals that count as in force when a node starts.
+#[must_use]
+pub fn inherited<D: Forwarding>(dataplane: &D, start: Start, desired: &Desired) -> BTreeSet<Key> {
+    let in_force = match start {
+        Start::Fresh => BTreeSet::new(),
+        Start::TakenOver | Start::Replacing => dataplane.in_force(desired),
+    };
+    if start != Start::Replacing || !in_force.is_empty() {
+        return in_force;
+    }
+    let keys = desired.vips.iter().flat_map(|(vip, state)| {
+        let members = state.reals.iter().filter(|(_, real)| real.weight > 0);
+        members.map(|(real, _)| (vip.clone(), real.clone()))
+    });
+    keys.collect()
+}
+
+/// What is to be probed, with the marks that lead probes to the reals.
+#[must_use]
+pub fn targets(desired: &Desired, marks: &BTreeMap<Key, u32>) -> Vec<Target> {
+    let of_vip = |(name, state): (&VipName, &VipState)| -> Vec<Target> {
+        let Some(check) = &state.vip.health else { return Vec::new() };
+        let port = check.port.unwrap_or(state.vip.port);
+        let target = |(real_name, real): (&zk_schema::RealName, &zk_schema::Real)| {
+            let key = (name.clone(), real_name.clone());
+            let (address, mark) = match check.path {
+                ProbePath::Tunnel => (state.vip.address, marks.get(&key).copied()),
+                ProbePath::Direct => (real.address, None),
+            };
+            let connect = SocketAddr::new(address, port);
+            Target { vip: key.0, real: key.1, connect, mark, check: check.clone() }
+        };
+        state.reals.iter().map(target).collect()
+    };
+    desired.vips.iter().flat_map(of_vip).collect()
+}
+
+/// The loop's state.
+pub struct Control<D> {
+    dataplane: Shared<D>,
+    start: Start,
+    started: Instant,
+    outputs: Outputs,
+    metrics: ControlMetrics,
+    /// The last assignment that was decided on, in force or not.
+    issued: Assignment,
+    /// Reals that hold slots.
+    in_force: BTreeSet<Key>,
+    /// What is applied.
+    applied: Option<Arc<InForce>>,
+    /// VIPs by the time when they were first applied, since when their reals are probed.
+    known_since: BTreeMap<VipName, Instant>,
+    failure: Option<Failure>,
+    self_test: Option<SelfTestStatus>,
+    xdp_native: bool,
+}
+
+/// What was applied last.
+#[derive(Debug, Default)]
+struct InForce {
+    program: Option<Program>,
+    assignment: Assignment,
+    next_hops: Arc<NextHops>,
+    shares: Shares,
+}
+
+/// The last attempt to apply, if it failed.
+struct Failure {
+    message: String,
+    revision: u64,
+    pause: Duration,
+    retry: Instant,
+}
+
+impl<D: Forwarding> Control<D> {
+    /// A loop over a data plane that came to be by `start`; `in_force` is what [`inherited`] said about it.
+    #[must_use]
+    pub fn new(
+        dataplane: Shared<D>,
+        start: Start,
+        in_force: BTreeSet<Key>,
+        outputs: Outputs,
+        metrics: ControlMetrics,
+    ) -> Self {
+        Self {
+            dataplane,
+            start,
+            started: Instant::now(),
+            outputs,
+            metrics,
+            issued: Assignment::default(),
+            in_force,
+            applied: None,
+            known_since: BTreeMap::new(),
+            failure: None,
+            self_test: None,
+            xdp_native: false,
+        }
+    }
+
+    /// Runs until `stop` is ready; then forwarding goes on as it is.
+    pub async fn run(mut self, mut inputs: Inputs, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut self_tests = tokio::time::interval(SELF_TEST_EVERY);
+        self_tests.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self_tests.reset();
+        let (mut snapshots_end, mut verdicts_end, mut next_hops_end) = (false, false, false);
+        loop {
+            let wake = self.reconcile(&mut inputs).await;
+            tokio::select! {
+                () = &mut stop => return,
+                changed = inputs.snapshots.changed(), if !snapshots_end => snapshots_end = changed.is_err(),
+                changed = inputs.verdicts.changed(), if !verdicts_end => verdicts_end = changed.is_err(),
+                changed = inputs.next_hops.changed(), if !next_hops_end => next_hops_end = changed.is_err(),
+                _ = self_tests.tick() => self.test_itself().await,
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Brings the data plane to what the newest inputs say. Returns when to do so again even if none changes.
+    async fn reconcile(&mut self, inputs: &mut Inputs) -> Option<Instant> {
+        let snapshot = Arc::clone(&inputs.snapshots.borrow_and_update());
+        let verdicts = Arc::clone(&inputs.verdicts.borrow_and_update());
+        let next_hops = Arc::clone(&inputs.next_hops.borrow_and_update());
+        let desired = &snapshot.desired;
+        replace(&self.outputs.wanted, wanted(desired));
+
+        let now = Instant::now();
+        let mut wake = self.held_back(&snapshot, &next_hops, now);
+        if wake.is_none() {
+            self.known_since.retain(|vip, _| desired.vips.contains_key(vip));
+            let overdue = self.overdue(desired, now);
+            let situation = Situation {
+                desired,
+                verdicts: &verdicts,
+                next_hops: &next_hops,
+                in_force: &self.in_force,
+                overdue: &overdue,
+            };
+            self.issued = assign(&situation, &self.issued);
+            self.apply(&snapshot, &next_hops).await;
+            wake = self.next_wake(desired);
+        }
+        self.publish_status(desired, &verdicts, &next_hops);
+        wake
+    }
+
+    /// Until when nothing is to be applied, if so.
+    fn held_back(&self, snapshot: &Snapshot, next_hops: &NextHops, now: Instant) -> Option<Instant> {
+        if let Some(failure) = &self.failure {
+            // A new state may be what the operator mends it with.
+            return (now < failure.retry && failure.revision == snapshot.revision).then_some(failure.retry);
+        }
+        let patience = self.started + FIRST_NEXT_HOPS;
+        let first_after_predecessor = self.applied.is_none() && self.start != Start::Fresh;
+        let resolved = || wanted(&snapshot.desired).iter().all(|address| next_hops.contains_key(address));
+        (first_after_predecessor && now < patience && !resolved()).then_some(patience)
+    }
+
+    /// VIPs whose first round of probes must have ended by now.
+    fn overdue(&self, desired: &Desired, now: Instant) -> BTreeSet<VipName> {
+        let overdue = self.known_since.iter().filter(|(name, since)| {
+            desired.vips.get(*name).is_some_and(|state| now >= **since + first_round(state))
+        });
+        overdue.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn next_wake(&self, desired: &Desired) -> Option<Instant> {
+        let waiting = self.issued.vips.iter().filter(|(_, vip)| vip.waiting).filter_map(|(name, _)| {
+            let since = self.known_since.get(name)?;
+            Some(*since + first_round(desired.vips.get(name)?))
+        });
+        let retry = self.failure.as_ref().map(|failure| failure.retry);
+        // What is past has had its effect.
+        waiting.chain(retry).filter(|wake| *wake > Instant::now()).min()
+    }
+
+    /// Applies what was issued, as far as it differs from what is in force.
+    async fn apply(&mut self, snapshot: &Arc<Snapshot>, next_hops: &Arc<NextHops>) {
+        let job = Job {
+            dataplane: Arc::clone(&self.dataplane),
+            snapshot: Arc::clone(snapshot),
+            assignment: self.issued.clone(),
+            next_hops: Arc::clone(next_hops),
+            before: self.applied.clone(),
+            again: self.failure.is_some(),
+        };
+        let done = match tokio::task::spawn_blocking(move || job.run()).await {
+            Ok(done) => done,
+            Err(panic) => Err(format!("a fault of this program: {panic}")),
+        };
+        let done = match done {
+            Ok(done) => done,
+            Err(message) => return self.failed(message, snapshot.revision),
+        };
+        if self.failure.take().is_some() {
+            info!("the newest state is in force again");
+        }
+        let now = Instant::now();
+        for vip in snapshot.desired.vips.keys() {
+            self.known_since.entry(vip.clone()).or_insert(now);
+        }
+        let before = self.applied.replace(done.in_force);
+        self.report(before.as_deref());
+        self.in_force = self.issued.members();
+        if let Some((applied, test)) = done.applied {
+            self.metrics.applied(&applied);
+            self.xdp_native = done.xdp_native;
+            info!(
+                epoch = self.issued.epoch,
+                tables = applied.tables,
+                milliseconds = applied.duration.as_millis(),
+                "applied"
+            );
+            self.tested(test);
+        }
+        replace(&self.outputs.targets, Arc::new(targets(&snapshot.desired, &done.marks)));
+    }
+
+    fn failed(&mut self, message: String, revision: u64) {
+        self.metrics.apply_failed();
+        let before = self.failure.take();
+        let pause = match &before {
+            Some(failure) if failure.revision == revision => (failure.pause * 2).min(LONGEST_RETRY),
+            _ => RETRY,
+        };
+        if before.is_none_or(|failure| failure.message != message) {
+            error!("the newest state cannot be applied, what is in force stays; trying again: {message}");
+        }
+        self.failure = Some(Failure { message, revision, pause, retry: Instant::now() + pause });
+    }
+
+    /// Logs what changed about held removals.
+    fn report(&self, before: Option<&InForce>) {
+        for (name, vip) in &self.issued.vips {
+            let before = before.and_then(|before| before.assignment.vips.get(name)?.held);
+            match vip.held {
+                Some(held) if before != Some(held) => warn!(vip = %name, "{held}"),
+                None if before.is_some() => info!(vip = %name, "removals of reals are no longer held"),
+                _ => {}
+            }
+        }
+    }
+
+    async fn test_itself(&mut self) {
+        if self.applied.is_none() {
+            return;
+        }
+        let dataplane = Arc::clone(&self.dataplane);
+        match tokio::task::spawn_blocking(move || locked(&dataplane).self_test()).await {
+            Ok(test) => self.tested(test),
+            Err(panic) => error!("the self-test is at fault itself: {panic}"),
+        }
+    }
+
+    /// Takes a self-test's outcome; logs what changed.
+    fn tested(&mut self, test: SelfTest) {
+        let none = BTreeMap::new();
+        let before = self.self_test.as_ref().map_or(&none, |before| &before.failures);
+        for (vip, failure) in test.failures.iter().filter(|(vip, failure)| before.get(*vip) != Some(*failure))
+        {
+            error!(%vip, %failure, "the self-test fails");
+        }
+        for vip in before.keys().filter(|vip| !test.failures.contains_key(*vip)) {
+            info!(%vip, "the self-test passes again");
+        }
+        self.self_test = Some(test.into());
+    }
+
+    fn publish_status(&self, desired: &Desired, verdicts: &Verdicts, next_hops: &NextHops) {
+        let nothing = InForce::default();
+        let in_force = self.applied.as_deref().unwrap_or(&nothing);
+        let sources = status::Sources {
+            desired,
+            verdicts,
+            next_hops,
+            assignment: &in_force.assignment,
+            shares: &in_force.shares,
+        };
+        let status = Status {
+            epoch: in_force.assignment.epoch,
+            xdp_native: self.xdp_native,
+            apply_error: self.failure.as_ref().map(|failure| failure.message.clone()),
+            self_test: self.self_test.clone(),
+            vips: status::vips(&sources),
+        };
+        replace(&self.outputs.status, Arc::new(status));
+    }
+}
+
+/// Compiling and applying, off the threads that must not block.
+struct Job<D> {
+    dataplane: Shared<D>,
+    snapshot: Arc<Snapshot>,
+    assignment: Assignment,
+    next_hops: Arc<NextHops>,
+    before: Option<Arc<InForce>>,
+    /// The last attempt failed, perhaps half-way: what is in force may not be what `before` says.
+    again: bool,
+}
+
+struct Done {
+    in_force: Arc<InForce>,
+    /// Unless nothing but next hops changed.
+    applied: Option<(Applied, SelfTest)>,
+    marks: BTreeMap<Key, u32>,
+    xdp_native: bool,
+}
+
+impl<D: Forwarding> Job<D> {
+    fn run(self) -> Result<Done, String> {
+        let before = self.before.as_deref();
+        let program = compile(
+            &self.snapshot.desired,
+            &self.assignment,
+            before.and_then(|before| before.program.as_ref()),
+        )
+        .map_err(|error: CompileError| error.to_string())?;
+
+        let mut dataplane = locked(&self.dataplane);
+        let same = before.filter(|before| !self.again && before.program.as_ref() == Some(&program));
+        let mut applied = None;
+        let shares = match same {
+            Some(before) => {
+                if before.next_hops != self.next_hops {
+                    dataplane.apply_next_hops(&self.next_hops).map_err(|error| chain(&error))?;
+                }
+                before.shares.clone()
+            }
+            None => {
+                let done = dataplane.apply(&program, &self.next_hops).map_err(|error| chain(&error))?;
+                applied = Some((done, dataplane.self_test()));
+                status::shares(&program)
+            }
+        };
+        let in_force = InForce {
+            program: Some(program),
+            assignment: self.assignment,
+            next_hops: self.next_hops,
+            shares,
+        };
+        Ok(Done {
+            in_force: Arc::new(in_force),
+            applied,
+            marks: dataplane.probe_marks(),
+            xdp_native: dataplane.is_native(),
+        })
+    }
+}
+
+/// How long the first probes of a VIP's reals take at most, unless that is unreasonable.
+fn first_round(state: &VipState) -> Duration {
+    let round = match &state.vip.health {
+        Some(check) => {
+            let lead = FIRST_PROBE.min(Duration::from_millis(u64::from(check.interval_ms)));
+            lead + Duration::from_millis(u64::from(check.timeout_ms)) + Duration::from_millis(250)
+        }
+        None => FIRST_NEXT_HOPS,
+    };
+    round.min(LONGEST_WAIT)
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        // Some errors repeat their cause already.
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
+
+/// Publishes a value if it differs from the one there is.
+fn replace<T: PartialEq>(sender: &watch::Sender<T>, new: T) {
+    sender.send_if_modified(|current| {
+        let differs = *current != new;
+        if differs {
+            *current = new;
+        }
+        differs
+    });
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

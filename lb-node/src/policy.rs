@@ -1,0 +1,282 @@
+//! Who takes connections: from desired state, verdicts and what is in force to weights. Pure.
+//!
+//! Here a standalone node decides for itself what a cluster's leader will decide for all nodes.
+
+use crate::health::panic::{self, Held, Standing};
+use crate::health::{Key, Verdicts};
+use crate::nexthop::NextHops;
+use std::collections::{BTreeMap, BTreeSet};
+use zk_schema::{Desired, Real, RealName, VipName, VipState};
+
+/// The weights that give slots to reals, for all VIPs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Rises whenever a weight changes, a VIP comes or a VIP goes. 0: nothing was ever assigned.
+    pub epoch: u64,
+    /// Every desired VIP.
+    pub vips: BTreeMap<VipName, VipAssignment>,
+}
+
+/// One VIP of an [`Assignment`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VipAssignment {
+    /// The reals that take connections, each with a weight above 0.
+    pub weights: BTreeMap<RealName, u16>,
+    /// Set while reals that are down keep their slots; to be alarmed about.
+    pub held: Option<Held>,
+    /// Set while the VIP waits for its first table: what it is waiting for is in the verdicts.
+    pub waiting: bool,
+}
+
+impl Assignment {
+    /// The reals that hold slots.
+    #[must_use]
+    pub fn members(&self) -> BTreeSet<Key> {
+        let pairs = self
+            .vips
+            .iter()
+            .flat_map(|(vip, assigned)| assigned.weights.keys().map(|real| (vip.clone(), real.clone())));
+        pairs.collect()
+    }
+
+    fn same_weights(&self, other: &BTreeMap<VipName, VipAssignment>) -> bool {
+        self.vips.len() == other.len()
+            && self
+                .vips
+                .iter()
+                .zip(other)
+                .all(|((name, vip), (other_name, other))| name == other_name && vip.weights == other.weights)
+    }
+}
+
+/// What there is to decide upon.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    /// What operators asked for.
+    pub desired: &'a Desired,
+    /// What probes found.
+    pub verdicts: &'a Verdicts,
+    /// Next hops that are known.
+    pub next_hops: &'a NextHops,
+    /// The reals that hold slots in the tables in force.
+    pub in_force: &'a BTreeSet<Key>,
+    /// VIPs that have waited long enough for all their reals' first verdicts.
+    pub overdue: &'a BTreeSet<VipName>,
+}
+
+/// Decides on weights. `last` is the assignment before this one; its epoch is kept while the weights stay.
+///
+/// The rules are [`panic::decide`]'s, and two more:
+///
+/// - A VIP without a table waits until all of its reals are judged or it is overdue. Otherwise the first real to
+///   be found up would hold every slot for a moment, and connections of that moment would break when the next
+///   real takes its share.
+/// - A real without a health check is up, but it does not join while its next hop is unknown: packets to it would
+///   be dropped.
+#[must_use]
+pub fn assign(situation: &Situation<'_>, last: &Assignment) -> Assignment {
+    let vips: BTreeMap<VipName, VipAssignment> = situation
+        .desired
+        .vips
+        .iter()
+        .map(|(name, state)| (name.clone(), assign_vip(situation, name, state)))
+        .collect();
+    let unchanged = last.epoch > 0 && last.same_weights(&vips);
+    Assignment { epoch: if unchanged { last.epoch } else { last.epoch + 1 }, vips }
+}
+
+fn assign_vip(situation: &Situation<'_>, name: &VipName, state: &VipState) -> VipAssignment {
+    let overdue = situation.overdue.contains(name);
+    let candidates: BTreeMap<RealName, Standing> = state
+        .reals
+        .iter()
+        .filter(|(_, real)| real.weight > 0)
+        .map(|(real_name, real)| {
+            let standing = if state.vip.health.is_some() {
+                let verdict = situation.verdicts.get(&(name.clone(), real_name.clone()));
+                verdict.map_or(Standing::Pending, Standing::from)
+            } else {
+                unchecked(real, situation.next_hops, overdue)
+            };
+            (real_name.clone(), standing)
+        })
+        .collect();
+    let in_force: BTreeSet<RealName> =
+        situation.in_force.iter().filter(|(vip, _)| vip == name).map(|(_, real)| real.clone()).collect();
+
+    let undecided = candidates.values().any(|standing| *standing == Standing::Pending);
+    if in_force.is_empty() && undecided && !overdue {
+        return VipAssignment { waiting: true, ..VipAssignment::default() };
+    }
+    let decision = panic::decide(&candidates, &in_force, state.vip.panic_threshold);
+    VipAssignment {
+        waiting: decision.reals.is_empty() && !candidates.is_empty(),
+        weights: decision.reals.into_iter().map(|real| (real.clone(), state.reals[&real].weight)).collect(),
+        held: decision.held,
+    }
+}
+
+/// The standing of a real that nobody probes.
+fn unchecked(real: &Real, next_hops: &NextHops, overdue: bool) -> Standing {
+    match next_hops.contains_key(&real.address) {
+        true => Standing::Up,
+        false if overdue => Standing::Blind,
+        false => Standing::Pending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::{State, Verdict};
+    use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
+    use std::time::SystemTime;
+
+    fn verdict(state: State, blind: bool) -> Verdict {
+        Verdict { state, blind, since: SystemTime::UNIX_EPOCH, reason: "told so".into() }
+    }
+
+    fn verdicts(vip: &str, states: &[(&str, State)]) -> Verdicts {
+        states.iter().map(|(real, state)| (key(vip, real), verdict(*state, false))).collect()
+    }
+
+    fn key(vip: &str, real: &str) -> Key {
+        (name(vip), name(real))
+    }
+
+    /// Everything that a decision may depend on, owned.
+    #[derive(Default)]
+    struct Case {
+        desired: Desired,
+        verdicts: Verdicts,
+        next_hops: NextHops,
+        in_force: BTreeSet<Key>,
+        overdue: BTreeSet<VipName>,
+    }
+
+    impl Case {
+        fn assign(&self, last: &Assignment) -> Assignment {
+            let situation = Situation {
+                desired: &self.desired,
+                verdicts: &self.verdicts,
+                next_hops: &self.next_hops,
+                in_force: &self.in_force,
+                overdue: &self.overdue,
+            };
+            assign(&situation, last)
+        }
+
+        /// The reals in the table of the VIP `mqtt`.
+        fn members(&self) -> Vec<String> {
+            let assignment = self.assign(&Assignment::default());
+            assignment.vips["mqtt"].weights.keys().map(ToString::to_string).collect()
+        }
+    }
+
+    fn checked(reals: &[(&str, u16)]) -> Case {
+        Case { desired: desired([("mqtt", checked_vip(reals))]), ..Case::default() }
+    }
+
+    #[test]
+    fn a_new_vip_waits_until_every_real_is_judged_and_then_takes_all_that_are_up() {
+        let mut case = checked(&[("a", 100), ("b", 100), ("c", 100)]);
+        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Unknown)]);
+        let waiting = case.assign(&Assignment::default());
+        assert_eq!(waiting.vips["mqtt"], VipAssignment { waiting: true, ..VipAssignment::default() });
+        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Down)]);
+        assert_eq!(case.members(), ["a", "b"]);
+    }
+
+    #[test]
+    fn a_vip_that_is_overdue_takes_the_reals_that_are_up_without_waiting_for_the_rest() {
+        let mut case = checked(&[("a", 100), ("b", 100)]);
+        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Unknown)]);
+        case.overdue = [name("mqtt")].into();
+        assert_eq!(case.members(), ["a"]);
+        case.verdicts = verdicts("mqtt", &[("a", State::Unknown), ("b", State::Unknown)]);
+        let assignment = case.assign(&Assignment::default());
+        assert!(assignment.vips["mqtt"].waiting, "{assignment:?}");
+    }
+
+    #[test]
+    fn reals_in_force_stay_while_nothing_is_known_of_them() {
+        let mut case = checked(&[("a", 100), ("b", 100)]);
+        case.in_force = [key("mqtt", "b")].into();
+        assert_eq!(case.members(), ["b"]);
+        assert!(!case.assign(&Assignment::default()).vips["mqtt"].waiting);
+    }
+
+    #[test]
+    fn only_the_vips_own_reals_count_as_in_force() {
+        let mut case = checked(&[("a", 100), ("b", 100)]);
+        case.in_force = [key("other", "a")].into();
+        assert!(case.members().is_empty());
+    }
+
+    #[test]
+    fn a_real_of_weight_0_is_neither_used_nor_counted() {
+        let mut case = checked(&[("a", 7), ("drained", 0)]);
+        case.verdicts = verdicts("mqtt", &[("a", State::Down), ("drained", State::Up)]);
+        case.in_force = [key("mqtt", "a"), key("mqtt", "drained")].into();
+        let assignment = case.assign(&Assignment::default());
+        let vip = &assignment.vips["mqtt"];
+        assert_eq!(vip.weights, [(name("a"), 7)].into());
+        assert_eq!(vip.held.map(|held| (held.down, held.total)), Some((1, 1)));
+    }
+
+    #[test]
+    fn removals_beyond_the_panic_threshold_are_held() {
+        let mut case = checked(&[("a", 100), ("b", 100), ("c", 100)]);
+        case.in_force = case.desired.vips["mqtt"].reals.keys().map(|r| (name("mqtt"), r.clone())).collect();
+        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Down)]);
+        assert_eq!(case.members(), ["a", "b"]);
+        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Down), ("c", State::Down)]);
+        let assignment = case.assign(&Assignment::default());
+        assert_eq!(assignment.vips["mqtt"].weights.len(), 3);
+        assert_eq!(assignment.vips["mqtt"].held, Some(Held { down: 2, total: 3, threshold: 50 }));
+    }
+
+    #[test]
+    fn without_a_health_check_every_real_is_up_as_soon_as_its_next_hop_is_known() {
+        let mut case = Case {
+            desired: desired([("mqtt", unchecked_vip(&[("a", 100), ("b", 100)]))]),
+            ..Case::default()
+        };
+        assert!(case.members().is_empty());
+        case.next_hops = next_hops(&case.desired);
+        assert_eq!(case.members(), ["a", "b"]);
+
+        case.next_hops.remove(&case.desired.vips["mqtt"].reals["b"].address);
+        case.overdue = [name("mqtt")].into();
+        assert_eq!(case.members(), ["a"], "what cannot be reached does not take slots");
+        case.next_hops.clear();
+        assert_eq!(case.members(), ["a", "b"], "a table of doubtful reals is better than none");
+    }
+
+    #[test]
+    fn the_epoch_rises_with_every_change_of_a_weight_and_only_then() {
+        let mut case = checked(&[("a", 100), ("b", 100)]);
+        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up)]);
+        let first = case.assign(&Assignment::default());
+        assert_eq!(first.epoch, 1);
+        case.in_force = first.members();
+        assert_eq!(case.assign(&first), first);
+
+        case.desired.vips.get_mut("mqtt").unwrap().vip.panic_threshold = 10;
+        assert_eq!(case.assign(&first).epoch, 1);
+        case.desired.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().weight = 50;
+        let second = case.assign(&first);
+        assert_eq!((second.epoch, second.vips["mqtt"].weights["a"]), (2, 50));
+
+        case.desired.vips.insert(name("udp"), unchecked_vip(&[]));
+        assert_eq!(case.assign(&second).epoch, 3);
+        case.desired.vips.clear();
+        let empty = case.assign(&second);
+        assert_eq!((empty.epoch, empty.vips.len()), (3, 0));
+    }
+
+    #[test]
+    fn the_first_assignment_of_no_vips_has_an_epoch_too() {
+        assert_eq!(Case::default().assign(&Assignment::default()).epoch, 1);
+    }
+}

@@ -1,0 +1,277 @@
+//! What the daemon is doing, for `/status`, `/readyz`, `/healthz` and `/metrics`.
+
+use crate::dataplane::SelfTest;
+use crate::health::panic::Held;
+use crate::health::{State, Verdicts};
+use crate::nexthop::{Mac, NextHop, NextHops};
+use crate::policy::Assignment;
+use crate::program::Program;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
+use zk_schema::{Desired, Protocol, RealName, VipName, VipState};
+
+/// The control side at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Status {
+    /// The assignment in force; 0 until there is one.
+    pub epoch: u64,
+    /// Whether XDP runs in the driver; meaningful once something is in force.
+    pub xdp_native: bool,
+    /// Why the newest state is not in force, while it is not.
+    pub apply_error: Option<String>,
+    /// The newest self-test; `None` until there was one.
+    pub self_test: Option<SelfTestStatus>,
+    /// VIPs that are wanted.
+    pub vips: BTreeMap<VipName, VipStatus>,
+}
+
+/// Outcome of a self-test.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SelfTestStatus {
+    /// VIPs through which a packet was sent.
+    pub tested: usize,
+    /// What was wrong, by VIP.
+    pub failures: BTreeMap<VipName, String>,
+}
+
+impl From<SelfTest> for SelfTestStatus {
+    fn from(test: SelfTest) -> Self {
+        Self { tested: test.tested, failures: test.failures }
+    }
+}
+
+/// A VIP.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct VipStatus {
+    /// Address that clients use.
+    pub address: IpAddr,
+    /// Port, or 0 for all.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// Whether it has its table, or needs none since no real is to take connections.
+    pub ready: bool,
+    /// Why reals that are down keep their slots, while they do.
+    #[serde(serialize_with = "in_words")]
+    pub held: Option<Held>,
+    /// Its reals.
+    pub reals: BTreeMap<RealName, RealStatus>,
+}
+
+/// A real of a VIP.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RealStatus {
+    /// Address that packets are sent to.
+    pub address: IpAddr,
+    /// State.
+    pub state: RealState,
+    /// Whether this node cannot probe it, so that `state` is only the last that was known.
+    pub blind: bool,
+    /// Outcome of the last probe in words.
+    pub reason: String,
+    /// When `state` came about, in seconds since 1970; `None` if nobody probes.
+    pub since: Option<u64>,
+    /// Weight that operators gave it.
+    pub configured_weight: u16,
+    /// Weight in the table in force; 0 if it is not in it.
+    pub weight: u16,
+    /// Part of the VIP's slots that it holds, 0 to 1.
+    pub share: f64,
+    /// How packets reach it; `None` while that is not known.
+    pub next_hop: Option<NextHopStatus>,
+}
+
+impl RealStatus {
+    /// Whether it is thought to take connections.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        matches!(self.state, RealState::Up | RealState::Unchecked)
+    }
+}
+
+/// What is known of a real.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RealState {
+    /// Not probed yet, or only inconclusively.
+    Unknown,
+    /// Takes connections.
+    Up,
+    /// Does not.
+    Down,
+    /// Its VIP has no health check, so it counts as up.
+    Unchecked,
+}
+
+impl RealState {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unchecked => "unchecked",
+        }
+    }
+}
+
+/// A next hop, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NextHopStatus {
+    /// Interface's index.
+    pub ifindex: u32,
+    /// MAC address of the real, or of its gateway.
+    pub mac: String,
+    /// VLAN that frames are tagged with.
+    pub vlan: Option<u16>,
+    /// Largest IP packet that the path takes, in bytes.
+    pub mtu: u32,
+}
+
+impl From<&NextHop> for NextHopStatus {
+    fn from(hop: &NextHop) -> Self {
+        let mac = |mac: &Mac| mac.map(|byte| format!("{byte:02x}")).join(":");
+        Self { ifindex: hop.ifindex, mac: mac(&hop.destination_mac), vlan: hop.vlan, mtu: hop.mtu }
+    }
+}
+
+fn in_words<S: serde::Serializer>(held: &Option<Held>, serializer: S) -> Result<S::Ok, S::Error> {
+    match held {
+        Some(held) => serializer.collect_str(held),
+        None => serializer.serialize_none(),
+    }
+}
+
+/// Slots by VIP and real of an applied program.
+pub type Shares = BTreeMap<VipName, BTreeMap<RealName, u32>>;
+
+/// Counts the slots of each real.
+#[must_use]
+pub fn shares(program: &Program) -> Shares {
+    let of_vip = |vip: &crate::program::VipProgram| {
+        vip.reals.iter().zip(vip.table.shares()).map(|(real, slots)| (real.name.clone(), slots)).collect()
+    };
+    program.vips.iter().map(|(name, vip)| (name.clone(), of_vip(vip))).collect()
+}
+
+/// What the VIPs' status follows from.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources<'a> {
+    /// What operators asked for.
+    pub desired: &'a Desired,
+    /// What probes found.
+    pub verdicts: &'a Verdicts,
+    /// Next hops that are known.
+    pub next_hops: &'a NextHops,
+    /// The assignment in force.
+    pub assignment: &'a Assignment,
+    /// The slots in force.
+    pub shares: &'a Shares,
+}
+
+/// The status of every desired VIP.
+#[must_use]
+pub fn vips(sources: &Sources<'_>) -> BTreeMap<VipName, VipStatus> {
+    let vips = sources.desired.vips.iter();
+    vips.map(|(name, state)| (name.clone(), vip(sources, name, state))).collect()
+}
+
+fn vip(sources: &Sources<'_>, name: &VipName, state: &VipState) -> VipStatus {
+    let assigned = sources.assignment.vips.get(name);
+    let shares = sources.shares.get(name);
+    let slots: u32 = shares.map_or(0, |shares| shares.values().sum());
+    let reals = state.reals.iter().map(|(real_name, real)| {
+        let verdict = sources.verdicts.get(&(name.clone(), real_name.clone()));
+        let held = shares.and_then(|shares| shares.get(real_name)).copied().unwrap_or(0);
+        let mut status = RealStatus {
+            address: real.address,
+            state: RealState::Unchecked,
+            blind: false,
+            reason: "the VIP has no health check".into(),
+            since: None,
+            configured_weight: real.weight,
+            weight: assigned.and_then(|vip| vip.weights.get(real_name)).copied().unwrap_or(0),
+            share: if slots == 0 { 0.0 } else { f64::from(held) / f64::from(slots) },
+            next_hop: sources.next_hops.get(&real.address).map(NextHopStatus::from),
+        };
+        if state.vip.health.is_some() {
+            status.state = match verdict.map(|verdict| verdict.state) {
+                Some(State::Up) => RealState::Up,
+                Some(State::Down) => RealState::Down,
+                Some(State::Unknown) | None => RealState::Unknown,
+            };
+            status.blind = verdict.is_some_and(|verdict| verdict.blind);
+            status.reason = verdict.map_or("not probed yet".into(), |verdict| verdict.reason.clone());
+            status.since = verdict.and_then(|verdict| seconds(verdict.since));
+        }
+        (real_name.clone(), status)
+    });
+    VipStatus {
+        address: state.vip.address,
+        port: state.vip.port,
+        protocol: state.vip.protocol,
+        ready: assigned.is_some_and(|assigned| !assigned.waiting),
+        held: assigned.and_then(|assigned| assigned.held),
+        reals: reals.collect(),
+    }
+}
+
+/// Seconds since 1970.
+pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+}
+
+impl Status {
+    /// What keeps the node from being ready, a line for each; empty when it is.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        if self.epoch == 0 {
+            missing.push("nothing is in force yet".into());
+        }
+        if let Some(error) = &self.apply_error {
+            let old = if self.epoch == 0 { "" } else { " (the state before it is)" };
+            missing.push(format!("the newest state is not in force{old}: {error}"));
+        }
+        for (name, vip) in self.vips.iter().filter(|(_, vip)| !vip.ready) {
+            let reals = vip.reals.iter().filter(|(_, real)| real.configured_weight > 0);
+            let reals: Vec<String> = reals
+                .map(|(real_name, real)| {
+                    format!("{real_name} is {} ({})", real.state.as_str(), real.waits_for())
+                })
+                .collect();
+            missing.push(format!("VIP {name} has no table yet: {}", reals.join(", ")));
+        }
+        missing
+    }
+
+    /// What is wrong with the data plane, a line for each; empty when it works.
+    #[must_use]
+    pub fn not_healthy(&self) -> Vec<String> {
+        match &self.self_test {
+            None => vec!["there was no self-test yet".into()],
+            Some(test) => {
+                test.failures.iter().map(|(vip, failure)| format!("VIP {vip}: {failure}")).collect()
+            }
+        }
+    }
+
+    /// VIPs whose removals are held.
+    #[must_use]
+    pub fn held(&self) -> BTreeSet<&VipName> {
+        self.vips.iter().filter(|(_, vip)| vip.held.is_some()).map(|(name, _)| name).collect()
+    }
+}
+
+impl RealStatus {
+    fn waits_for(&self) -> &str {
+        if self.state == RealState::Unchecked && self.next_hop.is_none() {
+            "its next hop is not known"
+        } else {
+            &self.reason
+        }
+    }
+}
