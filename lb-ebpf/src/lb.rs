@@ -59,8 +59,8 @@ pub struct Config {
     pub icmp_tolerance: u64,
     /// Source of the node's own ICMP errors, IPv4 as on the wire; 0: the VIP's address is used.
     pub source_v4: u32,
-    /// Filler.
-    pub reserved: u32,
+    /// Length of the kernel's tick (jiffy) in ns: at most 10 ms.
+    pub tick: u32,
     /// The same for IPv6.
     pub source_v6: [u64; 2],
 }

@@ -336,6 +336,7 @@ impl State {
             gue_port: u32::from(self.settings.gue_port),
             seed: [program.seed.k0, program.seed.k1],
             prefix_seed: if old.prefix_seed == 0 { random_word() } else { old.prefix_seed },
+            tick: tick(),
             icmp_interval: SECOND / ICMP_PER_SECOND,
             icmp_tolerance: SECOND / ICMP_PER_SECOND * ICMP_BURST,
             source_v4: self.settings.source_v4.map_or(0, |ip| u32::from_le_bytes(ip.octets())),
@@ -847,6 +848,12 @@ fn fnv(parts: &[&[u8]]) -> u64 {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })
         .max(1)
+}
+
+/// Length of the kernel's tick in ns: the resolution of the coarse clocks (`clock_getres(2)`).
+fn tick() -> u32 {
+    let resolution = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    u32::try_from(resolution.tv_nsec).unwrap_or(4_000_000).max(1)
 }
 
 /// A random word from the kernel, never 0.

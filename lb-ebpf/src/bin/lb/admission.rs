@@ -11,7 +11,7 @@
 //! costs one cache miss each.
 
 use crate::maps::{ICMP_LIMITER, PREFIX_LIMITERS, VIP_LIMITERS};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
+use aya_ebpf::helpers::generated::bpf_jiffies64;
 use lb_ebpf::lb::{Config, DropReason, PREFIX_LINES, PREFIX_TICK_SHIFT, VipEntry, vip_flags};
 
 /// Whether a new connection may go to the VIP. `prefix` is the client's address under the VIP's mask.
@@ -20,8 +20,7 @@ pub fn admit(config: &Config, index: u32, vip: &VipEntry, prefix: u64) -> Result
     if vip.flags & (vip_flags::RATE_LIMIT | vip_flags::PREFIX_LIMIT) == 0 {
         return Ok(());
     }
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = now(config);
     if vip.flags & vip_flags::PREFIX_LIMIT != 0 && !admit_prefix(config, index, vip, prefix, now) {
         return Err(DropReason::PrefixRateLimited);
     }
@@ -41,9 +40,17 @@ pub fn admit(config: &Config, index: u32, vip: &VipEntry, prefix: u64) -> Result
 #[inline(always)]
 pub fn may_send_icmp(config: &Config) -> bool {
     let Some(limiter) = ICMP_LIMITER.get_ptr_mut(0) else { return false };
-    // SAFETY: a valid element, and a helper without arguments.
-    let (arrival, now) = unsafe { (&raw mut (*limiter).arrival, bpf_ktime_get_coarse_ns()) };
-    take(arrival, now, config.icmp_interval, config.icmp_tolerance)
+    // SAFETY: a valid element.
+    let arrival = unsafe { &raw mut (*limiter).arrival };
+    take(arrival, now(config), config.icmp_interval, config.icmp_tolerance)
+}
+
+/// Monotonic time in ns, in steps of the kernel's tick. The verifier turns `bpf_jiffies64` into a load;
+/// any other clock is a call.
+#[inline(always)]
+fn now(config: &Config) -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() }.wrapping_mul(u64::from(config.tick))
 }
 
 #[inline(always)]
@@ -69,10 +76,10 @@ fn admit_prefix(config: &Config, index: u32, vip: &VipEntry, prefix: u64, now: u
 fn take_ticks(arrival: *mut u32, now: u32, interval: u32, tolerance: u32) -> bool {
     // SAFETY: `arrival` points into a map element; plain 32-bit loads and stores do not tear.
     unsafe {
-        let mut ahead = arrival.read_volatile().wrapping_sub(now);
-        if ahead > tolerance + interval {
-            ahead = 0;
-        }
+        let ahead = arrival.read_volatile().wrapping_sub(now);
+        // Without a branch, as half of them would be mispredicted: all ones, or zero for a remnant.
+        let remnant = u64::from(tolerance + interval).wrapping_sub(u64::from(ahead)) >> 63;
+        let ahead = ahead & (remnant as u32).wrapping_sub(1);
         if ahead > tolerance {
             return false;
         }
