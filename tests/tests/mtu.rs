@@ -1,6 +1,5 @@
 //! Paths that take less than the client's link does.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-
 #![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
 
 use std::io::ErrorKind;

@@ -366,7 +366,11 @@ impl State {
         if old != entry {
             // Words other than the table may change one by one: at worst one packet meets the old limit.
             self.maps.vips.write(index, entry);
-            self.restart_limiters(index, &old, &entry);
+            if (old.rate_interval, old.rate_tolerance) != (entry.rate_interval, entry.rate_tolerance) {
+                // What it holds is a time up to which connections were admitted at the old rate; under
+                // the new one that may be minutes away. (Prefixes' limiters see that by themselves.)
+                self.maps.vip_limiters.write(index, Limiter::default());
+            }
         }
         let mut handle =
             self.vips.remove(name).unwrap_or(VipHandle { index, reals: BTreeMap::new(), written: None });
@@ -419,23 +423,6 @@ impl State {
             handle.reals.insert(real.name.clone(), RealHandle { index, address: real.address, id });
         }
         Ok(())
-    }
-
-    /// Lets limits that have changed start anew: what the limiters hold is a time up to which connections were
-    /// admitted at the old rate, and under the new one that may be minutes away.
-    fn restart_limiters(&self, index: u32, old: &VipEntry, new: &VipEntry) {
-        if (old.rate_interval, old.rate_tolerance) != (new.rate_interval, new.rate_tolerance) {
-            self.maps.vip_limiters.write(index, Limiter::default());
-        }
-        let prefix_limit = |vip: &VipEntry| {
-            (vip.prefix_interval, vip.prefix_tolerance, vip.prefix_mask_v4, vip.prefix_mask_v6)
-        };
-        if new.prefix_interval != 0 && prefix_limit(old) != prefix_limit(new) {
-            // Prefixes share cells, so all begin again.
-            for cell in 0..self.maps.prefix_limiters.entries() {
-                self.maps.prefix_limiters.write(cell, 0);
-            }
-        }
     }
 
     fn full(&self, what: &'static str, entries: u32, field: &'static str) -> Error {

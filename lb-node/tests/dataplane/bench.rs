@@ -122,7 +122,6 @@ pub(crate) struct Ran {
 /// A data plane with what was applied to it.
 pub(crate) struct Bench {
     pub(crate) dataplane: Dataplane,
-    pub(crate) settings: Settings,
     pub(crate) program: Program,
     pub(crate) hops: NextHops,
 }
@@ -143,7 +142,7 @@ impl Bench {
         let (dataplane, start) = Dataplane::open(&settings).unwrap_or_else(|error| panic!("{error:?}"));
         let table_size = settings.table_size;
         let program = Program { epoch: 1, seed: SEED, table_size, vips: BTreeMap::new() };
-        (Self { dataplane, settings, program, hops: NextHops::new() }, start)
+        (Self { dataplane, program, hops: NextHops::new() }, start)
     }
 
     /// Adds a VIP with next hops to its reals; in force after [`Self::apply`].

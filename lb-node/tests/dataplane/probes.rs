@@ -42,8 +42,11 @@ fn mark(bench: &Bench, vip: &str, real: &str) -> u32 {
     bench.dataplane.probe_marks()[&key]
 }
 
+/// A VIP's name, its family, its reals' family, encapsulation, and port.
+type Case = (String, Family, Family, Encapsulation, u16);
+
 /// VIPs of both families with reals of both, by encapsulation.
-fn bench() -> (Bench, Vec<(String, Family, Family, Encapsulation, u16)>) {
+fn bench() -> (Bench, Vec<Case>) {
     let (mut bench, mut cases) = (Bench::new(), Vec::new());
     for family in FAMILIES {
         for real in FAMILIES {
