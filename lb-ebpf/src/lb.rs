@@ -370,16 +370,26 @@ pub struct Limiter {
 #[inline(always)]
 #[must_use]
 pub const fn address_positions(seed: u32, key: [u64; 2]) -> (u32, u32) {
-    let x = (key[0] ^ seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    positions((x ^ (x >> 32) ^ key[1]).wrapping_mul(0xd6e8_feb8_6659_fd93))
+    let x = key[0].wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The last bytes of an IPv6 address, in which VIPs mostly differ, are the highest bits here: folded
+    // down, as a product's lower bits do not depend on them.
+    let x = x ^ key[1];
+    positions((x ^ (x >> 32)).wrapping_mul(multiplier(seed)))
 }
 
 /// The two cells in which a service's entry can be, within one half of the table.
 #[inline(always)]
 #[must_use]
 pub const fn service_positions(seed: u32, key: u64) -> (u32, u32) {
-    let x = (key ^ seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    positions((x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93))
+    let x = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    positions((x ^ (x >> 32)).wrapping_mul(multiplier(seed)))
+}
+
+/// An odd number that depends on the seed. Keys in a row are mapped to cells in a pattern, and a pattern that
+/// does not work out for one multiplier does for another; a seed that is merely added would keep it.
+#[inline(always)]
+const fn multiplier(seed: u32) -> u64 {
+    0xd6e8_feb8_6659_fd93 ^ (seed as u64) << 31
 }
 
 /// Two 13-bit positions from the best-mixed bits of a product.
