@@ -43,15 +43,17 @@ fn limits() -> impl Strategy<Value = Limits> {
     let rate = || 0..=100_000_000_u32;
     let v4 = prop_oneof![Just(0), 8..=32_u8];
     let v6 = prop_oneof![Just(0), 16..=64_u8];
-    (rate(), rate(), rate(), rate(), v4, v6).prop_map(|(rate, burst, prefix_rate, prefix_burst, v4, v6)| {
-        Limits {
-            connections_per_second: rate,
-            burst,
-            connections_per_second_per_prefix: prefix_rate,
-            prefix_burst,
-            prefix_length_v4: v4,
-            prefix_length_v6: v6,
-        }
+    let prefix = (0..=100_000_u32).prop_flat_map(|rate| {
+        let most = if rate == 0 { 100_000_000 } else { rate.saturating_mul(2_000).min(100_000_000) };
+        (Just(rate), 0..=most)
+    });
+    (rate(), rate(), prefix, v4, v6).prop_map(|(rate, burst, (prefix_rate, prefix_burst), v4, v6)| Limits {
+        connections_per_second: rate,
+        burst,
+        connections_per_second_per_prefix: prefix_rate,
+        prefix_burst,
+        prefix_length_v4: v4,
+        prefix_length_v6: v6,
     })
 }
 
