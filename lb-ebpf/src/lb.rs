@@ -16,8 +16,12 @@ pub const ADDRESS_SLOTS: u32 = 8192;
 pub const SERVICE_SLOTS: u32 = 8192;
 /// Counters of one VIP in the drop map: [`DropReason`] fits below.
 pub const DROP_REASONS: u32 = 32;
-/// Lines of the source-prefix limiter: a power of two.
-pub const PREFIX_LINES: u32 = 16_384;
+/// Lines of the source-prefix limiter: a power of two. 128 KiB in all, so that it stays in a core's L2
+/// cache: a flood of new sources reads a random line for each packet.
+pub const PREFIX_LINES: u32 = 2_048;
+/// A tick of the source-prefix limiter is two to this power nanoseconds (1.024 us): 32 bits of it pass in
+/// 73 minutes.
+pub const PREFIX_TICK_SHIFT: u32 = 10;
 /// First half of an IPv4 VIP's key: no unicast IPv6 address starts like this.
 pub const IPV4_KEY: u64 = u64::MAX;
 /// Key of an empty cell: no packet has it. (All zeros would be IPv6's unspecified address.)
@@ -55,8 +59,8 @@ pub struct Config {
     pub icmp_tolerance: u64,
     /// Source of the node's own ICMP errors, IPv4 as on the wire; 0: the VIP's address is used.
     pub source_v4: u32,
-    /// Filler.
-    pub reserved: u32,
+    /// Length of the kernel's tick (jiffy) in ns: at most 10 ms.
+    pub tick: u32,
     /// The same for IPv6.
     pub source_v6: [u64; 2],
 }
@@ -110,9 +114,9 @@ pub struct VipEntry {
     pub rate_interval: u64,
     /// Burst times distance, in ns.
     pub rate_tolerance: u64,
-    /// The same for each source prefix.
+    /// The same for each source prefix, in ticks (see [`PREFIX_TICK_SHIFT`]).
     pub prefix_interval: u64,
-    /// The same for each source prefix.
+    /// The same for each source prefix, in ticks; with the interval below 2^31.
     pub prefix_tolerance: u64,
 }
 
@@ -347,8 +351,9 @@ pub struct Capture {
     pub data: [u8; CAPTURE_LENGTH],
 }
 
-/// A cache line of the source-prefix limiter: arrival times as in [`Limiter`], of eight cells.
-pub type PrefixLine = [u64; 8];
+/// A cache line of the source-prefix limiter: arrival times as in [`Limiter`], but in ticks and of sixteen
+/// cells.
+pub type PrefixLine = [u32; 16];
 
 /// Time of a rate limiter on a cache line of its own: the theoretical arrival time of the generic
 /// cell rate algorithm (ITU-T I.371), in ns of the coarse monotonic clock.
@@ -365,16 +370,26 @@ pub struct Limiter {
 #[inline(always)]
 #[must_use]
 pub const fn address_positions(seed: u32, key: [u64; 2]) -> (u32, u32) {
-    let x = (key[0] ^ seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    positions((x ^ (x >> 32) ^ key[1]).wrapping_mul(0xd6e8_feb8_6659_fd93))
+    let x = key[0].wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    // The last bytes of an IPv6 address, in which VIPs mostly differ, are the highest bits here: folded
+    // down, as a product's lower bits do not depend on them.
+    let x = x ^ key[1];
+    positions((x ^ (x >> 32)).wrapping_mul(multiplier(seed)))
 }
 
 /// The two cells in which a service's entry can be, within one half of the table.
 #[inline(always)]
 #[must_use]
 pub const fn service_positions(seed: u32, key: u64) -> (u32, u32) {
-    let x = (key ^ seed as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    positions((x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93))
+    let x = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    positions((x ^ (x >> 32)).wrapping_mul(multiplier(seed)))
+}
+
+/// An odd number that depends on the seed. Keys in a row are mapped to cells in a pattern, and a pattern that
+/// does not work out for one multiplier does for another; a seed that is merely added would keep it.
+#[inline(always)]
+const fn multiplier(seed: u32) -> u64 {
+    0xd6e8_feb8_6659_fd93 ^ (seed as u64) << 31
 }
 
 /// Two 13-bit positions from the best-mixed bits of a product.

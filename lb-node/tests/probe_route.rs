@@ -1,5 +1,6 @@
 //! The probes' own route, on a real kernel: a node and what stands at the other end of its cable, in network namespaces
 //! without names.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 #[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
 mod lab;

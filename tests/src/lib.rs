@@ -6,24 +6,40 @@
 //!
 //! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
 //! [`Broker`], [`Fleet`] and [`LbNode`] are what runs on it: mosquitto, MQTT clients, the daemon under test.
+//! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
+//! Its clients are [`visit`]s (new flows), [`Held`] connections, [`Steady`] requests and [`bulk`] transfers.
 
 mod broker;
+pub mod bulk;
+mod cluster;
+mod deployment;
 mod fleet;
+mod held;
 mod host;
 pub mod interrupt;
 mod lab;
 mod lb_node;
 mod link;
+mod napi;
 mod process;
+mod server;
+mod steady;
 mod topology;
+mod visit;
 mod wait;
 
 pub use broker::{Accepted, Broker, MQTT_PORT};
+pub use cluster::{Cluster, Encapsulation, Family, Protocol, Vip};
+pub use deployment::Deployment;
 pub use fleet::{Fleet, Session, SessionState};
+pub use held::{Connection, Held};
 pub use host::{Host, HostCommand};
 pub use lab::Lab;
 pub use lb_node::{LbNode, Metrics, RealDaemon};
 pub use link::{Bridge, Port, link};
 pub use process::{Finished, Process};
+pub use server::{Server, Service};
+pub use steady::{Record, Steady};
 pub use topology::{Segment, Station, Topology, TopologyBuilder};
+pub use visit::{Visits, unspecified_like, visit};
 pub use wait::wait_until;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::host::Host;
+use crate::napi;
 use crate::process::run_well;
 
 /// Ethernet's usual MTU, in bytes.
@@ -48,8 +49,8 @@ impl Port {
         self
     }
 
-    /// Says that an XDP program at the other end sends with `XDP_TX`. A veth accepts such frames only while it
-    /// polls (NAPI), and it does that while GRO is on.
+    /// Says that an XDP program at the other end sends with `XDP_TX`: this end gets one that lets all pass, without
+    /// which it would not take such frames at once.
     #[must_use]
     pub fn receives_xdp_tx(mut self) -> Port {
         self.receives_xdp_tx = true;
@@ -61,9 +62,6 @@ impl Port {
         // A veth leaves checksums and segmentation to hardware that is not there. What XDP encapsulates would
         // arrive with a wrong inner checksum.
         host.run(["ethtool", "-K", name, "tx", "off"])?;
-        if self.receives_xdp_tx {
-            host.run(["ethtool", "-K", name, "gro", "on"])?;
-        }
         if let Some(bridge) = &self.bridge {
             host.ip(&format!("link set {name} master {bridge}"))?;
         }
@@ -72,6 +70,9 @@ impl Port {
             host.ip(&format!("address add {address} dev {name} {nodad}"))?;
         }
         host.ip(&format!("link set {name} up"))?;
+        if self.receives_xdp_tx {
+            napi::keep_polling(host, name)?;
+        }
         Ok(())
     }
 }

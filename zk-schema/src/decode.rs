@@ -252,12 +252,15 @@ impl Decode for Real {
 
 impl Decode for Limits {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        let mut rate = |key| fields.number(key, allowed::RATE).unwrap_or_default();
         Self {
-            connections_per_second: rate("connections_per_second"),
-            burst: rate("burst"),
-            connections_per_second_per_prefix: rate("connections_per_second_per_prefix"),
-            prefix_burst: rate("prefix_burst"),
+            connections_per_second: fields
+                .number("connections_per_second", allowed::RATE)
+                .unwrap_or_default(),
+            burst: fields.number("burst", allowed::RATE).unwrap_or_default(),
+            connections_per_second_per_prefix: fields
+                .number("connections_per_second_per_prefix", allowed::PREFIX_RATE)
+                .unwrap_or_default(),
+            prefix_burst: fields.number("prefix_burst", allowed::RATE).unwrap_or_default(),
             prefix_length_v4: fields.number("prefix_length_v4", allowed::PREFIX_V4).unwrap_or_default(),
             prefix_length_v6: fields.number("prefix_length_v6", allowed::PREFIX_V6).unwrap_or_default(),
         }

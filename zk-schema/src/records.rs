@@ -203,13 +203,13 @@ impl Real {
 /// Admission limits for new TCP connections; 0 means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
 pub struct Limits {
-    /// New connections a second to the VIP on one node: 0..=100000000, as the three below.
+    /// New connections a second to the VIP on one node: 0..=100000000, as both bursts.
     pub connections_per_second: u32,
     /// Connections that may come at once before the rate counts; 0 means one second's worth.
     pub burst: u32,
-    /// New connections a second from one source prefix on one node.
+    /// New connections a second from one source prefix on one node: 0..=100000.
     pub connections_per_second_per_prefix: u32,
-    /// The prefix's burst; 0 means one second's worth.
+    /// The prefix's burst, at most 2000 seconds' worth; 0 means one second's worth.
     pub prefix_burst: u32,
     /// Prefix length for IPv4 sources: 8..=32; 0 means 24.
     pub prefix_length_v4: u8,
@@ -218,6 +218,9 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Most seconds that a prefix's burst may be worth: what 31 bits of the limiter's ticks hold.
+    pub const MOST_SECONDS_PER_BURST: u32 = 2_000;
+
     /// The limits with each 0 that stands for a default replaced by it: bursts by one second's worth, prefix
     /// lengths by 24 and 56. A rate of 0 remains, and means no limit.
     #[must_use]

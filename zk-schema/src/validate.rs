@@ -52,6 +52,8 @@ pub(crate) mod allowed {
     pub(crate) const PERCENT: Allowed = Allowed::range(0, 100);
     /// Also for bursts. Far above what a node can take, far below where the token buckets' arithmetic ends.
     pub(crate) const RATE: Allowed = Allowed::range(0, 100_000_000);
+    /// The same for one source prefix, whose limiter counts in ticks of about a microsecond.
+    pub(crate) const PREFIX_RATE: Allowed = Allowed::range(0, 100_000);
     pub(crate) const PREFIX_V4: Allowed = Allowed::zero_or(8, 32);
     pub(crate) const PREFIX_V6: Allowed = Allowed::zero_or(16, 64);
     pub(crate) const INTERVAL_MS: Allowed = Allowed::range(100, 3_600_000);
@@ -162,8 +164,15 @@ impl Rules for Limits {
         check_number(scope, "connections_per_second", self.connections_per_second, allowed::RATE);
         check_number(scope, "burst", self.burst, allowed::RATE);
         let per_prefix = self.connections_per_second_per_prefix;
-        check_number(scope, "connections_per_second_per_prefix", per_prefix, allowed::RATE);
+        check_number(scope, "connections_per_second_per_prefix", per_prefix, allowed::PREFIX_RATE);
         check_number(scope, "prefix_burst", self.prefix_burst, allowed::RATE);
+        if scope.sound("connections_per_second_per_prefix") && scope.sound("prefix_burst") {
+            let most = per_prefix.saturating_mul(Self::MOST_SECONDS_PER_BURST);
+            if per_prefix > 0 && self.prefix_burst > most {
+                let text = format!("{} is more than 2000 seconds' worth, which is {most}", self.prefix_burst);
+                scope.problem("prefix_burst", text);
+            }
+        }
         check_number(scope, "prefix_length_v4", self.prefix_length_v4.into(), allowed::PREFIX_V4);
         check_number(scope, "prefix_length_v6", self.prefix_length_v6.into(), allowed::PREFIX_V6);
     }

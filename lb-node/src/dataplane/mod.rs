@@ -154,13 +154,14 @@ impl Dataplane {
     pub fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Error> {
         let started = Instant::now();
         self.state.check(program)?;
-        let (mut applied, stale) = self.state.apply(program, hops)?;
+        let applied = self.state.apply(program, hops);
+        self.self_tests.forget(&self.state.restarted());
+        let mut applied = applied?;
         if !self.attached {
             self.attach()?;
         }
         applied.duration = started.elapsed();
-        self.self_tests.forget(stale.reals());
-        self.state.reclaim(stale);
+        self.state.reclaim();
         self.program = Some(program.clone());
         Ok(applied)
     }
@@ -192,8 +193,8 @@ impl Dataplane {
     /// # Errors
     /// If there are more next hops than fit.
     pub fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Error> {
-        let stale = self.state.apply_next_hops(hops)?;
-        self.state.reclaim(stale);
+        self.state.apply_next_hops(hops)?;
+        self.state.reclaim_next_hops();
         Ok(())
     }
 
@@ -269,6 +270,7 @@ fn sizes(settings: &Settings) -> Vec<Size> {
     let Capacity { vips, reals, .. } = settings.capacity;
     let cells = u64::from(settings.capacity.slot_tables()) * u64::from(settings.table_size);
     let pairs = u32::try_from(cells.div_ceil(2)).unwrap_or(u32::MAX);
+    let all_reals = reals + state::spare_reals(reals);
     // Index 0 means "none" everywhere.
     vec![
         ("CONFIG", None),
@@ -276,9 +278,9 @@ fn sizes(settings: &Settings) -> Vec<Size> {
         ("SERVICES", None),
         ("VIPS", Some(vips + 1)),
         ("SLOTS", Some(pairs)),
-        ("REALS", Some(reals + 1)),
-        ("NEXT_HOPS", Some(reals + state::SPARE_NEXT_HOPS)),
-        ("COUNTERS", Some(reals + 1)),
+        ("REALS", Some(all_reals + 1)),
+        ("NEXT_HOPS", Some(all_reals + state::SPARE_NEXT_HOPS)),
+        ("COUNTERS", Some(all_reals + 1)),
         ("DROPS", Some((vips + 1) * lb::DROP_REASONS)),
         ("EVENTS_SEEN", None),
         ("VIP_LIMITERS", Some(vips + 1)),

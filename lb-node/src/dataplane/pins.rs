@@ -17,9 +17,10 @@ use super::Error;
 use crate::bpffs;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{Program, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
+use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
 use lb_ebpf::lb::Config;
+use std::error::Error as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -174,12 +175,15 @@ impl Pins {
             if wanted && let Ok(id) = program.attach_to_link(link) {
                 // The pin keeps the link; this handle may go.
                 drop(program.take_link(id));
+                if mode == XdpMode::Auto && !native {
+                    warn_of_generic(interface, "found by the predecessor");
+                }
                 return Ok(native);
             }
             // Another mode than wanted, or the interface that the link belonged to is gone.
             fs::remove_file(&path).map_err(|source| self.error(&path, source))?;
         }
-        let mut last = None;
+        let mut last: Option<ProgramError> = None;
         for (path, native) in self.xdp_links() {
             if mode == if native { XdpMode::Generic } else { XdpMode::Native } {
                 continue;
@@ -189,6 +193,10 @@ impl Pins {
                     let link = program.take_link(id).map_err(|source| attach_error(interface, source))?;
                     let link: FdLink = link.try_into().map_err(|source| Error::Link { source })?;
                     link.pin(&path).map_err(|source| Error::PinLink { path, source })?;
+                    if let Some(refusal) = last {
+                        let why = refusal.source().map_or_else(|| refusal.to_string(), ToString::to_string);
+                        warn_of_generic(interface, &why);
+                    }
                     return Ok(native);
                 }
                 Err(source) => last = Some(source),
@@ -234,6 +242,14 @@ impl Pins {
     }
 }
 
-fn attach_error(interface: &str, source: aya::programs::ProgramError) -> Error {
+fn attach_error(interface: &str, source: ProgramError) -> Error {
     Error::Attach { interface: interface.to_owned(), source: Box::new(source) }
+}
+
+/// Generic mode was not asked for, but is what there is.
+fn warn_of_generic(interface: &str, why: &str) {
+    tracing::warn!(
+        interface,
+        "no native XDP on this interface ({why}): running in generic mode, which is slower"
+    );
 }

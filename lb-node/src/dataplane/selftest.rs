@@ -1,11 +1,11 @@
 //! The self-test behind `/healthz`: a packet for each VIP goes through the loaded program, and what
 //! comes out must be what the [`Program`] says.
 
-use super::state::State;
+use super::state::{Restarted, State};
 use super::{SelfTest, Settings};
 use crate::program::{Program, VipProgram};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
-use lb_ebpf::lb::RealCounters;
+use lb_ebpf::lb::{DROP_REASONS, DropReason, RealCounters};
 use lb_ebpf::wire::{
     ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, VLAN_LENGTH, protocol,
 };
@@ -25,10 +25,13 @@ const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// Port that is tried on a VIP of all ports.
 const ANY_PORT: u16 = 9;
 
-/// Packets that self-tests sent, by real, so that the counters can leave them out.
+/// Packets of self-tests, so that the counters can leave them out.
 #[derive(Default)]
 pub(super) struct Tally {
+    /// By real.
     sent: HashMap<u32, RealCounters>,
+    /// By index into the drop map.
+    dropped: HashMap<u32, u64>,
     runs: u16,
 }
 
@@ -38,11 +41,15 @@ impl Tally {
         self.sent.get(&real).copied().unwrap_or_default()
     }
 
-    /// Reals that are gone.
-    pub(super) fn forget(&mut self, reals: &[u32]) {
-        for real in reals {
-            self.sent.remove(real);
-        }
+    /// What was dropped.
+    pub(super) fn dropped(&self, index: u32) -> u64 {
+        self.dropped.get(&index).copied().unwrap_or_default()
+    }
+
+    /// Counters that have begun anew.
+    pub(super) fn forget(&mut self, restarted: &Restarted) {
+        self.sent.retain(|real, _| !restarted.reals.contains(real));
+        self.dropped.retain(|index, _| !restarted.vips.contains(&(index / DROP_REASONS)));
     }
 }
 
@@ -105,8 +112,15 @@ fn test(
             .find(|(vip_name, real_name, _)| *vip_name == name && **real_name == real.name)
             .map(|found| found.2)
     });
+    let mut expect_drop = |reason: DropReason| {
+        let vip = state.vips().find(|(vip_name, _)| *vip_name == name).map(|(_, handle)| handle.index);
+        if let Some(vip) = vip.filter(|_| run.return_value == XDP_DROP) {
+            *tally.dropped.entry(vip * DROP_REASONS + reason as u32).or_default() += 1;
+        }
+        run.return_value == XDP_DROP
+    };
     let (Some(real), Some(handle)) = (expected, handle) else {
-        return if run.return_value == XDP_DROP {
+        return if expect_drop(DropReason::NoReal) {
             Ok(())
         } else {
             Err(format!(
@@ -116,22 +130,24 @@ fn test(
         };
     };
     if state.entry(handle).next_hop == 0 {
-        return if run.return_value == XDP_DROP {
+        return if expect_drop(DropReason::NoNextHop) {
             Ok(())
         } else {
             Err("an unresolved real got a packet".into())
         };
     }
-    let counters = tally.sent.entry(handle.index).or_default();
-    counters.packets += 1;
-    counters.bytes += packet.len() as u64;
     if run.return_value != XDP_TX && run.return_value != XDP_REDIRECT {
         return Err(format!("the packet for {} was not sent: verdict {}", real.name, run.return_value));
     }
+    let length = packet.len() as u64;
     let mut inner = packet;
     lower_ttl(&mut inner);
     check(&out, &inner, vip.encapsulation, real.address, settings)
-        .map_err(|what| format!("towards {}: {what}", real.name))
+        .map_err(|what| format!("towards {}: {what}", real.name))?;
+    let counters = tally.sent.entry(handle.index).or_default();
+    counters.packets += 1;
+    counters.bytes += length;
+    Ok(())
 }
 
 /// Whether a frame carries `inner` to `real` as it should.

@@ -10,8 +10,8 @@ use crate::nexthop::{NextHop, NextHops};
 use crate::program::{Program, RealProgram, VipProgram};
 use lb_ebpf::LAYOUT_VERSION;
 use lb_ebpf::lb::{
-    ADDRESS_SLOTS, Config, NextHop as NextHopEntry, RealCounters, RealEntry, SERVICE_SLOTS, SLOT_REAL_MASK,
-    VipEntry, encapsulation, vip_flags,
+    ADDRESS_SLOTS, Config, DROP_REASONS, Limiter, NextHop as NextHopEntry, PREFIX_TICK_SHIFT, REASONS,
+    RealEntry, SERVICE_SLOTS, SLOT_REAL_MASK, VipEntry, encapsulation, vip_flags,
 };
 use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -23,6 +23,10 @@ use zk_schema::{Affinity, Desired, Encapsulation, Limits, RealName, VipName};
 
 /// Next hops beyond one per real: room for the new ones while the old ones may still be read.
 pub(super) const SPARE_NEXT_HOPS: u32 = 1024;
+/// Entries for reals beyond those that are allowed: room for the new ones while the old ones are still in use.
+pub(super) const fn spare_reals(reals: u32) -> u32 {
+    reals / 4 + 64
+}
 /// ICMP errors that the node sends at most, per second and in a burst.
 const ICMP_PER_SECOND: u64 = 1000;
 const ICMP_BURST: u64 = 200;
@@ -44,6 +48,9 @@ pub(super) struct State {
     /// Entries that a predecessor left, by identity, until a program claims or drops them.
     left_vips: HashMap<u64, u32>,
     left_reals: HashMap<u64, u32>,
+    /// What the program no longer has, but packets may still meet; kept over a failed attempt to apply one.
+    stale: Stale,
+    restarted: Restarted,
 }
 
 /// A VIP in the maps.
@@ -67,18 +74,26 @@ type HopKey = ([u32; 3], u32, u32);
 
 /// What packets may still refer to until a grace period has passed.
 #[derive(Default)]
-pub(super) struct Stale {
+struct Stale {
     vips: Vec<u32>,
     reals: Vec<u32>,
     tables: Vec<u32>,
     hops: bool,
 }
 
-impl Stale {
-    /// Reals that are about to go.
-    pub(super) fn reals(&self) -> &[u32] {
-        &self.reals
-    }
+/// VIPs and reals whose counters have begun anew.
+#[derive(Default)]
+pub(super) struct Restarted {
+    pub(super) vips: Vec<u32>,
+    pub(super) reals: Vec<u32>,
+}
+
+/// How many entries of each kind a program wants that are not in the maps yet.
+#[derive(Default)]
+struct Wanted {
+    vips: usize,
+    reals: usize,
+    tables: usize,
 }
 
 /// Free indices, lowest first, so that maps stay dense.
@@ -114,6 +129,8 @@ impl State {
             services: None,
             left_vips: HashMap::new(),
             left_reals: HashMap::new(),
+            stale: Stale::default(),
+            restarted: Restarted::default(),
             settings: settings.clone(),
             maps,
         })
@@ -173,10 +190,10 @@ impl State {
                 Ok(())
             }
         };
-        fits("VIPs", program.vips.len(), self.maps.vips.entries() - 1, "vips")?;
+        fits("VIPs", program.vips.len(), self.settings.capacity.vips, "vips")?;
         fits("VIPs", program.vips.len(), ADDRESS_SLOTS.min(SERVICE_SLOTS) / 2, "vips")?;
         let reals = program.vips.values().map(|vip| vip.reals.len()).sum();
-        fits("reals", reals, self.maps.reals.entries() - 1, "reals")?;
+        fits("reals", reals, self.settings.capacity.reals, "reals")?;
         let tables = program.vips.values().filter(|vip| !vip.table.owners().is_empty()).count();
         fits("VIPs", tables, (self.maps.slots.cells() / room).saturating_sub(1), "tables")?;
         for (name, vip) in &program.vips {
@@ -184,7 +201,48 @@ impl State {
                 self.source(name, vip, real)?;
             }
         }
-        Ok(())
+        // The reals of VIPs that stay keep their entries until the tables have been switched.
+        let staying = self.staying(program);
+        let leaving = |index: u32| {
+            let vip = self.maps.reals.read(index).vip;
+            !staying.contains(&vip)
+        };
+        let held = self.vips.values().flat_map(|vip| vip.reals.values().map(|real| real.index));
+        let held = held.chain(self.left_reals.values().copied()).filter(|&index| !leaving(index)).count();
+        let at_once = held + self.stale.reals.len() + self.wanted(program)?.reals;
+        fits("reals, old and new ones together,", at_once, self.maps.reals.entries() - 1, "reals")
+    }
+
+    /// Indices of the VIPs that a program has and the maps have too.
+    fn staying(&self, program: &Program) -> HashSet<u32> {
+        program.vips.keys().filter_map(|name| self.vip_index(name)).collect()
+    }
+
+    fn vip_index(&self, name: &VipName) -> Option<u32> {
+        match self.vips.get(name) {
+            Some(handle) => Some(handle.index),
+            None => self.left_vips.get(&vip_id(name)).copied(),
+        }
+    }
+
+    /// What of a program is not in the maps yet.
+    fn wanted(&self, program: &Program) -> Result<Wanted, Error> {
+        let mut wanted = Wanted::default();
+        for (name, vip) in &program.vips {
+            let index = self.vip_index(name);
+            wanted.vips += usize::from(index.is_none());
+            let has_table =
+                index.is_some_and(|index| self.table_of(self.maps.vips.read(index).table).is_some());
+            wanted.tables += usize::from(!has_table && !vip.table.owners().is_empty());
+            let known = self.vips.get(name).map(|handle| &handle.reals);
+            for real in &vip.reals {
+                let id = self.real_id(name, vip, real, self.source(name, vip, real)?);
+                let is_known =
+                    known.and_then(|known| known.get(&real.name)).is_some_and(|known| known.id == id);
+                wanted.reals += usize::from(!is_known && !self.left_reals.contains_key(&id));
+            }
+        }
+        Ok(wanted)
     }
 
     /// Outer source towards a real; zero where nothing is wrapped.
@@ -209,31 +267,66 @@ impl State {
         }
     }
 
-    /// Brings the maps to what `program` says.
-    pub(super) fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<(Applied, Stale), Error> {
+    /// Brings the maps to what `program` says; [`Self::reclaim`] is to follow.
+    pub(super) fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Error> {
         let mut applied = Applied::default();
-        let mut stale = Stale::default();
         self.write_config(program);
-        for (name, vip) in &program.vips {
-            self.apply_reals(name, vip, &mut stale)?;
+        let wanted = self.wanted(program)?;
+        let tables = self.free_tables.0.len() + self.stale.tables.len();
+        if wanted.vips > self.free_vips.0.len()
+            || wanted.reals > self.free_reals.0.len()
+            || wanted.tables >= tables
+        {
+            self.retire_first(program);
         }
-        let more = self.apply_next_hops(hops)?;
-        stale.hops |= more.hops;
         for (name, vip) in &program.vips {
-            applied.tables += usize::from(self.apply_table(name, vip, &mut stale)?);
+            self.apply_vip(name, vip)?;
         }
-        applied.index = self.apply_index(program);
-        let gone: Vec<_> =
+        self.apply_next_hops(hops)?;
+        // VIPs that give a table back come before those that need one.
+        let (without, with): (Vec<_>, Vec<_>) =
+            program.vips.iter().partition(|(_, vip)| vip.table.owners().is_empty());
+        for (name, vip) in without.into_iter().chain(with) {
+            applied.tables += usize::from(self.apply_table(name, vip)?);
+        }
+        let services = self.services_of(program);
+        applied.index = self.apply_index(services);
+        let gone = self.retire(program);
+        self.stale.vips.extend(gone.vips);
+        self.stale.reals.extend(gone.reals);
+        self.stale.reals.extend(self.left_reals.drain().map(|(_, index)| index));
+        Ok(applied)
+    }
+
+    /// Frees the entries of VIPs that a program does not have before it is applied, where there is no room
+    /// for both.
+    fn retire_first(&mut self, program: &Program) {
+        let staying = self.staying(program);
+        let mut services = self.services.clone().unwrap_or_default();
+        services.retain(|_, vip| staying.contains(vip));
+        self.apply_index(services);
+        let gone = self.retire(program);
+        self.free(gone);
+    }
+
+    /// Forgets the VIPs that a program does not have.
+    fn retire(&mut self, program: &Program) -> Stale {
+        let mut gone = Stale::default();
+        let staying = self.staying(program);
+        let names: Vec<_> =
             self.vips.keys().filter(|name| !program.vips.contains_key(*name)).cloned().collect();
-        for name in gone {
+        for name in names {
             if let Some(handle) = self.vips.remove(&name) {
-                stale.vips.push(handle.index);
-                stale.reals.extend(handle.reals.values().map(|real| real.index));
+                gone.vips.push(handle.index);
+                gone.reals.extend(handle.reals.values().map(|real| real.index));
             }
         }
-        stale.vips.extend(self.left_vips.drain().map(|(_, index)| index));
-        stale.reals.extend(self.left_reals.drain().map(|(_, index)| index));
-        Ok((applied, stale))
+        gone.vips
+            .extend(self.left_vips.extract_if(|_, index| !staying.contains(index)).map(|(_, index)| index));
+        let reals = &self.maps.reals;
+        let left = self.left_reals.extract_if(|_, index| !staying.contains(&reals.read(*index).vip));
+        gone.reals.extend(left.map(|(_, index)| index));
+        gone
     }
 
     fn write_config(&mut self, program: &Program) {
@@ -243,6 +336,7 @@ impl State {
             gue_port: u32::from(self.settings.gue_port),
             seed: [program.seed.k0, program.seed.k1],
             prefix_seed: if old.prefix_seed == 0 { random_word() } else { old.prefix_seed },
+            tick: tick(),
             icmp_interval: SECOND / ICMP_PER_SECOND,
             icmp_tolerance: SECOND / ICMP_PER_SECOND * ICMP_BURST,
             source_v4: self.settings.source_v4.map_or(0, |ip| u32::from_le_bytes(ip.octets())),
@@ -255,54 +349,79 @@ impl State {
     }
 
     /// Gives the VIP and its reals their entries; those in use are left alone.
-    fn apply_reals(&mut self, name: &VipName, vip: &VipProgram, stale: &mut Stale) -> Result<(), Error> {
+    fn apply_vip(&mut self, name: &VipName, vip: &VipProgram) -> Result<(), Error> {
         let id = vip_id(name);
         let index =
             match self.vips.get(name).map(|handle| handle.index).or_else(|| self.left_vips.remove(&id)) {
                 Some(index) => index,
-                None => self.free_vips.take().ok_or(self.full("VIPs", self.maps.vips.entries(), "vips"))?,
+                None => {
+                    let room = self.full("VIPs", self.maps.vips.entries(), "vips");
+                    let index = self.free_vips.take().ok_or(room)?;
+                    self.clear_drops(index)?;
+                    index
+                }
             };
-        let entry = VipEntry { table: self.maps.vips.read(index).table, ..vip_entry(id, vip) };
-        if self.maps.vips.read(index) != entry {
+        let old = self.maps.vips.read(index);
+        let entry = VipEntry { table: old.table, ..vip_entry(id, vip) };
+        if old != entry {
             // Words other than the table may change one by one: at worst one packet meets the old limit.
             self.maps.vips.write(index, entry);
+            if (old.rate_interval, old.rate_tolerance) != (entry.rate_interval, entry.rate_tolerance) {
+                // What it holds is a time up to which connections were admitted at the old rate; under
+                // the new one that may be minutes away. (Prefixes' limiters see that by themselves.)
+                self.maps.vip_limiters.write(index, Limiter::default());
+            }
         }
         let mut handle =
             self.vips.remove(name).unwrap_or(VipHandle { index, reals: BTreeMap::new(), written: None });
         let mut before = std::mem::take(&mut handle.reals);
+        let applied = self.apply_reals(name, vip, &mut handle, &mut before);
+        for (real_name, real) in before {
+            // After a failure those not looked at yet stay the VIP's.
+            if applied.is_ok() || handle.reals.contains_key(&real_name) {
+                self.stale.reals.push(real.index);
+            } else {
+                handle.reals.insert(real_name, real);
+            }
+        }
+        self.vips.insert(name.clone(), handle);
+        applied
+    }
+
+    /// Moves reals from `before` to `handle`, making entries for those that are new.
+    fn apply_reals(
+        &mut self,
+        name: &VipName,
+        vip: &VipProgram,
+        handle: &mut VipHandle,
+        before: &mut BTreeMap<RealName, RealHandle>,
+    ) -> Result<(), Error> {
         for real in &vip.reals {
             let source = self.source(name, vip, real)?;
-            let fresh = real_entry(
-                index,
-                vip,
-                real,
-                source,
-                self.settings.gue_port,
-                real_id(name, vip, real, source),
-            );
-            let known = before.get(&real.name).filter(|known| known.id == fresh.id).map(|known| known.index);
-            let found = match known.or_else(|| self.left_reals.remove(&fresh.id)) {
-                Some(found) => found,
+            let id = self.real_id(name, vip, real, source);
+            let known = before.get(&real.name).filter(|known| known.id == id).map(|known| known.index);
+            let index = match known.or_else(|| self.left_reals.remove(&id)) {
+                Some(index) => {
+                    self.maps
+                        .reals
+                        .word32(index, offset_of!(RealEntry, vip))
+                        .store(handle.index, Ordering::Relaxed);
+                    index
+                }
                 None => {
-                    let found = self.free_reals.take().ok_or(self.full(
-                        "reals",
-                        self.maps.reals.entries(),
-                        "reals",
-                    ))?;
-                    self.clear_counters(found)?;
-                    self.maps.reals.write(found, fresh);
-                    found
+                    let room = self.full("reals", self.maps.reals.entries(), "reals");
+                    let index = self.free_reals.take().ok_or(room)?;
+                    self.clear_counters(index)?;
+                    let entry = real_entry(handle.index, vip, real, source, self.settings.gue_port, id);
+                    self.maps.reals.write(index, entry);
+                    index
                 }
             };
             if known.is_some() {
                 before.remove(&real.name);
             }
-            handle
-                .reals
-                .insert(real.name.clone(), RealHandle { index: found, address: real.address, id: fresh.id });
+            handle.reals.insert(real.name.clone(), RealHandle { index, address: real.address, id });
         }
-        stale.reals.extend(before.into_values().map(|real| real.index));
-        self.vips.insert(name.clone(), handle);
         Ok(())
     }
 
@@ -311,16 +430,23 @@ impl State {
     }
 
     fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
-        let wrap = |source| Error::Map { name: "COUNTERS", source: Box::new(source) };
-        let current = self.maps.counters.get(&index, 0).map_err(wrap)?;
-        let zeros = aya::maps::PerCpuValues::try_from(vec![RealCounters::default(); current.len()]).map_err(
-            |source| Error::Map { name: "COUNTERS", source: Box::new(aya::maps::MapError::IoError(source)) },
-        )?;
-        self.maps.counters.set(index, zeros, 0).map_err(wrap)
+        self.restarted.reals.push(index);
+        self.maps.counters.clear(index)
+    }
+
+    fn clear_drops(&mut self, vip: u32) -> Result<(), Error> {
+        let first = vip * DROP_REASONS;
+        self.restarted.vips.push(vip);
+        (first..first + REASONS).try_for_each(|index| self.maps.drops.clear(index))
+    }
+
+    /// Whose counters have begun anew since the last call.
+    pub(super) fn restarted(&mut self) -> Restarted {
+        std::mem::take(&mut self.restarted)
     }
 
     /// Writes the VIP's table beside the one in force and switches to it; false if they are equal.
-    fn apply_table(&mut self, name: &VipName, vip: &VipProgram, stale: &mut Stale) -> Result<bool, Error> {
+    fn apply_table(&mut self, name: &VipName, vip: &VipProgram) -> Result<bool, Error> {
         let Some(handle) = self.vips.get(name) else { return Ok(false) };
         let index = handle.index;
         let indices: Vec<u32> =
@@ -350,7 +476,7 @@ impl State {
             let next = if owners.is_empty() {
                 0
             } else {
-                let table = self.free_table(stale)?;
+                let table = self.free_table()?;
                 for (cell, slot) in cells.zip(0..) {
                     self.maps.slots.cell(table * m + slot).store(cell, Ordering::Relaxed);
                 }
@@ -358,7 +484,7 @@ impl State {
             };
             publish();
             self.maps.vips.word64(index, offset_of!(VipEntry, table)).store(next, Ordering::SeqCst);
-            stale.tables.extend(in_force);
+            self.stale.tables.extend(in_force);
         }
         if let Some(handle) = self.vips.get_mut(name) {
             handle.written = Some((Arc::clone(&vip.table), indices));
@@ -367,10 +493,10 @@ impl State {
     }
 
     /// A free region of the slot map; waits for those just left, if need be.
-    fn free_table(&mut self, stale: &mut Stale) -> Result<u32, Error> {
-        if self.free_tables.0.is_empty() && !stale.tables.is_empty() {
+    fn free_table(&mut self) -> Result<u32, Error> {
+        if self.free_tables.0.is_empty() && !self.stale.tables.is_empty() {
             grace_period();
-            self.free_tables.0.extend(stale.tables.drain(..));
+            self.free_tables.0.extend(self.stale.tables.drain(..));
         }
         let room = self.maps.slots.cells() / self.settings.table_size;
         self.free_tables.take().ok_or(Error::Capacity {
@@ -381,15 +507,17 @@ impl State {
         })
     }
 
+    /// What the index is to say for a program whose VIPs have their entries.
+    fn services_of(&self, program: &Program) -> Services {
+        let vips = program.vips.iter();
+        vips.filter_map(|(name, vip)| {
+            Some(((vip.address, vip.port, vip.protocol), self.vips.get(name)?.index))
+        })
+        .collect()
+    }
+
     /// Switches to a new index of addresses and ports, if it differs.
-    fn apply_index(&mut self, program: &Program) -> bool {
-        let services: Services = program
-            .vips
-            .iter()
-            .filter_map(|(name, vip)| {
-                Some(((vip.address, vip.port, vip.protocol), self.vips.get(name)?.index))
-            })
-            .collect();
+    fn apply_index(&mut self, services: Services) -> bool {
         if self.services.as_ref() == Some(&services) {
             return false;
         }
@@ -419,7 +547,7 @@ impl State {
     }
 
     /// Makes next hops and MTUs what `hops` says.
-    pub(super) fn apply_next_hops(&mut self, hops: &NextHops) -> Result<Stale, Error> {
+    pub(super) fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Error> {
         let reals: Vec<(u32, NextHop)> = self
             .vips
             .values()
@@ -432,11 +560,12 @@ impl State {
             let at = match self.hops.get(&key) {
                 Some(&at) => at,
                 None => {
-                    let at = self.free_hops.take().ok_or(self.full(
-                        "next hops",
-                        self.maps.next_hops.entries(),
-                        "reals",
-                    ))?;
+                    if self.free_hops.0.is_empty() {
+                        grace_period();
+                        self.free_unused_hops();
+                    }
+                    let room = self.full("next hops", self.maps.next_hops.entries(), "reals");
+                    let at = self.free_hops.take().ok_or(room)?;
                     self.maps.next_hops.write(at, entry);
                     publish();
                     self.hops.insert(key, at);
@@ -450,14 +579,16 @@ impl State {
                 .store(hop.mtu.min(u32::from(u16::MAX)), Ordering::SeqCst);
         }
         let used = self.used_hops();
-        Ok(Stale { hops: self.hops.values().any(|at| !used.contains(at)), ..Stale::default() })
+        self.stale.hops |= self.hops.values().any(|at| !used.contains(at));
+        Ok(())
     }
 
     fn used_hops(&self) -> HashSet<u32> {
         let word =
             |index| self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).load(Ordering::Relaxed);
         let ours = self.vips.values().flat_map(|vip| vip.reals.values()).map(|real| word(real.index));
-        ours.chain(self.left_reals.values().map(|&index| word(index))).collect()
+        let theirs = self.left_reals.values().chain(&self.stale.reals).map(|&index| word(index));
+        ours.chain(theirs).collect()
     }
 
     fn hop_entry(&self, hop: &NextHop) -> NextHopEntry {
@@ -475,7 +606,18 @@ impl State {
     }
 
     /// Frees what nothing refers to any more, after a grace period.
-    pub(super) fn reclaim(&mut self, stale: Stale) {
+    pub(super) fn reclaim(&mut self) {
+        let stale = std::mem::take(&mut self.stale);
+        self.free(stale);
+    }
+
+    /// Frees next hops that nothing refers to any more, after a grace period.
+    pub(super) fn reclaim_next_hops(&mut self) {
+        let stale = Stale { hops: std::mem::take(&mut self.stale.hops), ..Stale::default() };
+        self.free(stale);
+    }
+
+    fn free(&mut self, stale: Stale) {
         if stale.vips.is_empty() && stale.reals.is_empty() && stale.tables.is_empty() && !stale.hops {
             return;
         }
@@ -491,6 +633,10 @@ impl State {
             self.free_reals.0.insert(index);
         }
         self.free_tables.0.extend(stale.tables);
+        self.free_unused_hops();
+    }
+
+    fn free_unused_hops(&mut self) {
         let used = self.used_hops();
         let unused: Vec<_> =
             self.hops.iter().filter(|(_, at)| !used.contains(at)).map(|(key, &at)| (*key, at)).collect();
@@ -570,7 +716,11 @@ impl State {
             }
             (_, IpAddr::V6(_)) => self.settings.source_v6.map_or([0, 0], |ip| words(ip.octets())),
         };
-        identity(name, vip.encapsulation, real_name, real.address, source)
+        identity(name, (vip.encapsulation, self.settings.gue_port), real_name, real.address, source)
+    }
+
+    fn real_id(&self, name: &VipName, vip: &VipProgram, real: &RealProgram, source: [u64; 2]) -> u64 {
+        identity(name, (vip.encapsulation, self.settings.gue_port), &real.name, real.address, source)
     }
 }
 
@@ -601,17 +751,23 @@ fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
     if vip.affinity == Affinity::Source {
         flags |= vip_flags::SOURCE_AFFINITY;
     }
-    let mut rate = |per_second: u32, burst: u32, flag: u32| {
-        if per_second == 0 {
-            return (0, 0);
-        }
-        flags |= flag;
-        let interval = SECOND / u64::from(per_second);
+    // A burst of n lets n connections through at once: the first is due, n - 1 are ahead of their time.
+    let limiter = |per_second: u32, burst: u32, second: u64| {
+        let interval = (second / u64::from(per_second.max(1))).max(1);
         (interval, interval * u64::from(burst).saturating_sub(1))
     };
-    let (rate_interval, rate_tolerance) = rate(connections_per_second, limits.burst, vip_flags::RATE_LIMIT);
-    let (prefix_interval, prefix_tolerance) =
-        rate(connections_per_second_per_prefix, limits.prefix_burst, vip_flags::PREFIX_LIMIT);
+    let (mut rate_interval, mut rate_tolerance) = (0, 0);
+    if connections_per_second > 0 {
+        flags |= vip_flags::RATE_LIMIT;
+        (rate_interval, rate_tolerance) = limiter(connections_per_second, limits.burst, SECOND);
+    }
+    let (mut prefix_interval, mut prefix_tolerance) = (0, 0);
+    if connections_per_second_per_prefix > 0 {
+        flags |= vip_flags::PREFIX_LIMIT;
+        let ticks = SECOND >> PREFIX_TICK_SHIFT;
+        (prefix_interval, prefix_tolerance) =
+            limiter(connections_per_second_per_prefix, limits.prefix_burst, ticks);
+    }
     VipEntry {
         table: 0,
         id,
@@ -670,20 +826,17 @@ pub(crate) fn vip_id(name: &VipName) -> u64 {
     fnv(&[b"vip", name.as_str().as_bytes()])
 }
 
-fn real_id(name: &VipName, vip: &VipProgram, real: &RealProgram, source: [u64; 2]) -> u64 {
-    identity(name, vip.encapsulation, &real.name, real.address, source)
-}
-
 /// Identity of a real and of the way to it: whatever an entry that is in use may not change.
 fn identity(
     vip: &VipName,
-    encapsulation: Encapsulation,
+    (encapsulation, gue_port): (Encapsulation, u16),
     real: &RealName,
     address: IpAddr,
     source: [u64; 2],
 ) -> u64 {
+    let port = if encapsulation == Encapsulation::Gue { gue_port } else { 0 };
     let (address, source) =
-        (address.to_string(), format!("{encapsulation:?} {:x} {:x}", source[0], source[1]));
+        (address.to_string(), format!("{encapsulation:?} {port} {:x} {:x}", source[0], source[1]));
     fnv(&[b"real", vip.as_str().as_bytes(), real.as_str().as_bytes(), address.as_bytes(), source.as_bytes()])
 }
 
@@ -695,6 +848,12 @@ fn fnv(parts: &[&[u8]]) -> u64 {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
         })
         .max(1)
+}
+
+/// Length of the kernel's tick in ns: the resolution of the coarse clocks (`clock_getres(2)`).
+fn tick() -> u32 {
+    let resolution = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    u32::try_from(resolution.tv_nsec).unwrap_or(4_000_000).max(1)
 }
 
 /// A random word from the kernel, never 0.

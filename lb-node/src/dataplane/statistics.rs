@@ -3,31 +3,35 @@
 use super::selftest::Tally;
 use super::state::State;
 use super::{Error, Statistics};
-use aya::Pod;
-use aya::maps::{MapData, PerCpuArray};
-use lb_ebpf::lb::{DROP_REASONS, EVENT_NAMES, REASON_NAMES, RealCounters};
+use lb_ebpf::lb::{DROP_REASONS, EVENT_NAMES, EVENTS, REASON_NAMES, RealCounters};
 
 /// Reads all counters; what self-tests added is taken off.
 pub(super) fn read(state: &State, tests: &Tally) -> Result<Statistics, Error> {
     let mut statistics = Statistics::default();
+    // Indices are given out lowest first, so what is in use is a dense beginning of each map.
+    let reals = state.reals().map(|(_, _, handle)| handle.index + 1).max().unwrap_or(0);
+    let counters = state.maps.counters.sums(reals, add_real)?;
     for (vip, real, handle) in state.reals() {
-        let mut counters = sum(&state.maps.counters, "COUNTERS", handle.index, add_real)?;
+        let mut counters = counters.get(handle.index as usize).copied().unwrap_or_default();
         let own = tests.of(handle.index);
         counters.packets = counters.packets.saturating_sub(own.packets);
         counters.bytes = counters.bytes.saturating_sub(own.bytes);
         statistics.reals.insert((vip.clone(), real.clone()), counters);
     }
+    let vips = state.vips().map(|(_, handle)| handle.index + 1).max().unwrap_or(1);
+    let drops = state.maps.drops.sums(vips * DROP_REASONS, |a, b| a + b)?;
     let vips =
         std::iter::once((None, 0)).chain(state.vips().map(|(name, handle)| (Some(name), handle.index)));
     for (name, index) in vips {
         for (&reason, offset) in REASON_NAMES.iter().zip(0..) {
-            let dropped = sum(&state.maps.drops, "DROPS", index * DROP_REASONS + offset, |a, b| a + b)?;
+            let at = index * DROP_REASONS + offset;
+            let dropped = drops.get(at as usize).copied().unwrap_or_default();
+            let dropped = dropped.saturating_sub(tests.dropped(at));
             statistics.drops.insert((name.cloned(), reason), dropped);
         }
     }
-    for (&event, index) in EVENT_NAMES.iter().zip(0..) {
-        statistics.events.insert(event, sum(&state.maps.events, "EVENTS_SEEN", index, |a, b| a + b)?);
-    }
+    let events = state.maps.events.sums(EVENTS, |a, b| a + b)?;
+    statistics.events = EVENT_NAMES.into_iter().zip(events).collect();
     Ok(statistics)
 }
 
@@ -38,14 +42,4 @@ fn add_real(a: RealCounters, b: RealCounters) -> RealCounters {
         connections: a.connections + b.connections,
         icmp_errors: a.icmp_errors + b.icmp_errors,
     }
-}
-
-fn sum<T: Pod + Default>(
-    map: &PerCpuArray<MapData, T>,
-    name: &'static str,
-    index: u32,
-    add: impl Fn(T, T) -> T,
-) -> Result<T, Error> {
-    let values = map.get(&index, 0).map_err(|source| Error::Map { name, source: Box::new(source) })?;
-    Ok(values.iter().copied().fold(T::default(), add))
 }

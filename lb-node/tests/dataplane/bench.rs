@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use zk_schema::{Affinity, Capacity, Encapsulation, Limits, Protocol, VipName, XdpMode};
+use zk_schema::{Affinity, Capacity, Encapsulation, Limits, Protocol, XdpMode};
 
 pub(crate) const XDP_DROP: u32 = 1;
 pub(crate) const XDP_PASS: u32 = 2;
@@ -122,7 +122,6 @@ pub(crate) struct Ran {
 /// A data plane with what was applied to it.
 pub(crate) struct Bench {
     pub(crate) dataplane: Dataplane,
-    pub(crate) settings: Settings,
     pub(crate) program: Program,
     pub(crate) hops: NextHops,
 }
@@ -143,7 +142,7 @@ impl Bench {
         let (dataplane, start) = Dataplane::open(&settings).unwrap_or_else(|error| panic!("{error:?}"));
         let table_size = settings.table_size;
         let program = Program { epoch: 1, seed: SEED, table_size, vips: BTreeMap::new() };
-        (Self { dataplane, settings, program, hops: NextHops::new() }, start)
+        (Self { dataplane, program, hops: NextHops::new() }, start)
     }
 
     /// Adds a VIP with next hops to its reals; in force after [`Self::apply`].
@@ -157,7 +156,7 @@ impl Bench {
 
     /// The VIP `name`, to be changed; in force after [`Self::apply`].
     pub(crate) fn vip(&mut self, name: &str) -> &mut VipProgram {
-        self.program.vips.get_mut(&name.parse::<VipName>().unwrap()).unwrap()
+        self.program.vips.get_mut(name).unwrap()
     }
 
     pub(crate) fn apply(&mut self) -> Applied {
@@ -173,6 +172,7 @@ impl Bench {
         self.dataplane.xdp().unwrap().fd().unwrap().as_fd().try_clone_to_owned().unwrap()
     }
 
+    /// All counters that are not zero.
     pub(crate) fn counters(&self) -> Counted {
         let statistics = self.dataplane.statistics().unwrap();
         let mut all = Counted::new();
@@ -183,26 +183,32 @@ impl Bench {
                 ("connections", counters.connections),
                 ("icmp_errors", counters.icmp_errors),
             ] {
-                all.insert(format!("reals/{}/{}/{what}", vip.as_str(), real.as_str()), count);
+                if count != 0 {
+                    all.insert(format!("reals/{}/{}/{what}", vip.as_str(), real.as_str()), count);
+                }
             }
         }
-        for ((vip, reason), count) in &statistics.drops {
+        for ((vip, reason), count) in statistics.drops.iter().filter(|(_, count)| **count != 0) {
             let vip = vip.as_ref().map_or("", |vip| vip.as_str());
             all.insert(format!("drops/{vip}/{reason}"), *count);
         }
-        for (event, count) in &statistics.events {
+        for (event, count) in statistics.events.iter().filter(|(_, count)| **count != 0) {
             all.insert(format!("events/{event}"), *count);
         }
-        all.retain(|_, count| *count != 0);
         all
     }
 
     /// Runs one frame through the program.
     pub(crate) fn run(&self, input: &[u8]) -> Ran {
-        let before = self.counters();
+        self.run_from(&mut self.counters(), input)
+    }
+
+    /// The same with the counters' present values in hand; they are brought up to date.
+    pub(crate) fn run_from(&self, before: &mut Counted, input: &[u8]) -> Ran {
         let (verdict, frame) = test_run(&self.program_fd(), input, None);
-        let mut counted = self.counters();
-        for (name, count) in before {
+        let after = self.counters();
+        let mut counted = after.clone();
+        for (name, count) in std::mem::replace(before, after) {
             *counted.get_mut(&name).expect("counters never fall") -= count;
         }
         counted.retain(|_, count| *count != 0);
@@ -224,7 +230,7 @@ impl Bench {
 
     /// The real that a flow belongs to, by the table.
     pub(crate) fn owner(&self, name: &str, client: SocketAddr, service_port: u16) -> &RealProgram {
-        let vip = &self.program.vips[&name.parse::<VipName>().unwrap()];
+        let vip = &self.program.vips[name];
         let flow = Flow { client, service_port };
         let hash = match vip.affinity {
             Affinity::Flow => flow.hash(self.program.seed),
@@ -247,7 +253,7 @@ impl Bench {
         let real = self.owner(name, client, service_port).clone();
         let mut ran = self.run(input);
         assert_eq!(ran.verdict, XDP_TX, "{:?}", ran.counted);
-        let encapsulation = self.program.vips[&name.parse::<VipName>().unwrap()].encapsulation;
+        let encapsulation = self.program.vips[name].encapsulation;
         let (destination, inner) = unwrap(&ran.frame, encapsulation);
         let expected = if encapsulation == Encapsulation::L2 { client_of(packet).1 } else { real.address };
         assert_eq!(destination, expected);

@@ -2,6 +2,10 @@
 //! `BPF_PROG_TEST_RUN`, judged by expectations written down here and by an independent parser (scapy).
 //!
 //! Needs root. Every test has network and mount namespaces of its own, which end with its thread.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may unwrap: a panic with the place of the failure is what it wants"
+)]
 
 mod admission;
 mod apply;

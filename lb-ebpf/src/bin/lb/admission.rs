@@ -11,8 +11,8 @@
 //! costs one cache miss each.
 
 use crate::maps::{ICMP_LIMITER, PREFIX_LIMITERS, VIP_LIMITERS};
-use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
-use lb_ebpf::lb::{Config, DropReason, PREFIX_LINES, VipEntry, vip_flags};
+use aya_ebpf::helpers::generated::bpf_jiffies64;
+use lb_ebpf::lb::{Config, DropReason, PREFIX_LINES, PREFIX_TICK_SHIFT, VipEntry, vip_flags};
 
 /// Whether a new connection may go to the VIP. `prefix` is the client's address under the VIP's mask.
 #[inline(always)]
@@ -20,8 +20,7 @@ pub fn admit(config: &Config, index: u32, vip: &VipEntry, prefix: u64) -> Result
     if vip.flags & (vip_flags::RATE_LIMIT | vip_flags::PREFIX_LIMIT) == 0 {
         return Ok(());
     }
-    // SAFETY: a helper without arguments.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = now(config);
     if vip.flags & vip_flags::PREFIX_LIMIT != 0 && !admit_prefix(config, index, vip, prefix, now) {
         return Err(DropReason::PrefixRateLimited);
     }
@@ -41,9 +40,17 @@ pub fn admit(config: &Config, index: u32, vip: &VipEntry, prefix: u64) -> Result
 #[inline(always)]
 pub fn may_send_icmp(config: &Config) -> bool {
     let Some(limiter) = ICMP_LIMITER.get_ptr_mut(0) else { return false };
-    // SAFETY: a valid element, and a helper without arguments.
-    let (arrival, now) = unsafe { (&raw mut (*limiter).arrival, bpf_ktime_get_coarse_ns()) };
-    take(arrival, now, config.icmp_interval, config.icmp_tolerance)
+    // SAFETY: a valid element.
+    let arrival = unsafe { &raw mut (*limiter).arrival };
+    take(arrival, now(config), config.icmp_interval, config.icmp_tolerance)
+}
+
+/// Monotonic time in ns, in steps of the kernel's tick. The verifier turns `bpf_jiffies64` into a load;
+/// any other clock is a call.
+#[inline(always)]
+fn now(config: &Config) -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_jiffies64() }.wrapping_mul(u64::from(config.tick))
 }
 
 #[inline(always)]
@@ -51,14 +58,34 @@ fn admit_prefix(config: &Config, index: u32, vip: &VipEntry, prefix: u64, now: u
     let x = (prefix ^ config.prefix_seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 32) ^ u64::from(index)).wrapping_mul(0xd6e8_feb8_6659_fd93);
     let Some(line) = PREFIX_LIMITERS.get_ptr_mut((x >> 40) as u32 & (PREFIX_LINES - 1)) else { return true };
-    let first = (x >> 54) as usize & 7;
-    let second = first ^ ((x >> 57) as usize & 6 | 1);
+    let first = (x >> 52) as usize & 15;
+    let second = first ^ ((x >> 56) as usize & 14 | 1);
     // Both cells count; one of them under the limit is enough.
-    // SAFETY: both are below eight.
-    let (first, second) = unsafe { (line.cast::<u64>().add(first), line.cast::<u64>().add(second)) };
-    let in_first = take(first, now, vip.prefix_interval, vip.prefix_tolerance);
-    let in_second = take(second, now, vip.prefix_interval, vip.prefix_tolerance);
+    // SAFETY: both are below sixteen.
+    let (first, second) = unsafe { (line.cast::<u32>().add(first), line.cast::<u32>().add(second)) };
+    let (now, interval, tolerance) =
+        ((now >> PREFIX_TICK_SHIFT) as u32, vip.prefix_interval as u32, vip.prefix_tolerance as u32);
+    let in_first = take_ticks(first, now, interval, tolerance);
+    let in_second = take_ticks(second, now, interval, tolerance);
     in_first | in_second
+}
+
+/// [`take`] with 32 bits of ticks, which wrap: a time that is further ahead than the algorithm ever sets
+/// one is a remnant, and as good as none.
+#[inline(always)]
+fn take_ticks(arrival: *mut u32, now: u32, interval: u32, tolerance: u32) -> bool {
+    // SAFETY: `arrival` points into a map element; plain 32-bit loads and stores do not tear.
+    unsafe {
+        let ahead = arrival.read_volatile().wrapping_sub(now);
+        // Without a branch, as half of them would be mispredicted: all ones, or zero for a remnant.
+        let remnant = u64::from(tolerance + interval).wrapping_sub(u64::from(ahead)) >> 63;
+        let ahead = ahead & (remnant as u32).wrapping_sub(1);
+        if ahead > tolerance {
+            return false;
+        }
+        arrival.write_volatile(now.wrapping_add(ahead + interval));
+    }
+    true
 }
 
 /// Takes one cell if the limiter conforms.

@@ -16,7 +16,7 @@ use crate::packet::{
 use crate::rare::Pending;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use lb_ebpf::lb::{DropReason, Event, ipv4_key, vip_flags};
 use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, icmp, icmpv6, protocol};
@@ -26,6 +26,8 @@ use slot_table::flow::{self, Seed};
 /// what the smallest path carries.
 const QUOTED: usize = 256;
 const ICMP_LENGTH: usize = 8;
+/// At least an Ethernet header with two VLAN tags, and less than that and an IPv4 header.
+const LINK_ROOM: u32 = 24;
 /// Room for an IPv6 header, an ICMP header and the quotation.
 pub const MESSAGE_ROOM: usize = IPV6_LENGTH + ICMP_LENGTH + QUOTED;
 /// TTL and hop limit of what the node says itself.
@@ -326,7 +328,7 @@ fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u
     let grow = (l3 as u32 + size) as i32 - frame.length() as i32;
     // SAFETY: the context is the program's own; `size` is at most MESSAGE_ROOM.
     unsafe {
-        if !written || bpf_xdp_adjust_tail(ctx, grow) != 0 {
+        if !written || !resize(ctx, grow) {
             return Answer::Impossible;
         }
         let Some(size) = bounded(size, MESSAGE_ROOM) else { return Answer::Impossible };
@@ -338,6 +340,25 @@ fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u
     let Some(ethernet) = frame.header::<Ethernet>(0) else { return Answer::Impossible };
     turn_round(ethernet);
     Answer::Sent
+}
+
+/// Makes the frame so much longer or shorter, and keeps its Ethernet header at the start.
+///
+/// It grows at the head, where room for an outer header is to be had anyway; at the tail of a short frame there
+/// may be none. It shrinks at the tail, since the head of a frame of several buffers may be shorter than that.
+#[inline(always)]
+fn resize(ctx: *mut xdp_md, grow: i32) -> bool {
+    // SAFETY: the context is the program's own; `start` has LINK_ROOM bytes.
+    unsafe {
+        if grow <= 0 {
+            return bpf_xdp_adjust_tail(ctx, grow) == 0;
+        }
+        let mut start = [0_u32; LINK_ROOM as usize / 4];
+        let bytes = start.as_mut_ptr().cast();
+        bpf_xdp_load_bytes(ctx, 0, bytes, LINK_ROOM) == 0
+            && bpf_xdp_adjust_head(ctx, -grow) == 0
+            && bpf_xdp_store_bytes(ctx, 0, bytes, LINK_ROOM) == 0
+    }
 }
 
 /// Writes the IPv4 header and the ICMP checksum; false where the sender must not be answered.

@@ -52,7 +52,7 @@ impl Bed {
             host.sysctl("net.ipv6.conf.all.disable_ipv6", "1")?;
             host.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
         }
-        link(&Port::new(&node, INTERFACE), &Port::new(&peer, PEER).receives_xdp_tx(), 1500)?;
+        link(&Port::new(&node, INTERFACE), &Port::new(&peer, PEER), 1500)?;
 
         let table_size = TableSize::DEFAULT;
         let names: Vec<String> = (0..REALS).map(real_name).collect();

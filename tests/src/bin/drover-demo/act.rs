@@ -267,29 +267,35 @@ fn bring_it_back(stage: &mut Stage, report: &mut Report, waves: &mut Waves) -> R
     report.step(format_args!("{victim} is started again"));
     stage.brokers[VICTIM] = Broker::start(&stage.net.reals[VICTIM].host)?;
     let started = Instant::now();
-    let mut refused = 0;
+    let mut cut = 0;
     let mut met = [false; 2];
     while met != [true; 2] && started.elapsed() < HEALTH_LIMIT {
         sleep(BETWEEN_WAVES);
         let wave = waves.send(stage, WAVE)?;
         report.note(wave.shown());
-        refused += wave.failed();
+        cut += wave.failed();
         let [v4, v6] = wave.met(VICTIM);
         met = [met[0] || v4, met[1] || v6];
     }
     let back = started.elapsed();
+    if cut > 0 {
+        // Not promised before nodes know the earlier owners of a slot; the README says so.
+        report.note(format_args!(
+            "{cut} of them were cut: their slots went back to {victim} while they were connected"
+        ));
+    }
     let wave = waves.send(stage, SHOW)?;
     report.note(wave.shown());
-    refused += wave.failed();
     let shares = wave.shares();
     report.finding(
-        format_args!("{victim} gets its share again, nobody is refused"),
+        format_args!("{victim} gets its share of new clients again"),
         format_args!(
-            "{} of {SHOW} new clients, after {:.1} s; {refused} refused",
+            "{} of {SHOW}, after {:.1} s; {} refused",
             shares[VICTIM],
-            back.as_secs_f64()
+            back.as_secs_f64(),
+            wave.failed()
         ),
-        met == [true; 2] && refused == 0 && shares.iter().all(|share| *share > 0),
+        met == [true; 2] && wave.failed() == 0 && shares.iter().all(|share| *share > 0),
     );
     Ok(())
 }
