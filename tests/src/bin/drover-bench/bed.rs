@@ -13,7 +13,7 @@ use slot_table::flow::{self, Flow, Seed};
 use slot_table::maglev::{self, Real, Table, TableSize};
 use zk_schema::{Affinity, Capacity, Limits, RealName, VipName, XdpMode};
 
-use crate::case::{Scenario, Version};
+use crate::case::{Limited, Scenario, Version};
 
 /// Outer sources.
 pub(crate) const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -179,14 +179,11 @@ fn next_hop(ifindex: u32, number: u8) -> NextHop {
 }
 
 fn program(scenario: Scenario, table: &Arc<Table>) -> Result<Program> {
-    let limits = if scenario.limits {
-        Limits {
-            connections_per_second: NO_SUCH_RATE,
-            connections_per_second_per_prefix: NO_SUCH_RATE,
-            ..Limits::default()
-        }
-    } else {
-        Limits::default()
+    let rate = |limited| if scenario.limits >= limited { NO_SUCH_RATE } else { 0 };
+    let limits = Limits {
+        connections_per_second: rate(Limited::Vip),
+        connections_per_second_per_prefix: rate(Limited::VipAndPrefix),
+        ..Limits::default()
     };
     let mut reals = Vec::new();
     for number in 0..REALS {

@@ -23,8 +23,15 @@ pub(crate) struct Scenario {
     pub(crate) real_version: Version,
     pub(crate) udp: bool,
     pub(crate) wrap: Wrap,
-    /// Whether new connections are limited (so high that none is refused).
-    pub(crate) limits: bool,
+    pub(crate) limits: Limited,
+}
+
+/// What new connections are limited by; so high that none is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Limited {
+    Nothing,
+    Vip,
+    VipAndPrefix,
 }
 
 /// [`Encapsulation`], in an order.
@@ -81,8 +88,14 @@ impl Case {
         for udp in [false, true] {
             for version in [Version::V4, Version::V6] {
                 for wrap in [Wrap::Ipip, Wrap::Gue, Wrap::None] {
-                    let scenario =
-                        Scenario { vips: 1, version, real_version: version, udp, wrap, limits: true };
+                    let scenario = Scenario {
+                        vips: 1,
+                        version,
+                        real_version: version,
+                        udp,
+                        wrap,
+                        limits: Limited::VipAndPrefix,
+                    };
                     if quick && (udp || wrap == Wrap::None) {
                         continue;
                     }
@@ -101,7 +114,7 @@ impl Case {
             real_version: version,
             udp: false,
             wrap,
-            limits: true,
+            limits: Limited::VipAndPrefix,
         };
         for version in [Version::V4, Version::V6] {
             cases.add_pass(usual(version, Wrap::Ipip), 1);
@@ -118,9 +131,11 @@ impl Case {
             }
         }
         for version in [Version::V4, Version::V6] {
-            let unlimited = Scenario { limits: false, ..usual(version, Wrap::Ipip) };
-            cases.add(unlimited, 100_000, |_| ());
-            cases.add_syn(unlimited, |_| ());
+            for limits in [Limited::Vip, Limited::Nothing] {
+                let less = Scenario { limits, ..usual(version, Wrap::Ipip) };
+                cases.add(less, 100_000, |_| ());
+                cases.add_syn(less, |_| ());
+            }
         }
         for version in [Version::V4, Version::V6] {
             let many = Scenario { vips: MANY_VIPS, ..usual(version, Wrap::Ipip) };
@@ -208,9 +223,11 @@ fn suffix(scenario: Scenario) -> String {
     if scenario.real_version != scenario.version {
         let _ = write!(suffix, "/real=v{}", number(scenario.real_version));
     }
-    if !scenario.limits {
-        suffix.push_str("/limits=off");
-    }
+    suffix.push_str(match scenario.limits {
+        Limited::VipAndPrefix => "",
+        Limited::Vip => "/limits=vip",
+        Limited::Nothing => "/limits=off",
+    });
     suffix
 }
 
