@@ -11,6 +11,14 @@ pub enum Error {
     /// The BPF file system cannot be used.
     #[error("{0:#}")]
     Bpffs(anyhow::Error),
+    /// The front interface cannot be found.
+    #[error("interface {interface}: {source} (`ip link` lists those there are)")]
+    Interface {
+        /// The interface.
+        interface: String,
+        /// Cause.
+        source: io::Error,
+    },
     /// A pin cannot be made or removed.
     #[error("pin {}: {source}", path.display())]
     Pin {

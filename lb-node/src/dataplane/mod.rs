@@ -1,5 +1,6 @@
 //! The data plane as user space sees it: loads the programs, owns the maps, applies a [`Program`].
 
+mod entries;
 mod error;
 mod index;
 mod maps;
@@ -14,12 +15,12 @@ use crate::nexthop::NextHops;
 use crate::program::Program;
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
+pub(crate) use entries::vip_id;
 use lb_ebpf::lb::{self, Config, RealCounters};
 pub(crate) use maps::Mapped;
 use maps::Maps;
 use pins::{PROBE_PROGRAM, Pins, Size, XDP_PROGRAM};
 use state::State;
-pub(crate) use state::vip_id;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};

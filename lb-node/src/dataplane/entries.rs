@@ -1,0 +1,118 @@
+//! What entries of the maps say, made from records; the identities by which a later daemon knows them.
+
+use super::index::words;
+use crate::program::{RealProgram, VipProgram};
+use lb_ebpf::lb::{PREFIX_TICK_SHIFT, RealEntry, VipEntry, encapsulation, vip_flags};
+use std::net::IpAddr;
+use zk_schema::{Affinity, Encapsulation, Limits, RealName, VipName};
+
+/// A second in ns.
+pub(super) const SECOND: u64 = 1_000_000_000;
+
+/// A VIP's entry, without its table.
+pub(super) fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
+    let Limits { connections_per_second, connections_per_second_per_prefix, .. } = vip.limits;
+    let limits = vip.limits.resolved();
+    let mut flags = 0;
+    if vip.affinity == Affinity::Source {
+        flags |= vip_flags::SOURCE_AFFINITY;
+    }
+    // A burst of n lets n connections through at once: the first is due, n - 1 are ahead of their time.
+    let limiter = |per_second: u32, burst: u32, second: u64| {
+        let interval = (second / u64::from(per_second.max(1))).max(1);
+        (interval, interval * u64::from(burst).saturating_sub(1))
+    };
+    let (mut rate_interval, mut rate_tolerance) = (0, 0);
+    if connections_per_second > 0 {
+        flags |= vip_flags::RATE_LIMIT;
+        (rate_interval, rate_tolerance) = limiter(connections_per_second, limits.burst, SECOND);
+    }
+    let (mut prefix_interval, mut prefix_tolerance) = (0, 0);
+    if connections_per_second_per_prefix > 0 {
+        flags |= vip_flags::PREFIX_LIMIT;
+        let ticks = SECOND >> PREFIX_TICK_SHIFT;
+        (prefix_interval, prefix_tolerance) =
+            limiter(connections_per_second_per_prefix, limits.prefix_burst, ticks);
+    }
+    VipEntry {
+        table: 0,
+        id,
+        flags,
+        prefix_mask_v4: (u32::MAX << (32 - u32::from(limits.prefix_length_v4).clamp(1, 32))).to_be(),
+        prefix_mask_v6: (u64::MAX << (64 - u32::from(limits.prefix_length_v6).clamp(1, 64))).to_be(),
+        rate_interval,
+        rate_tolerance,
+        prefix_interval,
+        prefix_tolerance,
+    }
+}
+
+/// A real's entry, without its next hop.
+pub(super) fn real_entry(
+    vip_index: u32,
+    vip: &VipProgram,
+    real: &RealProgram,
+    source: [u64; 2],
+    gue_port: u16,
+    id: u64,
+) -> RealEntry {
+    let (destination, v6) = match real.address {
+        IpAddr::V4(ip) => ([u64::from(u32::from_le_bytes(ip.octets())), 0], false),
+        IpAddr::V6(ip) => (words(ip.octets()), true),
+    };
+    RealEntry {
+        destination,
+        source,
+        next_hop: 0,
+        mtu: 1500,
+        checksum: header_sum(source[0], destination[0]),
+        vip: vip_index,
+        id,
+        encapsulation: match (vip.encapsulation, v6) {
+            (Encapsulation::L2, _) => encapsulation::L2,
+            (Encapsulation::Ipip, false) => encapsulation::IPIP_V4,
+            (Encapsulation::Ipip, true) => encapsulation::IPIP_V6,
+            (Encapsulation::Gue, false) => encapsulation::GUE_V4,
+            (Encapsulation::Gue, true) => encapsulation::GUE_V6,
+        },
+        reserved: [0; 3],
+        gue_port: gue_port.to_be(),
+        reserved2: 0,
+    }
+}
+
+/// Sum of the 16-bit words of an outer IPv4 header that never change: version and length, the DF flag,
+/// both addresses.
+fn header_sum(source: u64, destination: u64) -> u32 {
+    let word = |bits: u64, shift: u32| u32::try_from(bits >> shift & 0xffff).unwrap_or(0);
+    let constant = u32::from(u16::from_ne_bytes([0x45, 0])) + u32::from(u16::from_ne_bytes([0x40, 0]));
+    constant + word(source, 0) + word(source, 16) + word(destination, 0) + word(destination, 16)
+}
+
+pub(crate) fn vip_id(name: &VipName) -> u64 {
+    fnv(&[b"vip", name.as_str().as_bytes()])
+}
+
+/// Identity of a real and of the way to it: whatever an entry that is in use may not change.
+pub(super) fn identity(
+    vip: &VipName,
+    (encapsulation, gue_port): (Encapsulation, u16),
+    real: &RealName,
+    address: IpAddr,
+    source: [u64; 2],
+) -> u64 {
+    let port = if encapsulation == Encapsulation::Gue { gue_port } else { 0 };
+    let (address, source) =
+        (address.to_string(), format!("{encapsulation:?} {port} {:x} {:x}", source[0], source[1]));
+    fnv(&[b"real", vip.as_str().as_bytes(), real.as_str().as_bytes(), address.as_bytes(), source.as_bytes()])
+}
+
+/// FNV-1a over the parts, each ended by a zero byte; never 0. Stable over releases, as it stays in maps.
+fn fnv(parts: &[&[u8]]) -> u64 {
+    let bytes = parts.iter().flat_map(|part| part.iter().copied().chain([0]));
+    bytes
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+        })
+        .max(1)
+}
