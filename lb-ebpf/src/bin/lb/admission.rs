@@ -77,9 +77,11 @@ fn take_ticks(arrival: *mut u32, now: u32, interval: u32, tolerance: u32) -> boo
     // SAFETY: `arrival` points into a map element; plain 32-bit loads and stores do not tear.
     unsafe {
         let ahead = arrival.read_volatile().wrapping_sub(now);
-        // Without a branch, as half of them would be mispredicted: all ones, or zero for a remnant.
-        let remnant = u64::from(tolerance + interval).wrapping_sub(u64::from(ahead)) >> 63;
-        let ahead = ahead & (remnant as u32).wrapping_sub(1);
+        // Without a branch, as half of them would be mispredicted; opaque, or LLVM makes one of it. The
+        // mask is all ones for a remnant, zero otherwise.
+        let room = core::hint::black_box(u64::from(tolerance + interval).wrapping_sub(u64::from(ahead)));
+        let remnant = (room.cast_signed() >> 63) as u32;
+        let ahead = ahead & !remnant;
         if ahead > tolerance {
             return false;
         }
