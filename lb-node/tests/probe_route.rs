@@ -58,8 +58,20 @@ fn listen(host: &Host) -> Vec<std::net::TcpListener> {
     receiver.into_iter().collect()
 }
 
-/// Connects as a probe does, and tells the own address of the connection.
+/// Connects as a probe does, and tells the own address of the connection. A fresh link may lose the first
+/// packets, so silence (unlike a refusal) is asked again.
 fn probe(vip: &str, mark: Option<u32>) -> std::io::Result<IpAddr> {
+    let mut last = connect(vip, mark);
+    for _ in 0..4 {
+        match &last {
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => last = connect(vip, mark),
+            _ => break,
+        }
+    }
+    last
+}
+
+fn connect(vip: &str, mark: Option<u32>) -> std::io::Result<IpAddr> {
     let address = SocketAddr::new(ip(vip), PORT);
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     if let Some(mark) = mark {

@@ -414,7 +414,8 @@ fn tcp_and_udp_reach_a_vip_through_every_tunnel() {
         Tunnel { encapsulation: Encapsulation::Gue, source: ip("10.77.0.66"), real: ip("10.77.0.2") };
     lab.set_tunnel(stranger);
     assert!(!lab.echoes(VIP_4));
-    assert_eq!(lab.metrics()["drover_decap_drops_total{reason=\"unknown_source\"}"], 1);
+    // More than the one if earlier connections' last segments still leave, by the stranger's tunnel now.
+    assert!(lab.metrics()["drover_decap_drops_total{reason=\"unknown_source\"}"] >= 1);
 
     // A new address of the interface is a tunnel endpoint as soon as it is there.
     lab.set_tunnel(Tunnel { source: ip("10.77.0.1"), real: ip("10.77.0.3"), ..stranger });
