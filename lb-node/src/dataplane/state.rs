@@ -254,16 +254,18 @@ impl State {
             field,
             interface: self.settings.interface.clone(),
         };
-        match (vip.encapsulation, real.address) {
-            (Encapsulation::L2, _) => Ok([0, 0]),
+        let (family, field) = if real.address.is_ipv4() { ("IPv4", "v4") } else { ("IPv6", "v6") };
+        self.outer_source(vip.encapsulation, real.address).ok_or_else(|| missing(family, field))
+    }
+
+    /// Outer source towards an address; `None` if the node has none of its family.
+    fn outer_source(&self, encapsulation: Encapsulation, real: IpAddr) -> Option<[u64; 2]> {
+        match (encapsulation, real) {
+            (Encapsulation::L2, _) => Some([0, 0]),
             (_, IpAddr::V4(_)) => {
-                let source = self.settings.source_v4.ok_or_else(|| missing("IPv4", "v4"))?;
-                Ok([u64::from(u32::from_le_bytes(source.octets())), 0])
+                self.settings.source_v4.map(|ip| [u64::from(u32::from_le_bytes(ip.octets())), 0])
             }
-            (_, IpAddr::V6(_)) => {
-                let source = self.settings.source_v6.ok_or_else(|| missing("IPv6", "v6"))?;
-                Ok(words(source.octets()))
-            }
+            (_, IpAddr::V6(_)) => self.settings.source_v6.map(|ip| words(ip.octets())),
         }
     }
 
@@ -709,13 +711,7 @@ impl State {
         real_name: &RealName,
         real: &zk_schema::Real,
     ) -> u64 {
-        let source = match (vip.encapsulation, real.address) {
-            (Encapsulation::L2, _) => [0, 0],
-            (_, IpAddr::V4(_)) => {
-                [self.settings.source_v4.map_or(0, |ip| u64::from(u32::from_le_bytes(ip.octets()))), 0]
-            }
-            (_, IpAddr::V6(_)) => self.settings.source_v6.map_or([0, 0], |ip| words(ip.octets())),
-        };
+        let source = self.outer_source(vip.encapsulation, real.address).unwrap_or_default();
         identity(name, (vip.encapsulation, self.settings.gue_port), real_name, real.address, source)
     }
 
