@@ -134,8 +134,9 @@ fn more_removals_than_the_panic_threshold_are_held_and_told() {
             let outcome = wait_until(format!("{name}: {held} held, {servers:?} in use"), LIMIT, || {
                 let told = all.node.metrics()?.sum("drover_vip_held_removals", &[("vip", name)]);
                 let visits = visit(&all.client().host, Protocol::Tcp, vip.at, MANY, b"who?", LIMIT)?;
-                assert_eq!(visits.failed, Vec::<String>::new(), "{name}");
-                Ok((told == Some(held) && visits.servers() == servers).then_some(()))
+                // A connection whose slot moves between its packets breaks: that is the change under way, not the end of it.
+                let settled = visits.failed.is_empty() && visits.servers() == servers;
+                Ok((told == Some(held) && settled).then_some(()))
             });
             outcome.unwrap_or_else(|error| panic!("{error:#}\n{}", all.node.get("/status").unwrap().1));
         }
