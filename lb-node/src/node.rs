@@ -11,7 +11,7 @@ use crate::nexthop::{self, pmtu};
 use crate::probe_route::ProbeRoute;
 use crate::standalone::FileStore;
 use anyhow::{Context as _, Result, bail};
-use coordination::{Snapshot, Store as _};
+use coordination::Snapshot;
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
 use std::path::Path;

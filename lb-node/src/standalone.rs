@@ -4,7 +4,7 @@
 //! tools swap symbolic links above it, and network file systems tell of nothing; a look at its metadata sees
 //! all of that and costs next to nothing.
 
-use coordination::{MemoryStore, Snapshot, Store};
+use coordination::{Snapshot, Snapshots};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -99,7 +99,7 @@ pub struct FileStore {
     path: PathBuf,
     /// The settings that the node runs with.
     node: Node,
-    store: MemoryStore,
+    store: Snapshots,
     status: watch::Sender<FileStatus>,
     /// The file as it was when it was last read.
     handled: Option<Identity>,
@@ -119,7 +119,7 @@ impl FileStore {
         Ok(Self {
             path: path.to_owned(),
             node: file.node,
-            store: MemoryStore::new(file.desired),
+            store: Snapshots::new(file.desired),
             status: watch::Sender::new(status),
             handled: identity,
             seen: identity,
@@ -130,6 +130,12 @@ impl FileStore {
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The desired state, always the newest that is valid.
+    #[must_use]
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.store.subscribe()
     }
 
     /// What became of the file's newest content.
@@ -183,7 +189,7 @@ impl FileStore {
     }
 
     fn accept(&self, desired: Desired, restart_for: BTreeSet<String>) {
-        let before = self.store.snapshots().borrow().revision;
+        let before = self.store.subscribe().borrow().revision;
         let revision = self.store.replace(desired);
         let changed = if revision == before { "nothing that is in force changes" } else { "applying it" };
         info!(file = %self.path.display(), revision, "the cluster file is valid: {changed}");
@@ -201,7 +207,7 @@ impl FileStore {
         differences("node", &json(&self.node), &json(&file.node), &mut restart_for);
         let mut running = ClusterFile { node: self.node.clone(), desired: file.desired };
         // The data plane's maps have been made for tables of one size.
-        let table_size = self.store.snapshots().borrow().desired.cluster.table_size;
+        let table_size = self.store.subscribe().borrow().desired.cluster.table_size;
         if running.desired.cluster.table_size != table_size {
             restart_for.insert("cluster.table_size".into());
             running.desired.cluster.table_size = table_size;
@@ -210,12 +216,6 @@ impl FileStore {
             Ok(()) => Ok((running.desired, restart_for)),
             Err(problems) => Err(FileError::NeedsRestart { path: self.path.clone(), problems }),
         }
-    }
-}
-
-impl Store for FileStore {
-    fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.store.snapshots()
     }
 }
 

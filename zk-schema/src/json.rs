@@ -3,6 +3,7 @@
 use crate::decode::{Decode, decode};
 use crate::problem::{Problems, Report, Scope, Unknown};
 use crate::records::{Cluster, Extra, Real, Vip};
+use crate::tree::SCHEMA_VERSION;
 use crate::validate::Rules;
 use serde::Serialize;
 use serde_json::map::Entry;
@@ -16,7 +17,7 @@ pub const MAX_RECORD_BYTES: usize = 64 * 1024;
 #[expect(private_bounds, reason = "sealed: the tree's records are this crate's to define")]
 pub trait Record: Sealed {}
 
-trait Sealed: Decode + Rules + Serialize {
+pub(crate) trait Sealed: Decode + Rules + Serialize {
     fn extra(&self) -> &Extra;
     fn extra_mut(&mut self) -> &mut Extra;
 
@@ -56,11 +57,13 @@ record!(
 /// Why a znode's content is no record, or a record cannot become one.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// More than [`MAX_RECORD_BYTES`].
-    #[error("{bytes} bytes; a record has at most {MAX_RECORD_BYTES}")]
+    /// More than records of this kind may have.
+    #[error("{bytes} bytes; such a record has at most {limit}")]
     TooLarge {
         /// The content's size.
         bytes: usize,
+        /// What is allowed.
+        limit: usize,
     },
     /// Not JSON, nested too deeply, or a number beyond all bounds.
     #[error("not JSON: {0}")]
@@ -68,6 +71,14 @@ pub enum RecordError {
     /// JSON, but not an object.
     #[error("not a JSON object: a record looks like {{\"field\": value}}")]
     NotAnObject,
+    /// Written by newer software.
+    #[error(
+        "schema version {found}, and this software knows versions up to {SCHEMA_VERSION}: upgrade it before the record"
+    )]
+    Newer {
+        /// The record's version, as it stands there.
+        found: Value,
+    },
     /// Fields that are missing or refused: all of them.
     #[error(transparent)]
     Invalid(#[from] Problems),
@@ -80,7 +91,13 @@ pub enum RecordError {
 /// See [`RecordError`]. Whatever the bytes are, this neither panics nor takes memory out of proportion.
 pub fn from_json<T: Record>(bytes: &[u8]) -> Result<T, RecordError> {
     check_size(bytes)?;
-    let Value::Object(object) = serde_json::from_slice(bytes)? else { return Err(RecordError::NotAnObject) };
+    from_value(serde_json::from_slice(bytes)?)
+}
+
+/// As [`from_json`], of JSON that has been parsed.
+pub(crate) fn from_value<T: Record>(value: Value) -> Result<T, RecordError> {
+    let Value::Object(mut object) = value else { return Err(RecordError::NotAnObject) };
+    check_version(&mut object)?;
     let mut report = Report::default();
     let mut record: T = decode(&object, &mut report);
     record.check(&mut Scope::top(&mut report));
@@ -101,18 +118,44 @@ pub fn from_json<T: Record>(bytes: &[u8]) -> Result<T, RecordError> {
 /// A record that [`from_json`] would refuse is not written.
 pub fn to_json<T: Record>(record: &T) -> Result<Vec<u8>, RecordError> {
     record.validated()?;
-    let mut value = serde_json::to_value(record)?;
+    let mut value = to_value(record)?;
     if let Value::Object(object) = &mut value {
-        let extra = record.extra().iter().filter(|(key, _)| !record.lacks_table(key));
-        merge(object, extra);
+        object.insert("version".to_owned(), SCHEMA_VERSION.into());
     }
     let bytes = serde_json::to_vec(&value)?;
     check_size(&bytes)?;
     Ok(bytes)
 }
 
+/// The record as JSON, unknown fields included, without the version of the record that it will be a part of.
+pub(crate) fn to_value<T: Record>(record: &T) -> Result<Value, RecordError> {
+    let mut value = serde_json::to_value(record)?;
+    if let Value::Object(object) = &mut value {
+        let extra = record.extra().iter().filter(|(key, _)| !record.lacks_table(key));
+        merge(object, extra);
+    }
+    Ok(value)
+}
+
+/// Takes the version out of a record. Without one it is of version 1.
+pub(crate) fn check_version(object: &mut Map<String, Value>) -> Result<(), RecordError> {
+    match object.remove("version") {
+        None => Ok(()),
+        Some(found)
+            if found.as_u64().is_some_and(|version| (1..=u64::from(SCHEMA_VERSION)).contains(&version)) =>
+        {
+            Ok(())
+        }
+        Some(found) => Err(RecordError::Newer { found }),
+    }
+}
+
 const fn check_size(bytes: &[u8]) -> Result<(), RecordError> {
-    if bytes.len() > MAX_RECORD_BYTES { Err(RecordError::TooLarge { bytes: bytes.len() }) } else { Ok(()) }
+    if bytes.len() > MAX_RECORD_BYTES {
+        Err(RecordError::TooLarge { bytes: bytes.len(), limit: MAX_RECORD_BYTES })
+    } else {
+        Ok(())
+    }
 }
 
 /// Puts an unknown field into `extra`, within the tables that it was found in.

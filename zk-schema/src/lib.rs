@@ -13,6 +13,7 @@ mod json;
 pub mod names;
 mod problem;
 pub mod records;
+pub mod tree;
 mod validate;
 
 pub use cluster_file::{ClusterFile, ClusterFileError, FileProblem};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::health::{State, Verdict};
 use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
-use coordination::{MemoryStore, Store as _};
+use coordination::Snapshots;
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -88,7 +88,7 @@ impl Forwarding for Notes {
 /// A loop that runs, and all its ends.
 struct Bench {
     dataplane: Shared<Notes>,
-    store: MemoryStore,
+    store: Snapshots,
     verdicts: watch::Sender<Arc<Verdicts>>,
     next_hops: watch::Sender<Arc<NextHops>>,
     targets: watch::Receiver<Arc<Vec<Target>>>,
@@ -110,14 +110,14 @@ impl Bench {
         let dataplane = Notes { left_behind, ..Notes::default() };
         let in_force = inherited(&dataplane, start, &desired);
         let dataplane = Arc::new(Mutex::new(dataplane));
-        let store = MemoryStore::new(desired);
+        let store = Snapshots::new(desired);
         let (verdicts, verdicts_receiver) = watch::channel(Arc::default());
         let (next_hops, next_hops_receiver) = watch::channel(Arc::new(hops));
         let (targets, targets_receiver) = watch::channel(Arc::default());
         let (wanted, wanted_receiver) = watch::channel(Arc::default());
         let (status, status_receiver) = watch::channel(Arc::default());
         let inputs = Inputs {
-            snapshots: store.snapshots(),
+            snapshots: store.subscribe(),
             verdicts: verdicts_receiver,
             next_hops: next_hops_receiver,
         };
@@ -164,7 +164,7 @@ impl Bench {
     }
 
     fn edit(&self, edit: impl FnOnce(&mut Desired)) {
-        let mut desired = self.store.snapshots().borrow().desired.clone();
+        let mut desired = self.store.subscribe().borrow().desired.clone();
         edit(&mut desired);
         self.store.replace(desired);
     }

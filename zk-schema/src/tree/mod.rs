@@ -1,0 +1,19 @@
+//! The tree: where each record stands, and the records that nodes and the leader write.
+//!
+//! Operators write [`Cluster`](crate::Cluster), [`Vip`](crate::Vip), [`Real`](crate::Real) and [`Flag`]s; the rest
+//! is written by nodes: what a node is ([`Member`]), finds ([`Vote`]) and has in force ([`Applied`]), and what the
+//! leader decided ([`Term`], [`Assignment`], [`Head`]).
+
+pub mod paths;
+mod state;
+
+pub use state::{
+    Adoption, Applied, Assignment, Entry, Finding, Flag, Head, Member, Mode, Past, StateRecord, Target, Term,
+    Vote,
+};
+
+/// Version of the records' schema, in each record's field `version`.
+///
+/// A record without the field is of version 1. A newer record than this is refused: what it means is not known
+/// here. What an older one lacks has its default.
+pub const SCHEMA_VERSION: u32 = 1;

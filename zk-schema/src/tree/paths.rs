@@ -1,0 +1,102 @@
+//! Paths of the znodes.
+
+use crate::{NodeName, RealName, VipName};
+
+/// The cluster's record, and the root of all.
+pub const CLUSTER: &str = "/drover";
+/// VIPs, by name.
+pub const VIPS: &str = "/drover/vips";
+/// Flags by which operators steer.
+pub const OPS: &str = "/drover/ops";
+/// Nodes that operators took out of service: withdrawn from the front, still forwarding.
+pub const MAINTENANCE: &str = "/drover/ops/maintenance";
+/// Reals that are to get no new connections, as `<vip>.<real>`.
+pub const DRAIN: &str = "/drover/ops/drain";
+/// While it is there the leader changes nothing.
+pub const FREEZE: &str = "/drover/ops/freeze";
+/// Suspect changes that operators confirmed: one per VIP name, or [`CONFIRM_TREE`] for VIPs that vanished.
+pub const CONFIRM: &str = "/drover/ops/confirm";
+/// Confirms that most of the VIPs are to go. No VIP's name has an underscore.
+pub const CONFIRM_TREE: &str = "/drover/ops/confirm/_vips";
+/// Nodes that are there: ephemeral.
+pub const NODES: &str = "/drover/nodes";
+/// What each node has in force.
+pub const APPLIED: &str = "/drover/applied";
+/// What each node's probes find: ephemeral.
+pub const HEALTH: &str = "/drover/health";
+/// Candidates for leadership, in order: ephemeral and sequential.
+pub const ELECTION: &str = "/drover/election";
+/// The leadership's number; the version of this znode is the fence.
+pub const LEADER: &str = "/drover/leader";
+/// The head: what is in force, by VIP. The one znode that every node watches for weights.
+pub const ASSIGNMENTS: &str = "/drover/assignments";
+
+/// Every znode that must be there before nodes can work, parents first.
+pub const SKELETON: [&str; 11] =
+    [CLUSTER, VIPS, OPS, MAINTENANCE, DRAIN, CONFIRM, NODES, APPLIED, HEALTH, ELECTION, ASSIGNMENTS];
+
+/// A VIP's record.
+#[must_use]
+pub fn vip(vip: &VipName) -> String {
+    format!("{VIPS}/{vip}")
+}
+
+/// The parent of a VIP's reals.
+#[must_use]
+pub fn reals(vip: &VipName) -> String {
+    format!("{VIPS}/{vip}/reals")
+}
+
+/// A real's record.
+#[must_use]
+pub fn real(vip: &VipName, real: &RealName) -> String {
+    format!("{VIPS}/{vip}/reals/{real}")
+}
+
+/// A VIP's assignment.
+#[must_use]
+pub fn assignment(vip: &VipName) -> String {
+    format!("{ASSIGNMENTS}/{vip}")
+}
+
+/// A node's presence.
+#[must_use]
+pub fn node(node: &NodeName) -> String {
+    format!("{NODES}/{node}")
+}
+
+/// What a node has in force.
+#[must_use]
+pub fn applied(node: &NodeName) -> String {
+    format!("{APPLIED}/{node}")
+}
+
+/// What a node's probes find.
+#[must_use]
+pub fn health(node: &NodeName) -> String {
+    format!("{HEALTH}/{node}")
+}
+
+/// Takes a node out of service.
+#[must_use]
+pub fn maintenance(node: &NodeName) -> String {
+    format!("{MAINTENANCE}/{node}")
+}
+
+/// Drains a real.
+#[must_use]
+pub fn drain(vip: &VipName, real: &RealName) -> String {
+    format!("{DRAIN}/{vip}.{real}")
+}
+
+/// Confirms a VIP's suspect change.
+#[must_use]
+pub fn confirm(vip: &VipName) -> String {
+    format!("{CONFIRM}/{vip}")
+}
+
+/// The last component of a path.
+#[must_use]
+pub fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}

@@ -1,0 +1,384 @@
+//! Records that nodes and the leader write.
+//!
+//! They are read by derived code, since people do not edit them by hand, but what is read is as hostile as any other
+//! input: sizes are bounded, and whatever is wrong is an error that says what.
+
+use super::SCHEMA_VERSION;
+use crate::json::{RecordError, check_version};
+use crate::records::{Cluster, Extra, Real, Vip};
+use crate::{NodeName, RealName, VipName};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+/// Largest such record, in bytes: ZooKeeper breaks connections over records near 1 MiB.
+const MAX_STATE_BYTES: usize = 512 * 1024;
+
+/// A record that nodes or the leader write.
+pub trait StateRecord: Serialize + DeserializeOwned {
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// If it is too large, not such a record, or of a newer schema.
+    fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() > MAX_STATE_BYTES {
+            return Err(RecordError::TooLarge { bytes: bytes.len(), limit: MAX_STATE_BYTES });
+        }
+        let Value::Object(mut object) = serde_json::from_slice(bytes)? else {
+            return Err(RecordError::NotAnObject);
+        };
+        check_version(&mut object)?;
+        Ok(serde_json::from_value(Value::Object(object))?)
+    }
+
+    /// Writes the record on one line.
+    ///
+    /// # Errors
+    /// If it would be too large to read.
+    fn bytes(&self) -> Result<Vec<u8>, RecordError> {
+        let mut value = serde_json::to_value(self)?;
+        if let Value::Object(object) = &mut value {
+            object.insert("version".to_owned(), SCHEMA_VERSION.into());
+        }
+        let bytes = serde_json::to_vec(&value)?;
+        if bytes.len() > MAX_STATE_BYTES {
+            return Err(RecordError::TooLarge { bytes: bytes.len(), limit: MAX_STATE_BYTES });
+        }
+        Ok(bytes)
+    }
+}
+
+macro_rules! state_records {
+    ($($name:ident),+) => { $(impl StateRecord for $name {})+ };
+}
+
+state_records!(Term, Head, Assignment, Member, Vote, Applied);
+
+/// A leadership: the record at [`paths::LEADER`](super::paths::LEADER).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Term {
+    /// Who leads.
+    pub node: NodeName,
+    /// The leadership's number; each is greater than all before it.
+    pub term: u64,
+    /// When it began, in seconds since 1970.
+    pub since: u64,
+}
+
+/// What is in force, by VIP: the record at [`paths::ASSIGNMENTS`](super::paths::ASSIGNMENTS).
+///
+/// A node applies a head only if its (term, epoch) is greater than that of the head it has.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// The leadership that wrote it.
+    pub term: u64,
+    /// Rises with every head.
+    pub epoch: u64,
+    /// The cluster's record as it was accepted.
+    #[serde(with = "operators")]
+    pub cluster: Cluster,
+    /// The nodes among which probing is divided.
+    pub nodes: BTreeSet<NodeName>,
+    /// The epoch at which what is to be probed, and by whom, changed last.
+    pub targets: u64,
+    /// Set while the leader, new or just back, removes nothing.
+    #[serde(default)]
+    pub settling: bool,
+    /// Nodes that did not acknowledge in time; to be alarmed about.
+    #[serde(default)]
+    pub lagging: BTreeSet<NodeName>,
+    /// What the leader refused or holds back, in words.
+    #[serde(default)]
+    pub problems: BTreeSet<String>,
+    /// The VIPs and the newest assignment of each.
+    pub vips: BTreeMap<VipName, Entry>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Head {
+    /// What heads are ordered by.
+    #[must_use]
+    pub const fn order(&self) -> (u64, u64) {
+        (self.term, self.epoch)
+    }
+}
+
+/// A VIP in a [`Head`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Epoch of its assignment.
+    pub epoch: u64,
+    /// Digest of the assignment's bytes: see [`Assignment::digest`].
+    pub digest: String,
+}
+
+/// A VIP as all nodes are to serve it: the record at [`paths::assignment`](super::paths::assignment).
+///
+/// It holds the definition that the leader accepted, so that every node acts on the same one at the same epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The leadership that wrote it.
+    pub term: u64,
+    /// The head's epoch at which it was written.
+    pub epoch: u64,
+    /// The VIP.
+    #[serde(with = "operators")]
+    pub vip: Vip,
+    /// Its reals, in the table or not, with the weights that operators gave them.
+    #[serde(with = "operators::map")]
+    pub reals: BTreeMap<RealName, Real>,
+    /// The weights that give the slots to reals, each above 0.
+    pub weights: BTreeMap<RealName, u16>,
+    /// Weights that are announced, and take effect when every node has acknowledged them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Adoption>,
+    /// Weights of earlier epochs, the newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<Past>,
+    /// Set while reals that are down keep their slots: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// Why it was written.
+    pub why: String,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Assignment {
+    /// Digest of an assignment's bytes as they stand in the tree: 64-bit FNV-1a, in hexadecimal. It finds edits by
+    /// hand and mix-ups, not forgery.
+    #[must_use]
+    pub fn digest(bytes: &[u8]) -> String {
+        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("{hash:016x}")
+    }
+}
+
+/// Weights that are announced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adoption {
+    /// The epoch at which they were announced.
+    pub epoch: u64,
+    /// The weights.
+    pub weights: BTreeMap<RealName, u16>,
+}
+
+/// Weights of an earlier epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// The first epoch at which they were in force.
+    pub epoch: u64,
+    /// The weights.
+    pub weights: BTreeMap<RealName, u16>,
+}
+
+/// A node that is there: the record at [`paths::node`](super::paths::node).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Differs with every start of the daemon.
+    pub instance: String,
+    /// The machine's boot id.
+    pub boot: String,
+    /// Outer IPv4 source of what it sends to reals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_v4: Option<Ipv4Addr>,
+    /// Outer IPv6 source of what it sends to reals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_v6: Option<Ipv6Addr>,
+    /// Where its admin pages are.
+    pub admin: SocketAddr,
+    /// The daemon's version.
+    pub software: String,
+    /// When it started, in seconds since 1970.
+    pub started: u64,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// A real of a VIP, written `<vip>/<real>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The VIP.
+    pub vip: VipName,
+    /// The real.
+    pub real: RealName,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.vip, self.real)
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (vip, real) = text.split_once('/').ok_or_else(|| format!("{text:?} is not <vip>/<real>"))?;
+        let vip = vip.parse().map_err(|error: crate::NameError| error.to_string())?;
+        let real = real.parse().map_err(|error: crate::NameError| error.to_string())?;
+        Ok(Self { vip, real })
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// What a node's probes find: the record at [`paths::health`](super::paths::health). Exceptions only: a target of the
+/// node's that is not named is up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Vote {
+    /// The [`Head::targets`] that the node's probes have followed. Of targets that were added later it says nothing.
+    pub targets: u64,
+    /// Set if the node finds more than half of its targets down, so that the fault may be its own.
+    #[serde(default)]
+    pub suspect: bool,
+    /// What is down.
+    #[serde(default)]
+    pub down: BTreeMap<Target, Finding>,
+    /// What the node cannot tell, or not yet.
+    #[serde(default)]
+    pub unknown: BTreeSet<Target>,
+}
+
+/// A real that is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Since when, in seconds since 1970.
+    pub since: u64,
+    /// The last probe's outcome.
+    pub reason: String,
+}
+
+/// What a node has in force: the record at [`paths::applied`](super::paths::applied).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Of the head in force.
+    pub term: u64,
+    /// Of the head in force.
+    pub epoch: u64,
+    /// Digest of the tables in the node's maps.
+    pub digest: String,
+    /// How the node came to what it has in force.
+    pub mode: Mode,
+    /// Why something newer is not in force, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// How a node came to what it has in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// From the tree, as it is.
+    #[default]
+    Live,
+    /// From the tree or the disk, as it was when the node lost sight of it.
+    Static,
+    /// As [`Mode::Static`], without reals that the node itself finds down.
+    Autonomous,
+}
+
+/// An operator's flag. It counts from being there; all fields are for people, but for `until`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Flag {
+    /// Who set it.
+    #[serde(default)]
+    pub by: String,
+    /// What for.
+    #[serde(default)]
+    pub why: String,
+    /// When it ceases to count, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Flag {
+    /// Reads a flag. One that cannot be read counts too, for ever: what it is for is more likely meant than not.
+    #[must_use]
+    pub fn read(bytes: &[u8]) -> Self {
+        serde_json::from_slice(bytes).unwrap_or_default()
+    }
+
+    /// Whether it counts at `now`, in seconds since 1970.
+    #[must_use]
+    pub fn counts(&self, now: u64) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// Operators' records within others: read by the code that reads them in their own znodes.
+mod operators {
+    use super::{Deserialize as _, Deserializer, Serialize as _, Serializer, Value};
+    use crate::json::{Record, from_value, to_value};
+    use serde::{de::Error as _, ser::Error as _};
+
+    pub(super) fn serialize<T: Record, S: Serializer>(record: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        to_value(record).map_err(S::Error::custom)?.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, T: Record, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        from_value(value).map_err(D::Error::custom)
+    }
+
+    pub(super) mod map {
+        use super::*;
+        use std::collections::BTreeMap;
+
+        pub(in super::super) fn serialize<K, T, S>(
+            records: &BTreeMap<K, T>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error>
+        where
+            K: ToString,
+            T: Record,
+            S: Serializer,
+        {
+            let values = records.iter().map(|(key, record)| Ok((key.to_string(), to_value(record)?)));
+            let values: Result<serde_json::Map<String, Value>, crate::RecordError> = values.collect();
+            values.map_err(S::Error::custom)?.serialize(serializer)
+        }
+
+        pub(in super::super) fn deserialize<'de, K, T, D>(deserializer: D) -> Result<BTreeMap<K, T>, D::Error>
+        where
+            K: for<'a> TryFrom<&'a str, Error = crate::NameError> + Ord,
+            T: Record,
+            D: Deserializer<'de>,
+        {
+            let values = serde_json::Map::<String, Value>::deserialize(deserializer)?;
+            let record = |(key, value): (String, Value)| {
+                let name = K::try_from(&key).map_err(D::Error::custom)?;
+                let record =
+                    from_value(value).map_err(|error| D::Error::custom(format!("{key}: {error}")))?;
+                Ok((name, record))
+            };
+            values.into_iter().map(record).collect()
+        }
+    }
+}
