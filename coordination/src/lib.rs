@@ -6,7 +6,12 @@
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
 pub mod memory;
+pub mod election;
+pub mod follow;
+pub mod mirror;
+pub mod presence;
 mod session;
+pub mod setup;
 mod snapshots;
 pub mod zookeeper;
 

@@ -31,7 +31,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
-use zk_schema::{Desired, ProbePath, VipName, VipState};
+use zk_schema::{Desired, ProbePath, Vip, VipName, VipState};
 
 /// How often a packet is sent through the loaded program.
 const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
@@ -326,7 +326,7 @@ impl<D: Forwarding> Control<D> {
     /// VIPs whose first round of probes must have ended by now.
     fn overdue(&self, desired: &Desired, now: Instant) -> BTreeSet<VipName> {
         let overdue = self.known_since.iter().filter(|(name, since)| {
-            desired.vips.get(*name).is_some_and(|state| now >= **since + first_round(state))
+            desired.vips.get(*name).is_some_and(|state| now >= **since + first_round(&state.vip))
         });
         overdue.map(|(name, _)| name.clone()).collect()
     }
@@ -334,7 +334,7 @@ impl<D: Forwarding> Control<D> {
     fn next_wake(&self, desired: &Desired) -> Option<Instant> {
         let waiting = self.issued.vips.iter().filter(|(_, vip)| vip.waiting).filter_map(|(name, _)| {
             let since = self.known_since.get(name)?;
-            Some(*since + first_round(desired.vips.get(name)?))
+            Some(*since + first_round(&desired.vips.get(name)?.vip))
         });
         let retry = self.failure.as_ref().map(|failure| failure.retry);
         // What is past has had its effect.
@@ -515,8 +515,8 @@ impl<D: Forwarding> Job<D> {
 }
 
 /// How long the first probes of a VIP's reals take at most, unless that is unreasonable.
-fn first_round(state: &VipState) -> Duration {
-    let round = match &state.vip.health {
+pub(crate) fn first_round(vip: &Vip) -> Duration {
+    let round = match &vip.health {
         Some(check) => {
             let lead = FIRST_PROBE.min(Duration::from_millis(u64::from(check.interval_ms)));
             lead + Duration::from_millis(u64::from(check.timeout_ms)) + Duration::from_millis(250)

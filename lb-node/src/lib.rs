@@ -6,6 +6,7 @@ pub mod admin;
 mod bpffs;
 pub mod capture;
 pub mod cli;
+pub mod cluster;
 pub mod compile;
 pub mod control;
 pub mod dataplane;

@@ -14,10 +14,12 @@ pub const MAINTENANCE: &str = "/drover/ops/maintenance";
 pub const DRAIN: &str = "/drover/ops/drain";
 /// While it is there the leader changes nothing.
 pub const FREEZE: &str = "/drover/ops/freeze";
-/// Suspect changes that operators confirmed: one per VIP name, or [`CONFIRM_TREE`] for VIPs that vanished.
+/// Suspect changes that operators confirmed: one per VIP name, [`CONFIRM_VIPS`] or [`CONFIRM_NODES`].
 pub const CONFIRM: &str = "/drover/ops/confirm";
 /// Confirms that most of the VIPs are to go. No VIP's name has an underscore.
-pub const CONFIRM_TREE: &str = "/drover/ops/confirm/_vips";
+pub const CONFIRM_VIPS: &str = "/drover/ops/confirm/_vips";
+/// Confirms that most of the nodes are gone.
+pub const CONFIRM_NODES: &str = "/drover/ops/confirm/_nodes";
 /// Nodes that are there: ephemeral.
 pub const NODES: &str = "/drover/nodes";
 /// What each node has in force.

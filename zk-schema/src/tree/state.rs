@@ -133,8 +133,10 @@ pub struct Assignment {
     /// Its reals, in the table or not, with the weights that operators gave them.
     #[serde(with = "operators::map")]
     pub reals: BTreeMap<RealName, Real>,
-    /// The weights that give the slots to reals, each above 0.
+    /// The weights that give the slots to reals, each above 0. Empty until the reals have been judged.
     pub weights: BTreeMap<RealName, u16>,
+    /// The epoch at which these weights came into force.
+    pub since: u64,
     /// Weights that are announced, and take effect when every node has acknowledged them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Adoption>,

@@ -1,0 +1,213 @@
+//! Following the head: what the leader decided, complete and consistent, or not at all.
+
+use crate::{Error, Session, State, Watch};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use zk_schema::tree::{Assignment, Head, StateRecord as _, paths};
+use zk_schema::{Desired, VipName, VipState};
+
+/// Pause before an inconsistent read is repeated: its writer may be half-way.
+const AGAIN: Duration = Duration::from_millis(50);
+/// Pauses until that is reported.
+const ATTEMPTS: u32 = 20;
+
+/// What is in force by the leader's decision: a head, and the assignment of each VIP in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decided {
+    /// The head.
+    pub head: Head,
+    /// Assignments, each as the head lists it.
+    pub assignments: BTreeMap<VipName, Arc<Assignment>>,
+}
+
+impl Decided {
+    /// The definitions of VIPs and reals in it.
+    #[must_use]
+    pub fn desired(&self) -> Desired {
+        let state = |assignment: &Assignment| VipState {
+            vip: assignment.vip.clone(),
+            reals: assignment.reals.clone(),
+        };
+        let vips = self.assignments.iter().map(|(name, assignment)| (name.clone(), state(assignment)));
+        Desired { cluster: self.head.cluster.clone(), vips: vips.collect() }
+    }
+
+    /// Puts a head and the bytes of assignments together, each of which must be as the head lists it.
+    ///
+    /// # Errors
+    /// In words, if one is not, or the whole does not make sense.
+    pub fn assemble(
+        head: Head,
+        mut bytes: impl FnMut(&VipName) -> Option<Vec<u8>>,
+        known: Option<&Decided>,
+    ) -> Result<Self, String> {
+        let mut assignments = BTreeMap::new();
+        for (name, entry) in &head.vips {
+            let same = known.and_then(|known| {
+                (known.head.vips.get(name) == Some(entry)).then(|| known.assignments.get(name))?
+            });
+            let assignment = match same {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let path = paths::assignment(name);
+                    let data = bytes(name).ok_or_else(|| format!("{path}: no such znode"))?;
+                    if Assignment::digest(&data) != entry.digest {
+                        return Err(format!("{path}: not what {} lists", paths::ASSIGNMENTS));
+                    }
+                    Arc::new(Assignment::parse(&data).map_err(|error| format!("{path}: {error}"))?)
+                }
+            };
+            if assignment.epoch != entry.epoch {
+                return Err(format!(
+                    "{}: of epoch {}, not {} as {} lists",
+                    paths::assignment(name),
+                    assignment.epoch,
+                    entry.epoch,
+                    paths::ASSIGNMENTS
+                ));
+            }
+            assignments.insert(name.clone(), assignment);
+        }
+        let decided = Self { head, assignments };
+        decided.desired().validate().map_err(|problems| format!("{}: {problems}", paths::ASSIGNMENTS))?;
+        Ok(decided)
+    }
+}
+
+/// What following comes to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Followed {
+    /// The newest decision that is complete; `None` until there was one.
+    pub decided: Option<Arc<Decided>>,
+    /// Why what the tree holds is not taken over, if so.
+    pub problem: Option<String>,
+    /// Whether the tree's head has been looked at in this session, so that `decided` is what it holds unless there is
+    /// a `problem`.
+    pub current: bool,
+}
+
+/// Follows the head into `followed`, which starts from whatever it holds, until the session has expired. Nothing that is
+/// not greater in (term, epoch) than what is there replaces it. Everything is read again after a lost connection and
+/// every `reread`.
+pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>, reread: Duration) {
+    let mut state = session.state();
+    let mut attempts = 0;
+    loop {
+        match state.wait_for(|state| *state != State::Disconnected).await {
+            Ok(state) if *state == State::Connected => {}
+            _ => return,
+        }
+        let known = followed.borrow().decided.clone();
+        let outcome = look(session, known.as_deref()).await;
+        let (found, watch) = match outcome {
+            Ok(outcome) => outcome,
+            Err(Error::Expired) => return,
+            Err(error) => {
+                attempts += 1;
+                if attempts >= ATTEMPTS {
+                    report(followed, Some(error.to_string()));
+                }
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
+        let pause = match found {
+            Found::Newer(decided) => {
+                attempts = 0;
+                followed.send_replace(Followed { decided: Some(decided), problem: None, current: true });
+                reread
+            }
+            Found::Same => {
+                attempts = 0;
+                report(followed, None);
+                reread
+            }
+            Found::Refused(problem) => {
+                report(followed, Some(problem));
+                reread
+            }
+            Found::Torn(problem) => {
+                attempts += 1;
+                if attempts >= ATTEMPTS {
+                    report(followed, Some(problem));
+                }
+                AGAIN
+            }
+        };
+        tokio::select! {
+            biased;
+            () = watch => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+enum Found {
+    Newer(Arc<Decided>),
+    Same,
+    /// It stays wrong until somebody writes.
+    Refused(String),
+    /// It may be right in a moment.
+    Torn(String),
+}
+
+async fn look<S: Session>(session: &S, known: Option<&Decided>) -> Result<(Found, Watch), Error> {
+    let (znode, watch) = session.watch(paths::ASSIGNMENTS).await?;
+    let data = znode.map(|znode| znode.data).unwrap_or_default();
+    if data.is_empty() {
+        let found = match known {
+            Some(_) => Found::Refused(format!("{}: empty; what is in force stays", paths::ASSIGNMENTS)),
+            None => Found::Same,
+        };
+        return Ok((found, watch));
+    }
+    let head = match Head::parse(&data) {
+        Ok(head) => head,
+        Err(error) => {
+            return Ok((Found::Refused(format!("{}: {error}", paths::ASSIGNMENTS)), watch));
+        }
+    };
+    if let Some(known) = known {
+        if head == known.head {
+            return Ok((Found::Same, watch));
+        }
+        if head.order() <= known.head.order() {
+            let problem = format!(
+                "{}: (term, epoch) {:?} is not greater than {:?}, which is in force and stays; the next leader goes on from it",
+                paths::ASSIGNMENTS,
+                head.order(),
+                known.head.order()
+            );
+            return Ok((Found::Refused(problem), watch));
+        }
+    }
+    let is_new = |name: &VipName| known.is_none_or(|known| known.head.vips.get(name) != head.vips.get(name));
+    let names: Vec<VipName> = head.vips.keys().filter(|name| is_new(name)).cloned().collect();
+    let paths: Vec<String> = names.iter().map(paths::assignment).collect();
+    let mut read = BTreeMap::new();
+    for (names, paths) in names.chunks(READ_AT_ONCE).zip(paths.chunks(READ_AT_ONCE)) {
+        let znodes = session.read(paths).await?;
+        read.extend(names.iter().cloned().zip(znodes));
+    }
+    let bytes = |name: &VipName| read.remove(name).flatten().map(|znode| znode.data);
+    let found = match Decided::assemble(head, bytes, known) {
+        Ok(decided) => Found::Newer(Arc::new(decided)),
+        Err(problem) => Found::Torn(problem),
+    };
+    Ok((found, watch))
+}
+
+/// Assignments that one answer may hold: digests make sure that those of several answers go together.
+const READ_AT_ONCE: usize = 8;
+
+fn report(followed: &watch::Sender<Followed>, problem: Option<String>) {
+    followed.send_if_modified(|followed| {
+        let current = problem.is_none() || followed.current;
+        let differs = followed.problem != problem || followed.current != current;
+        followed.problem = problem;
+        followed.current = current;
+        differs
+    });
+}

@@ -1,0 +1,113 @@
+//! Znodes that a process keeps as long as it lives: always with its newest content, and its own.
+
+use crate::{Change, Error, Session, State, Znode};
+use std::time::Duration;
+use tokio::sync::watch;
+use tracing::debug;
+
+/// Pause after a failure.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// A znode to keep.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// Its path; the parent must be there.
+    pub path: String,
+    /// Whether it vanishes with the session.
+    pub ephemeral: bool,
+    /// What it is to hold; `None`: it is not to be there, or, if it is not ephemeral, to be left alone.
+    pub content: watch::Receiver<Option<Vec<u8>>>,
+}
+
+/// What stands in the way of keeping a znode.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Another session's znode is there, with this content.
+    Occupied(Vec<u8>),
+    /// The store fails.
+    Failing(Error),
+}
+
+/// Keeps a znode until the session has expired. If another session's is there, `is_own_predecessor` says by its content
+/// whether it may be replaced; otherwise it is waited for to vanish. What stands in the way is told to `obstacle`.
+pub async fn keep<S: Session>(
+    session: &S,
+    mut kept: Kept,
+    is_own_predecessor: impl Fn(&[u8]) -> bool,
+    obstacle: impl Fn(Option<Obstacle>),
+) {
+    let mut state = session.state();
+    loop {
+        match state.wait_for(|state| *state != State::Disconnected).await {
+            Ok(state) if *state == State::Connected => {}
+            _ => return,
+        }
+        let content = kept.content.borrow_and_update().clone();
+        let watched = session.watch(&kept.path).await;
+        let (there, changed) = match watched {
+            Ok(watched) => watched,
+            Err(Error::Expired) => return,
+            Err(error) => {
+                debug!(path = kept.path, %error, "cannot look at the znode");
+                obstacle(Some(Obstacle::Failing(error)));
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+        };
+        let changes = match changes(session, &kept, there.as_ref(), content, &is_own_predecessor) {
+            Ok(changes) => changes,
+            Err(occupied) => {
+                obstacle(Some(occupied));
+                Vec::new()
+            }
+        };
+        if changes.is_empty() {
+            if there.as_ref().is_none_or(|znode| !kept.ephemeral || znode.owner == Some(session.id())) {
+                obstacle(None);
+            }
+            tokio::select! {
+                biased;
+                () = changed => {}
+                changed = kept.content.changed() => if changed.is_err() { return },
+            }
+            continue;
+        }
+        match session.commit(changes).await {
+            // The watch that this fires makes another round, which finds nothing to do.
+            Ok(()) => obstacle(None),
+            Err(Error::Expired) => return,
+            Err(error) => {
+                debug!(path = kept.path, %error, "cannot keep the znode");
+                obstacle(Some(Obstacle::Failing(error)));
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+    }
+}
+
+/// What makes the znode as it is to be.
+fn changes<S: Session>(
+    session: &S,
+    kept: &Kept,
+    there: Option<&Znode>,
+    content: Option<Vec<u8>>,
+    is_own_predecessor: &impl Fn(&[u8]) -> bool,
+) -> Result<Vec<Change>, Obstacle> {
+    let path = || kept.path.clone();
+    let delete = |znode: &Znode| Change::Delete { path: path(), version: Some(znode.version) };
+    let create = |data| Change::Create { path: path(), data, ephemeral: kept.ephemeral };
+    let own = there.is_none_or(|znode| !kept.ephemeral || znode.owner == Some(session.id()));
+    Ok(match (there, content) {
+        (None, None) => Vec::new(),
+        (None, Some(data)) => vec![create(data)],
+        (Some(znode), None) if own && kept.ephemeral => vec![delete(znode)],
+        (Some(_), None) => Vec::new(),
+        (Some(znode), Some(data)) if own => match znode.data == data {
+            true => Vec::new(),
+            false => vec![Change::Set { path: path(), data, version: Some(znode.version) }],
+        },
+        // An ephemeral of a session before this one would vanish later, and take its place with it.
+        (Some(znode), Some(data)) if is_own_predecessor(&znode.data) => vec![delete(znode), create(data)],
+        (Some(znode), Some(_)) => return Err(Obstacle::Occupied(znode.data.clone())),
+    })
+}
