@@ -13,7 +13,7 @@ pub enum ElectionError {
     #[error(transparent)]
     Store(#[from] Error),
     /// The record of terms cannot be read.
-    #[error("{}: {0}; if it was edited by hand, `delete` it: the next leader goes on from the assignments", paths::LEADER)]
+    #[error("{path}: {0}; if it was edited by hand, `delete` it: the next leader goes on from the assignments", path = paths::LEADER)]
     Term(String),
 }
 

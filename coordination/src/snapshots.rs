@@ -1,5 +1,6 @@
 //! Snapshots: what a node reconciles to.
 
+use crate::follow::Decided;
 use std::sync::Arc;
 use tokio::sync::watch;
 use zk_schema::Desired;
@@ -11,6 +12,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// What operators asked for, as far as it has been accepted.
     pub desired: Desired,
+    /// What the leader decided on it; `None` on a node that shares its state with no other and decides itself.
+    pub decided: Option<Arc<Decided>>,
 }
 
 /// Publishes snapshots. It has one from the moment it exists.
@@ -23,16 +26,33 @@ impl Snapshots {
     /// A publisher that holds `desired` at revision 1.
     #[must_use]
     pub fn new(desired: Desired) -> Self {
-        Self { sender: watch::Sender::new(Arc::new(Snapshot { revision: 1, desired })) }
+        Self { sender: watch::Sender::new(Arc::new(Snapshot { revision: 1, desired, decided: None })) }
+    }
+
+    /// A publisher that holds what a leader decided, at revision 1.
+    #[must_use]
+    pub fn of_cluster(decided: Arc<Decided>) -> Self {
+        let snapshot = Snapshot { revision: 1, desired: decided.desired(), decided: Some(decided) };
+        Self { sender: watch::Sender::new(Arc::new(snapshot)) }
+    }
+
+    /// Replaces what the leader decided if it differs; returns the revision that holds it.
+    pub fn follow(&self, decided: Arc<Decided>) -> u64 {
+        let desired = decided.desired();
+        self.put(desired, Some(decided))
     }
 
     /// Replaces the desired state if it differs; returns the revision that holds `desired`.
     pub fn replace(&self, desired: Desired) -> u64 {
+        self.put(desired, None)
+    }
+
+    fn put(&self, desired: Desired, decided: Option<Arc<Decided>>) -> u64 {
         let mut revision = 0;
         self.sender.send_if_modified(|snapshot| {
-            let differs = snapshot.desired != desired;
+            let differs = snapshot.desired != desired || snapshot.decided != decided;
             if differs {
-                *snapshot = Arc::new(Snapshot { revision: snapshot.revision + 1, desired });
+                *snapshot = Arc::new(Snapshot { revision: snapshot.revision + 1, desired, decided });
             }
             revision = snapshot.revision;
             differs
@@ -63,7 +83,7 @@ mod tests {
     fn a_receiver_holds_the_state_from_the_start() {
         let snapshots = Snapshots::new(state(1));
         let snapshot = Arc::clone(&snapshots.subscribe().borrow());
-        assert_eq!(*snapshot, Snapshot { revision: 1, desired: state(1) });
+        assert_eq!(*snapshot, Snapshot { revision: 1, desired: state(1), decided: None });
     }
 
     #[test]

@@ -18,20 +18,23 @@ use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
 use crate::health::{Key, Target, Verdicts};
 use crate::metrics::ControlMetrics;
 use crate::nexthop::{NextHops, Wanted};
-use crate::policy::{Assignment, Situation, assign};
-use crate::program::Program;
+use crate::cluster::probers::probers;
+use crate::policy::{Assignment, Exclusions, Situation, adopt, assign};
+use crate::program::{Program, VipProgram};
 use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
+use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
-use zk_schema::{Desired, ProbePath, Vip, VipName, VipState};
+use zk_schema::tree::{self, Head, Mode};
+use zk_schema::{Desired, NodeName, ProbePath, Vip, VipName, VipState};
 
 /// How often a packet is sent through the loaded program.
 const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
@@ -85,6 +88,9 @@ pub trait Forwarding: Send + 'static {
     /// See [`Dataplane::self_test`].
     fn self_test(&mut self) -> SelfTest;
 
+    /// See [`Dataplane::table_digests`].
+    fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64>;
+
     /// See [`Dataplane::is_native`].
     fn is_native(&self) -> bool;
 }
@@ -120,6 +126,10 @@ impl Forwarding for Dataplane {
         Self::self_test(self)
     }
 
+    fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64> {
+        Self::table_digests(self, wanted)
+    }
+
     fn is_native(&self) -> bool {
         Self::is_native(self)
     }
@@ -143,6 +153,8 @@ pub struct Inputs {
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
     /// How reals are reached.
     pub next_hops: watch::Receiver<Arc<NextHops>>,
+    /// How this node stands to the tree. It matters only where a leader decides.
+    pub mode: watch::Receiver<Mode>,
 }
 
 /// What the loop publishes.
@@ -154,6 +166,28 @@ pub struct Outputs {
     pub wanted: watch::Sender<Wanted>,
     /// What goes on.
     pub status: watch::Sender<Arc<Status>>,
+    /// What other nodes are to know.
+    pub report: watch::Sender<Arc<Report>>,
+}
+
+/// What is in force, as other nodes are to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// (term, epoch) of the head in force; `None` until there is one.
+    pub order: Option<(u64, u64)>,
+    /// The head's `targets` that probing follows.
+    pub targets: u64,
+    /// Digest of all tables in the maps.
+    pub digest: String,
+    /// How what is in force came to be.
+    pub mode: Mode,
+    /// Why something newer is not in force, if so.
+    pub problem: Option<String>,
+    /// Whether packets have been seen to pass through the loaded program as they should.
+    pub healthy: bool,
+    /// Addresses of VIPs that this node serves: the self-test passes for all of an address' VIPs, and at least one of
+    /// them has reals.
+    pub serving: BTreeSet<IpAddr>,
 }
 
 /// The addresses of all reals.
@@ -207,8 +241,12 @@ pub struct Control<D> {
     started: Instant,
     outputs: Outputs,
     metrics: ControlMetrics,
+    /// The node's name, where probing is divided among several.
+    node: Option<NodeName>,
     /// The last assignment that was decided on, in force or not.
     issued: Assignment,
+    /// What this node leaves out of what a leader decided.
+    exclusions: Exclusions,
     /// Reals that hold slots.
     in_force: BTreeSet<Key>,
     /// What is applied.
@@ -227,6 +265,10 @@ struct InForce {
     assignment: Assignment,
     next_hops: Arc<NextHops>,
     shares: Shares,
+    /// Digests of the tables in the maps.
+    digests: BTreeMap<VipName, u64>,
+    /// What the leader decided, where one does.
+    decided: Option<Arc<Decided>>,
 }
 
 /// The last attempt to apply, if it failed.
@@ -238,16 +280,20 @@ struct Failure {
 }
 
 impl<D: Forwarding> Control<D> {
-    /// A loop over a data plane that came to be by `start`; `in_force` is what [`inherited`] said about it.
+    /// A loop over a data plane that came to be by `start`; `in_force` is what [`inherited`] said about it. `node` is
+    /// the name by which probing is divided, on a node among others.
     #[must_use]
     pub fn new(
         dataplane: Shared<D>,
         start: Start,
         in_force: BTreeSet<Key>,
+        node: Option<NodeName>,
         outputs: Outputs,
         metrics: ControlMetrics,
     ) -> Self {
         Self {
+            node,
+            exclusions: Exclusions::default(),
             dataplane,
             start,
             started: Instant::now(),
@@ -269,7 +315,8 @@ impl<D: Forwarding> Control<D> {
         let mut self_tests = tokio::time::interval(SELF_TEST_EVERY);
         self_tests.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self_tests.reset();
-        let (mut snapshots_end, mut verdicts_end, mut next_hops_end) = (false, false, false);
+        let (mut snapshots_end, mut verdicts_end, mut next_hops_end, mut mode_ends) =
+            (false, false, false, false);
         loop {
             let wake = self.reconcile(&mut inputs).await;
             tokio::select! {
@@ -277,6 +324,7 @@ impl<D: Forwarding> Control<D> {
                 changed = inputs.snapshots.changed(), if !snapshots_end => snapshots_end = changed.is_err(),
                 changed = inputs.verdicts.changed(), if !verdicts_end => verdicts_end = changed.is_err(),
                 changed = inputs.next_hops.changed(), if !next_hops_end => next_hops_end = changed.is_err(),
+                changed = inputs.mode.changed(), if !mode_ends => mode_ends = changed.is_err(),
                 _ = self_tests.tick() => self.test_itself().await,
                 () = sleep_until(wake) => {}
             }
@@ -288,6 +336,7 @@ impl<D: Forwarding> Control<D> {
         let snapshot = Arc::clone(&inputs.snapshots.borrow_and_update());
         let verdicts = Arc::clone(&inputs.verdicts.borrow_and_update());
         let next_hops = Arc::clone(&inputs.next_hops.borrow_and_update());
+        let mode = *inputs.mode.borrow_and_update();
         let desired = &snapshot.desired;
         replace(&self.outputs.wanted, wanted(desired));
 
@@ -303,11 +352,18 @@ impl<D: Forwarding> Control<D> {
                 in_force: &self.in_force,
                 overdue: &overdue,
             };
-            self.issued = assign(&situation, &self.issued);
-            self.apply(&snapshot, &next_hops).await;
+            self.issued = match &snapshot.decided {
+                None => assign(&situation, &self.issued),
+                Some(decided) => {
+                    self.exclusions = self.exclusions.revised(decided, &verdicts, mode == Mode::Autonomous);
+                    adopt(decided, &self.exclusions)
+                }
+            };
+            self.apply(&snapshot, &next_hops, mode).await;
             wake = self.next_wake(desired);
         }
-        self.publish_status(desired, &verdicts, &next_hops);
+        self.publish_status(desired, &verdicts, &next_hops, mode);
+        self.publish_report(mode);
         wake
     }
 
@@ -342,7 +398,7 @@ impl<D: Forwarding> Control<D> {
     }
 
     /// Applies what was issued, as far as it differs from what is in force.
-    async fn apply(&mut self, snapshot: &Arc<Snapshot>, next_hops: &Arc<NextHops>) {
+    async fn apply(&mut self, snapshot: &Arc<Snapshot>, next_hops: &Arc<NextHops>, mode: Mode) {
         let job = Job {
             dataplane: Arc::clone(&self.dataplane),
             snapshot: Arc::clone(snapshot),
@@ -380,7 +436,14 @@ impl<D: Forwarding> Control<D> {
             );
             self.tested(test);
         }
-        replace(&self.outputs.targets, Arc::new(targets(&snapshot.desired, &done.marks)));
+        let mut targets = targets(&snapshot.desired, &done.marks);
+        // A node that is on its own probes everything.
+        if let (Some(decided), Some(node)) = (&snapshot.decided, &self.node)
+            && mode != Mode::Autonomous
+        {
+            targets.retain(|target| is_prober(&decided.head, node, target));
+        }
+        replace(&self.outputs.targets, Arc::new(targets));
     }
 
     fn failed(&mut self, message: String, revision: u64) {
@@ -433,7 +496,7 @@ impl<D: Forwarding> Control<D> {
         self.self_test = Some(test.into());
     }
 
-    fn publish_status(&self, desired: &Desired, verdicts: &Verdicts, next_hops: &NextHops) {
+    fn publish_status(&self, desired: &Desired, verdicts: &Verdicts, next_hops: &NextHops, mode: Mode) {
         let nothing = InForce::default();
         let in_force = self.applied.as_deref().unwrap_or(&nothing);
         let sources = status::Sources {
@@ -442,9 +505,13 @@ impl<D: Forwarding> Control<D> {
             next_hops,
             assignment: &in_force.assignment,
             shares: &in_force.shares,
+            digests: &in_force.digests,
+            decided: in_force.decided.as_deref(),
         };
         let status = Status {
+            term: in_force.decided.as_ref().map(|decided| decided.head.term),
             epoch: in_force.assignment.epoch,
+            mode: in_force.decided.as_ref().map(|_| self.mode(mode)),
             xdp_native: self.xdp_native,
             apply_error: self.failure.as_ref().map(|failure| failure.message.clone()),
             self_test: self.self_test.clone(),
@@ -452,6 +519,45 @@ impl<D: Forwarding> Control<D> {
         };
         replace(&self.outputs.status, Arc::new(status));
     }
+
+    /// How what is in force came to be.
+    fn mode(&self, mode: Mode) -> Mode {
+        match mode {
+            Mode::Live if !self.exclusions.is_empty() => Mode::Autonomous,
+            mode => mode,
+        }
+    }
+
+    fn publish_report(&self, mode: Mode) {
+        let Some(in_force) = self.applied.as_deref() else { return };
+        let failures = self.self_test.as_ref().map(|test| &test.failures);
+        let program = in_force.program.as_ref();
+        let vips = || program.into_iter().flat_map(|program| &program.vips);
+        let faulty: BTreeSet<IpAddr> = vips()
+            .filter(|(name, _)| failures.is_none_or(|failures| failures.contains_key(*name)))
+            .map(|(_, vip)| vip.address)
+            .collect();
+        let has_reals = |vip: &VipProgram| !vip.table.owners().is_empty();
+        let serving = vips().filter(|(_, vip)| has_reals(vip) && !faulty.contains(&vip.address));
+        let digests = in_force.digests.iter().map(|(name, digest)| format!("{name}={digest:016x}"));
+        let digests = digests.collect::<Vec<_>>().join(" ");
+        let report = Report {
+            order: in_force.decided.as_ref().map(|decided| decided.head.order()),
+            targets: in_force.decided.as_ref().map_or(0, |decided| decided.head.targets),
+            digest: zk_schema::tree::Assignment::digest(digests.as_bytes()),
+            mode: self.mode(mode),
+            problem: self.failure.as_ref().map(|failure| failure.message.clone()),
+            healthy: failures.is_some_and(BTreeMap::is_empty),
+            serving: serving.map(|(_, vip)| vip.address).collect(),
+        };
+        replace(&self.outputs.report, Arc::new(report));
+    }
+}
+
+/// Whether `node` is among those that probe `target`.
+fn is_prober(head: &Head, node: &NodeName, target: &Target) -> bool {
+    let target = tree::Target { vip: target.vip.clone(), real: target.real.clone() };
+    probers(&head.nodes, &target).contains(&node)
 }
 
 /// Compiling and applying, off the threads that must not block.
@@ -499,7 +605,20 @@ impl<D: Forwarding> Job<D> {
                 status::shares(&program)
             }
         };
+        let known = before.filter(|_| !self.again);
+        let is_known = |name: &VipName| {
+            let table = |program: &Program| program.vips.get(name).map(|vip| Arc::as_ptr(&vip.table));
+            known.is_some_and(|known| {
+                known.digests.contains_key(name) && known.program.as_ref().and_then(table) == table(&program)
+            })
+        };
+        let mut digests = dataplane.table_digests(&|name| !is_known(name));
+        let rest = known.into_iter().flat_map(|known| &known.digests);
+        let rest = rest.filter(|(name, _)| program.vips.contains_key(*name) && is_known(name));
+        digests.extend(rest.map(|(name, digest)| (name.clone(), *digest)));
         let in_force = InForce {
+            digests,
+            decided: self.snapshot.decided.clone(),
             program: Some(program),
             assignment: self.assignment,
             next_hops: self.next_hops,

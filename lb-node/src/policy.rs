@@ -3,8 +3,9 @@
 //! Here a standalone node decides for itself what a cluster's leader will decide for all nodes.
 
 use crate::health::panic::{self, Held, Standing};
-use crate::health::{Key, Verdicts};
+use crate::health::{Key, State, Verdicts};
 use crate::nexthop::NextHops;
+use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::{Desired, Real, RealName, VipName, VipState};
 
@@ -125,10 +126,76 @@ fn unchecked(real: &Real, next_hops: &NextHops, overdue: bool) -> Standing {
     }
 }
 
+/// Reals that a node leaves out of what the leader decided, since it finds them down itself and nobody can tell it
+/// otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exclusions {
+    /// The (term, epoch) of the head that they are made from.
+    order: (u64, u64),
+    reals: BTreeSet<Key>,
+}
+
+impl Exclusions {
+    /// Whether nothing is left out.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.reals.is_empty()
+    }
+
+    /// What is to be left out of `decided`, given what this node's own probes find.
+    ///
+    /// An autonomous node leaves out what it finds down, within the VIP's panic threshold. When it sees the tree again, it
+    /// goes on to do so until the leader, by a newer head, has had the time to come to the same: otherwise dead reals
+    /// would return to the table for a moment.
+    #[must_use]
+    pub fn revised(&self, decided: &Decided, verdicts: &Verdicts, autonomous: bool) -> Self {
+        let order = decided.head.order();
+        let finds_down =
+            |key: &Key| verdicts.get(key).is_some_and(|verdict| verdict.state == State::Down && !verdict.blind);
+        if !autonomous {
+            if order != self.order && !decided.head.settling {
+                return Self::default();
+            }
+            let may_be_down = |key: &&Key| !verdicts.contains_key(*key) || finds_down(key);
+            let reals: BTreeSet<Key> = self.reals.iter().filter(may_be_down).cloned().collect();
+            return if reals.is_empty() { Self::default() } else { Self { order: self.order, reals } };
+        }
+        let mut reals = BTreeSet::new();
+        for (vip, assignment) in &decided.assignments {
+            let standing = |real: &RealName| match finds_down(&(vip.clone(), real.clone())) {
+                true => Standing::Down,
+                false => Standing::Up,
+            };
+            let candidates =
+                assignment.weights.keys().map(|real| (real.clone(), standing(real))).collect();
+            let in_force = assignment.weights.keys().cloned().collect();
+            let decision = panic::decide(&candidates, &in_force, assignment.vip.panic_threshold);
+            let left_out = assignment.weights.keys().filter(|real| !decision.reals.contains(*real));
+            reals.extend(left_out.map(|real| (vip.clone(), real.clone())));
+        }
+        Self { order, reals }
+    }
+}
+
+/// What the leader decided, but for what is left out.
+#[must_use]
+pub fn adopt(decided: &Decided, exclusions: &Exclusions) -> Assignment {
+    let vip = |name: &VipName, assignment: &zk_schema::tree::Assignment| {
+        let is_used = |real: &RealName| !exclusions.reals.contains(&(name.clone(), real.clone()));
+        let weights = assignment.weights.iter().filter(|(real, _)| is_used(real));
+        let weights: BTreeMap<RealName, u16> =
+            weights.map(|(real, weight)| (real.clone(), *weight)).collect();
+        let candidates = assignment.reals.values().any(|real| real.weight > 0);
+        VipAssignment { waiting: weights.is_empty() && candidates, weights, held: None }
+    };
+    let vips = decided.assignments.iter().map(|(name, assignment)| (name.clone(), vip(name, assignment)));
+    Assignment { epoch: decided.head.epoch, vips: vips.collect() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::{State, Verdict};
+    use crate::health::Verdict;
     use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
     use std::time::SystemTime;
 

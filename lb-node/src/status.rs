@@ -1,22 +1,29 @@
 //! What the daemon is doing, for `/status`, `/readyz`, `/healthz` and `/metrics`.
 
 use crate::dataplane::SelfTest;
-use crate::health::panic::Held;
 use crate::health::{State, Verdicts};
 use crate::nexthop::{Mac, NextHop, NextHops};
 use crate::policy::Assignment;
 use crate::program::Program;
+use coordination::follow::Decided;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
+use zk_schema::tree::Mode;
 use zk_schema::{Desired, Protocol, RealName, VipName, VipState};
 
 /// The control side at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Status {
+    /// The leadership that decided on what is in force; `None` on a node that decides itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub term: Option<u64>,
     /// The assignment in force; 0 until there is one.
     pub epoch: u64,
+    /// How what is in force came to be, on a node among others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
     /// Whether XDP runs in the driver; meaningful once something is in force.
     pub xdp_native: bool,
     /// Why the newest state is not in force, while it is not.
@@ -53,9 +60,12 @@ pub struct VipStatus {
     pub protocol: Protocol,
     /// Whether it has its table, or needs none since no real is to take connections.
     pub ready: bool,
+    /// The epoch at which its assignment was written; that of the node on one that decides itself.
+    pub epoch: u64,
+    /// Digest of its table in the maps, in hexadecimal; `None` until it has one. Nodes with equal digests route alike.
+    pub table_digest: Option<String>,
     /// Why reals that are down keep their slots, while they do.
-    #[serde(serialize_with = "in_words")]
-    pub held: Option<Held>,
+    pub held: Option<String>,
     /// Its reals.
     pub reals: BTreeMap<RealName, RealStatus>,
 }
@@ -138,13 +148,6 @@ impl From<&NextHop> for NextHopStatus {
     }
 }
 
-fn in_words<S: serde::Serializer>(held: &Option<Held>, serializer: S) -> Result<S::Ok, S::Error> {
-    match held {
-        Some(held) => serializer.collect_str(held),
-        None => serializer.serialize_none(),
-    }
-}
-
 /// Slots by VIP and real of an applied program.
 pub type Shares = BTreeMap<VipName, BTreeMap<RealName, u32>>;
 
@@ -170,6 +173,10 @@ pub struct Sources<'a> {
     pub assignment: &'a Assignment,
     /// The slots in force.
     pub shares: &'a Shares,
+    /// Digests of the tables in the maps.
+    pub digests: &'a BTreeMap<VipName, u64>,
+    /// What the leader decided, where one does.
+    pub decided: Option<&'a Decided>,
 }
 
 /// The status of every desired VIP.
@@ -182,6 +189,7 @@ pub fn vips(sources: &Sources<'_>) -> BTreeMap<VipName, VipStatus> {
 fn vip(sources: &Sources<'_>, name: &VipName, state: &VipState) -> VipStatus {
     let assigned = sources.assignment.vips.get(name);
     let shares = sources.shares.get(name);
+    let decided = sources.decided.and_then(|decided| decided.assignments.get(name));
     let slots: u32 = shares.map_or(0, |shares| shares.values().sum());
     let reals = state.reals.iter().map(|(real_name, real)| {
         let verdict = sources.verdicts.get(&(name.clone(), real_name.clone()));
@@ -214,7 +222,12 @@ fn vip(sources: &Sources<'_>, name: &VipName, state: &VipState) -> VipStatus {
         port: state.vip.port,
         protocol: state.vip.protocol,
         ready: assigned.is_some_and(|assigned| !assigned.waiting),
-        held: assigned.and_then(|assigned| assigned.held),
+        epoch: decided.map_or(sources.assignment.epoch, |decided| decided.epoch),
+        table_digest: sources.digests.get(name).map(|digest| format!("{digest:016x}")),
+        held: assigned
+            .and_then(|assigned| assigned.held)
+            .map(|held| held.to_string())
+            .or_else(|| decided.and_then(|decided| decided.held.clone())),
         reals: reals.collect(),
     }
 }

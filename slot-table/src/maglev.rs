@@ -161,6 +161,17 @@ impl Table {
         self.owners.iter().fold(start, |state, &owner| scatter(state ^ self.identities[usize::from(owner)]))
     }
 
+    /// [`digest`](Self::digest) of a table that is known by the id of each slot's owner: what was read back from where
+    /// packets meet it.
+    #[must_use]
+    pub fn digest_of<'a>(seed: Seed, size: TableSize, owners: impl IntoIterator<Item = &'a str>) -> u64 {
+        let mut identities = std::collections::HashMap::new();
+        owners.into_iter().fold(scatter(u64::from(size.0)), |state, id| {
+            let identity = *identities.entry(id).or_insert_with(|| identity(seed, id));
+            scatter(state ^ identity)
+        })
+    }
+
     fn identity(&self, slot: usize) -> Option<u64> {
         self.owners.get(slot).map(|&owner| self.identities[usize::from(owner)])
     }

@@ -1,5 +1,18 @@
 //! A node among others: what it learns from the tree, what it tells there, and what it decides as their leader.
+//!
+//! | module | what it is | I/O |
+//! |---|---|---|
+//! | [`agent`] | a node's life in the tree, session after session | the store |
+//! | [`lead`] | standing for election, and writing decisions while leading | the store |
+//! | [`leader`] | what a leader decides | none |
+//! | [`verdict`], [`probers`] | who probes what, and what their votes come to | none |
+//! | [`vote`] | what this node's probes find, as a record | channels |
+//! | [`cache`] | the last decision on disk | files |
 
+pub mod agent;
+pub mod cache;
+pub mod lead;
 pub mod leader;
 pub mod probers;
 pub mod verdict;
+pub mod vote;

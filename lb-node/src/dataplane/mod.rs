@@ -220,6 +220,14 @@ impl Dataplane {
         self.state.in_force(desired)
     }
 
+    /// Digests of the tables in the maps, as [`Table::digest`](slot_table::maglev::Table::digest) has them, of those VIPs
+    /// of the last applied program that `wanted` chooses.
+    #[must_use]
+    pub fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64> {
+        let program = self.program.as_ref();
+        program.map(|program| self.state.table_digests(program, wanted)).unwrap_or_default()
+    }
+
     /// Reads all counters. The packets of self-tests are not among them.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use lb_ebpf::lb::{
     ADDRESS_SLOTS, Config, DROP_REASONS, Limiter, NextHop as NextHopEntry, REASONS, RealEntry, SERVICE_SLOTS,
     SLOT_REAL_MASK, VipEntry,
 };
-use slot_table::maglev::Table;
+use slot_table::maglev::{Table, TableSize};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem::offset_of;
 use std::net::IpAddr;
@@ -674,6 +674,37 @@ impl State {
     }
 
     /// Desired reals that hold slots in the tables in force.
+    /// The digests of the tables that packets meet, read back from the maps, of those VIPs of `program` that `wanted`
+    /// chooses.
+    pub(super) fn table_digests(
+        &self,
+        program: &Program,
+        wanted: &dyn Fn(&VipName) -> bool,
+    ) -> BTreeMap<VipName, u64> {
+        let mut digests = BTreeMap::new();
+        let Ok(size) = TableSize::try_from(program.table_size) else { return digests };
+        let mut names: BTreeMap<&VipName, HashMap<u32, &str>> = BTreeMap::new();
+        for (vip, real, handle) in self.reals() {
+            names.entry(vip).or_default().insert(handle.index, real.as_str());
+        }
+        for name in program.vips.keys().filter(|name| wanted(name)) {
+            let Some(handle) = self.vips.get(name) else { continue };
+            let table = self.table_of(self.maps.vips.read(handle.index).table);
+            let m = self.settings.table_size;
+            let nobody = HashMap::new();
+            let names = names.get(name).unwrap_or(&nobody);
+            let cells = table.into_iter().flat_map(|table| {
+                (0..m).map(move |slot| {
+                    self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) & SLOT_REAL_MASK
+                })
+            });
+            // A cell that names no real of the VIP's makes the digest that of no right table.
+            let owners = cells.map(|index| names.get(&index).copied().unwrap_or("?"));
+            digests.insert(name.clone(), Table::digest_of(program.seed, size, owners));
+        }
+        digests
+    }
+
     pub(super) fn in_force(&self, desired: &Desired) -> BTreeSet<(VipName, RealName)> {
         let mut held = BTreeSet::new();
         for (name, vip) in &desired.vips {

@@ -147,6 +147,7 @@ impl Leader {
         let probers = head.map(|head| head.nodes.clone()).unwrap_or_default();
         let since = head.map_or(0, |head| head.targets);
         self.judge(&accepted.desired.vips, view, &probers, since);
+        let head = self.published.head.as_ref();
 
         let mut changed = BTreeMap::new();
         let trust = !settling && !missing;

@@ -1,0 +1,412 @@
+//! A node's life in the tree: one session after another, and in each of them everything that a node does there.
+//!
+//! All of it runs in one task: following the head, keeping what tells of this node, watching its flags, and standing for
+//! election.
+
+use super::lead::{Campaign, Leading, wall};
+use super::leader;
+use crate::control::Report;
+use coordination::follow::{Decided, Followed, follow};
+use coordination::presence::{Kept, Obstacle, keep};
+use coordination::setup::ensure_skeleton;
+use coordination::{Error, Session, State, Store};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use zk_schema::NodeName;
+use zk_schema::tree::{Applied, Flag, Member, Mode, StateRecord as _, paths};
+
+/// Pause after the first failure to connect; doubled with each further one.
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How often a tree that is not there yet is looked for, and flags are read again.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// What a node goes by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node.
+    pub node: NodeName,
+    /// What it tells of itself.
+    pub member: Member,
+    /// What it goes by as a leader.
+    pub leader: leader::Settings,
+    /// Cut off for longer, it probes all reals itself and leaves dead ones out.
+    pub autonomy_after: Duration,
+    /// How often everything is read again.
+    pub reread: Duration,
+}
+
+/// What a node learns.
+#[derive(Clone, Debug)]
+pub struct Learnt {
+    /// What the leader decided.
+    pub followed: watch::Receiver<Followed>,
+    /// How the node stands to the tree.
+    pub mode: watch::Receiver<Mode>,
+    /// Whether operators took it out of service.
+    pub maintenance: watch::Receiver<bool>,
+    /// Whether it leads.
+    pub leading: watch::Receiver<Leading>,
+    /// What its connection is like.
+    pub link: watch::Receiver<Link>,
+}
+
+/// A node's connection to the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Whether a server answers.
+    pub connected: bool,
+    /// Since when.
+    pub since: Instant,
+    /// Why not, if so.
+    pub problem: Option<String>,
+    /// Sessions so far.
+    pub sessions: u64,
+}
+
+/// A node in the tree.
+#[derive(Debug)]
+pub struct Agent<S> {
+    store: S,
+    settings: Settings,
+    report: watch::Receiver<Arc<Report>>,
+    vote: watch::Receiver<Option<Vec<u8>>>,
+    followed: watch::Sender<Followed>,
+    mode: watch::Sender<Mode>,
+    maintenance: watch::Sender<bool>,
+    leading: watch::Sender<Leading>,
+    link: watch::Sender<Link>,
+}
+
+impl<S: Store> Agent<S> {
+    /// An agent that begins with `cached`. It tells others what `report` and `vote` say, as soon as there is something.
+    #[must_use]
+    pub fn new(
+        store: S,
+        settings: Settings,
+        cached: Option<Arc<Decided>>,
+        report: watch::Receiver<Arc<Report>>,
+        vote: watch::Receiver<Option<Vec<u8>>>,
+    ) -> (Self, Learnt) {
+        let now = Instant::now();
+        let agent = Self {
+            store,
+            settings,
+            report,
+            vote,
+            followed: watch::Sender::new(Followed { decided: cached, ..Followed::default() }),
+            mode: watch::Sender::new(Mode::Static),
+            maintenance: watch::Sender::new(false),
+            leading: watch::Sender::default(),
+            link: watch::Sender::new(Link { connected: false, since: now, problem: None, sessions: 0 }),
+        };
+        let learnt = Learnt {
+            followed: agent.followed.subscribe(),
+            mode: agent.mode.subscribe(),
+            maintenance: agent.maintenance.subscribe(),
+            leading: agent.leading.subscribe(),
+            link: agent.link.subscribe(),
+        };
+        (agent, learnt)
+    }
+
+    /// Lives in the tree until `stop` is ready, and leaves it: its ephemeral znodes go at once.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut pause = RETRY;
+        let mut modes = pin!(self.keep_mode());
+        loop {
+            let connected = tokio::select! {
+                biased;
+                () = &mut stop => return,
+                () = &mut modes => return,
+                connected = self.store.connect() => connected,
+            };
+            let session = match connected {
+                Ok(session) => session,
+                Err(error) => {
+                    self.unlinked(error.to_string());
+                    tokio::select! {
+                        biased;
+                        () = &mut stop => return,
+                        () = &mut modes => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(LONGEST_RETRY);
+                    continue;
+                }
+            };
+            pause = RETRY;
+            self.link.send_modify(|link| link.sessions += 1);
+            let stopped = tokio::select! {
+                biased;
+                () = &mut stop => true,
+                () = &mut modes => true,
+                () = self.serve(&session) => false,
+            };
+            if stopped {
+                session.close().await;
+                return;
+            }
+            warn!("the ZooKeeper session has ended; beginning another one");
+            self.followed.send_modify(|followed| followed.current = false);
+        }
+    }
+
+    fn unlinked(&self, problem: String) {
+        let is_new = self.link.borrow().problem.as_ref() != Some(&problem);
+        if is_new {
+            warn!(problem, "no ZooKeeper; what is in force stays");
+        }
+        self.link.send_modify(|link| {
+            if link.connected {
+                link.since = Instant::now();
+            }
+            link.connected = false;
+            link.problem = Some(problem);
+        });
+    }
+
+    /// Everything that a node does in a session, until that has expired.
+    async fn serve(&self, session: &S::Session) {
+        let registered = watch::Sender::new(None);
+        let voted = watch::Sender::new(None);
+        let applied = watch::Sender::new(None);
+        let campaign = Campaign {
+            node: self.settings.node.clone(),
+            instance: self.settings.member.instance.clone(),
+            settings: self.settings.leader,
+            reread: self.settings.reread,
+        };
+        let own = {
+            let (boot, instance) = (self.settings.member.boot.clone(), self.settings.member.instance.clone());
+            move |content: &[u8]| {
+                Member::parse(content).is_ok_and(|other| other.boot == boot || other.instance == instance)
+            }
+        };
+        let node = &self.settings.node;
+        let presence = Kept { path: paths::node(node), ephemeral: true, content: registered.subscribe() };
+        let health = Kept { path: paths::health(node), ephemeral: true, content: voted.subscribe() };
+        let in_force = Kept { path: paths::applied(node), ephemeral: false, content: applied.subscribe() };
+        let in_tree = async {
+            if !self.wait_for_tree(session).await {
+                return;
+            }
+            tokio::join!(
+                follow(session, &self.followed, self.settings.reread),
+                campaign.run(session, self.followed.subscribe(), &self.leading),
+                keep(session, presence, own, |obstacle| self.occupied(obstacle)),
+                // Whoever has the presence has these too.
+                keep(session, health, |_| true, |_| ()),
+                keep(session, in_force, |_| true, |_| ()),
+                self.keep_flags(session),
+            );
+        };
+        tokio::select! {
+            biased;
+            () = self.keep_link(session) => {}
+            () = self.keep_contents(&registered, &voted, &applied) => {}
+            () = async { in_tree.await; std::future::pending().await } => {}
+        }
+        self.leading.send_modify(|leading| leading.term = None);
+    }
+
+    /// Waits for the cluster's record, and makes what is missing of the skeleton. `false`: the session is over.
+    async fn wait_for_tree(&self, session: &S::Session) -> bool {
+        let mut told = false;
+        loop {
+            match ensure_skeleton(session).await {
+                Ok(true) => return true,
+                Ok(false) if !told => {
+                    let problem = format!(
+                        "{}: no such znode, so there is no cluster to join; `create {} '{{\"seed\":\"<32 hexadecimal digits>\"}}'` \
+                         makes one, with what `openssl rand -hex 16` prints as its seed",
+                        paths::CLUSTER,
+                        paths::CLUSTER
+                    );
+                    error!("{problem}");
+                    self.followed.send_modify(|followed| followed.problem = Some(problem));
+                    told = true;
+                }
+                Ok(false) => {}
+                Err(Error::Expired) => return false,
+                Err(error) => {
+                    if !error.is_lost() {
+                        error!(%error, "the tree cannot be used");
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    fn occupied(&self, obstacle: Option<Obstacle>) {
+        match obstacle {
+            Some(Obstacle::Occupied(content)) => {
+                let other = Member::parse(&content);
+                let who = other.map_or_else(|_| "somebody else".to_owned(), |other| format!("instance {}", other.instance));
+                error!(node = %self.settings.node, who, "another node of this name is there; give this one another name");
+            }
+            Some(Obstacle::Failing(error)) if !error.is_lost() => {
+                warn!(%error, "this node cannot be announced in the tree");
+            }
+            _ => {}
+        }
+    }
+
+    /// Follows the session's state until it has expired.
+    async fn keep_link(&self, session: &S::Session) {
+        let mut states = session.state();
+        loop {
+            let state = *states.borrow_and_update();
+            match state {
+                State::Connected => {
+                    let is_new = self.link.send_if_modified(|link| {
+                        let is_new = !link.connected;
+                        if is_new {
+                            *link = Link { connected: true, since: Instant::now(), problem: None, ..*link };
+                        }
+                        is_new
+                    });
+                    if is_new {
+                        info!(session = format!("{:#x}", session.id()), "connected to ZooKeeper");
+                    }
+                }
+                State::Disconnected => self.unlinked("the connection was lost".to_owned()),
+                State::Expired => {
+                    self.unlinked("the session has expired".to_owned());
+                    return;
+                }
+            }
+            if states.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Derives the mode from the connection, for ever.
+    async fn keep_mode(&self) {
+        let mut link = self.link.subscribe();
+        loop {
+            let (connected, since) = {
+                let link = link.borrow_and_update();
+                (link.connected, link.since)
+            };
+            let alone_at = since + self.settings.autonomy_after;
+            let mode = match connected {
+                true => Mode::Live,
+                false if Instant::now() >= alone_at => Mode::Autonomous,
+                false => Mode::Static,
+            };
+            let is_new = self.mode.send_if_modified(|current| {
+                let is_new = *current != mode;
+                *current = mode;
+                is_new
+            });
+            if is_new && mode == Mode::Autonomous {
+                warn!("cut off from ZooKeeper: probing every real, and leaving dead ones out");
+            }
+            tokio::select! {
+                biased;
+                changed = link.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep_until(alone_at), if mode == Mode::Static => {}
+            }
+        }
+    }
+
+    /// Keeps what the session's znodes are to hold. A node is there once it has the newest decision in force and has
+    /// passed its self-test; what it finds counts from then on.
+    async fn keep_contents(
+        &self,
+        registered: &watch::Sender<Option<Vec<u8>>>,
+        voted: &watch::Sender<Option<Vec<u8>>>,
+        applied: &watch::Sender<Option<Vec<u8>>>,
+    ) {
+        let (mut report, mut vote, mut followed) =
+            (self.report.clone(), self.vote.clone(), self.followed.subscribe());
+        let mut is_in = false;
+        loop {
+            let now = Arc::clone(&report.borrow_and_update());
+            let wanted = {
+                let followed = followed.borrow_and_update();
+                let order = followed.decided.as_ref().map(|decided| decided.head.order());
+                order.filter(|_| followed.current)
+            };
+            is_in |= now.healthy && now.order.is_some() && wanted.is_some_and(|wanted| now.order >= Some(wanted));
+            if let Some((term, epoch)) = now.order {
+                let record = Applied {
+                    term,
+                    epoch,
+                    digest: now.digest.clone(),
+                    mode: now.mode,
+                    problem: now.problem.clone(),
+                    extra: Default::default(),
+                };
+                put(applied, record.bytes().ok());
+            }
+            let votes = vote.borrow_and_update().clone();
+            if is_in {
+                put(registered, self.settings.member.bytes().ok());
+                put(voted, votes);
+            }
+            tokio::select! {
+                biased;
+                Ok(()) = report.changed() => {}
+                Ok(()) = vote.changed() => {}
+                Ok(()) = followed.changed() => {}
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Follows this node's flags until the session has expired.
+    async fn keep_flags(&self, session: &S::Session) {
+        let path = paths::maintenance(&self.settings.node);
+        let mut state = session.state();
+        loop {
+            match state.wait_for(|state| *state != State::Disconnected).await {
+                Ok(state) if *state == State::Connected => {}
+                _ => return,
+            }
+            let (flag, changed) = match session.watch(&path).await {
+                Ok(watched) => watched,
+                Err(Error::Expired) => return,
+                Err(_) => {
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            let flag = flag.map(|znode| Flag::read(&znode.data)).filter(|flag| flag.counts(wall()));
+            let wanted = flag.is_some();
+            let is_new = self.maintenance.send_if_modified(|current| {
+                let is_new = *current != wanted;
+                *current = wanted;
+                is_new
+            });
+            match (is_new, flag) {
+                (true, Some(flag)) => info!(by = flag.by, why = flag.why, "taken out of service"),
+                (true, None) => info!("back in service"),
+                _ => {}
+            }
+            tokio::select! {
+                biased;
+                () = changed => {}
+                // A flag ends by itself, too.
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+}
+
+fn put(sender: &watch::Sender<Option<Vec<u8>>>, content: Option<Vec<u8>>) {
+    sender.send_if_modified(|current| {
+        let differs = *current != content;
+        *current = content;
+        differs
+    });
+}
