@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
-use zk_schema::{ClusterFile, ClusterFileError, Desired, Node, Problems};
+use zk_schema::{ClusterFile, Desired, FileErrors, Node, Problems};
 
 /// Pause between two looks. A change is read when two looks agree, since it may be half written at the first.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ pub enum FileError {
     },
     /// It was read and is wrong.
     #[error(transparent)]
-    Invalid(#[from] ClusterFileError),
+    Invalid(#[from] FileErrors),
     /// It is right, but a node that runs cannot become what it says.
     #[error("{}: {problems} (the node runs with the [node] table that it was started with; restart it)", path.display())]
     NeedsRestart {
