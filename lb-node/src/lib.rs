@@ -9,6 +9,7 @@ pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod dataplane;
+pub mod front;
 pub mod health;
 pub mod metrics;
 pub mod nexthop;
