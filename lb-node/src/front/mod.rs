@@ -249,9 +249,12 @@ impl<A: Announcer> Front<A> {
                 () = sleep_until(wake_at) => {}
             }
             if Instant::now() >= check_at {
+                check_at = Instant::now() + CHECK_EVERY;
+                if self.status.borrow().problem.is_some() {
+                    continue; // what failed is being tried again, which says more than a look
+                }
                 let outcome = self.announcer.check().await;
                 self.note(&outcome, None);
-                check_at = Instant::now() + CHECK_EVERY;
             }
         }
         self.withdraw_all().await
@@ -300,5 +303,7 @@ impl<A: Announcer> Front<A> {
     }
 }
 
+#[cfg(test)]
+mod fake;
 #[cfg(test)]
 mod tests;
