@@ -1,13 +1,14 @@
 //! The command line.
 
-use crate::{capture, dataplane, node, probe_route, real, standalone};
+use crate::standalone::{self, FileError};
+use crate::{capture, dataplane, node, probe_route, real};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
-use zk_schema::{ClusterFile, Vip};
+use zk_schema::{ClusterFile, FrontDriver, Node, NodeFile, Vip};
 
 /// Balances long-lived connections over many servers, in XDP.
 ///
@@ -63,12 +64,15 @@ enum Command {
   curl -s 127.0.0.1:9940/status | jq .vips       who gets connections, and why")]
     Run(Run),
 
-    /// Check a cluster file, and print what it says.
+    /// Check a cluster file or a node file, and print what it says.
+    ///
+    /// A file with a table [zookeeper] is a node file, that of a node in a cluster; any other is the cluster file of a
+    /// node that stands alone.
     ///
     /// Lists everything that is wrong, with line, field and what is allowed, and then exits with code 1. Needs no rights
     /// and touches nothing.
     Check {
-        /// The cluster file (its fields are described in docs/cluster-file.md).
+        /// The file (its fields are described in docs/cluster-file.md and docs/node-file.md).
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -122,8 +126,7 @@ impl Cli {
         match self.command {
             Command::Run(run) => node::run_standalone(&run.standalone, &run.bpffs).await,
             Command::Check { file } => {
-                let checked = standalone::read(&file)?;
-                print!("{}", summary(&checked));
+                print!("{}", check(&file)?);
                 Ok(())
             }
             Command::Real(options) => real::run(options).await,
@@ -169,13 +172,60 @@ fn start_log(format: LogFormat) {
     };
 }
 
+/// Checks a file of either kind, and says what is in it.
+fn check(path: &Path) -> Result<String, FileError> {
+    let text = standalone::read_text(path)?;
+    let name = path.display().to_string();
+    if NodeFile::is_meant_by(&text) {
+        Ok(node_summary(&NodeFile::parse(&text, &name)?))
+    } else {
+        Ok(summary(&ClusterFile::parse(&text, &name)?))
+    }
+}
+
+/// The node itself in a line.
+fn node_line(node: &Node) -> String {
+    format!("node {} on {} (XDP {}), admin on {}\n", node.name, node.interface, node.xdp_mode, node.admin)
+}
+
+/// A node file in a few lines.
+fn node_summary(file: &NodeFile) -> String {
+    let NodeFile { node, zookeeper, front, cluster } = file;
+    let mut text = node_line(node);
+    let transport = if zookeeper.tls_ca.is_some() { "TLS" } else { "no TLS" };
+    let user = match &zookeeper.credentials_file {
+        Some(file) => format!("credentials of {} by {}", file.display(), zookeeper.auth),
+        None => "no credentials".to_owned(),
+    };
+    let _ = writeln!(
+        text,
+        "ZooKeeper at {}, session timeout {} ms, {transport}, {user}, {} access to what it creates",
+        zookeeper.servers, zookeeper.session_timeout_ms, zookeeper.acl
+    );
+    let _ = match front.driver {
+        FrontDriver::None => writeln!(text, "front: announced by nobody"),
+        FrontDriver::Bird => writeln!(
+            text,
+            "front: announced after {} ms by the BIRD at {}, which includes {}",
+            front.announce_hold_ms,
+            front.bird_socket.display(),
+            front.bird_file.display()
+        ),
+    };
+    let _ = writeln!(
+        text,
+        "state in {}; on its own after {} ms; {} ms between withdrawing and stopping; {} ms for acknowledgements",
+        cluster.state_dir.display(),
+        cluster.autonomy_after_ms,
+        cluster.drain_wait_ms,
+        cluster.ack_timeout_ms
+    );
+    text
+}
+
 /// A cluster file in a few lines.
 fn summary(file: &ClusterFile) -> String {
-    let node = &file.node;
-    let mut text = format!(
-        "node {} on {} (XDP {}), admin on {}\n",
-        node.name, node.interface, node.xdp_mode, node.admin
-    );
+    let mut text = node_line(&file.node);
     for (name, state) in &file.desired.vips {
         let (vip, reals) = (&state.vip, &state.reals);
         let check = vip.health.as_ref().map_or("no health check".to_owned(), |check| {
@@ -226,7 +276,6 @@ mod tests {
     use super::*;
     use crate::testing::{checked_vip, desired, name};
     use clap::CommandFactory as _;
-    use zk_schema::Node;
 
     #[test]
     fn the_commands_are_consistent() {
@@ -265,5 +314,33 @@ mod tests {
              b: 10.0.2.2 weight 50 (33.3 %)\n  \
              c: 10.0.2.3 weight 0 (0.0 %)\n"
         );
+    }
+
+    #[test]
+    fn check_tells_a_node_file_from_a_cluster_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.toml");
+        let checked = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            check(&path)
+        };
+        let node = "[node]\nname = \"lb-1\"\ninterface = \"eth0\"\n";
+        let cluster_file = checked(node).unwrap();
+        assert_eq!(cluster_file, "node lb-1 on eth0 (XDP auto), admin on 127.0.0.1:9940\n");
+
+        let zookeeper = "[zookeeper]\nservers = \"zk-1:2181,zk-2:2181/site-a\"\n";
+        let front = "[front]\ndriver = \"bird\"\n";
+        assert_eq!(
+            checked(&[node, zookeeper, front].concat()).unwrap(),
+            "node lb-1 on eth0 (XDP auto), admin on 127.0.0.1:9940\n\
+             ZooKeeper at zk-1:2181,zk-2:2181/site-a, session timeout 6000 ms, no TLS, no credentials, open access to \
+             what it creates\n\
+             front: announced after 1000 ms by the BIRD at /run/bird/bird.ctl, which includes /run/drover/bird.conf\n\
+             state in /var/lib/drover; on its own after 10000 ms; 5000 ms between withdrawing and stopping; 3000 ms \
+             for acknowledgements\n"
+        );
+
+        let refusal = checked(&[node, "[zookeeper]\n"].concat()).unwrap_err().to_string();
+        assert!(refusal.contains("file.toml:4:2: zookeeper.servers: missing"), "{refusal}");
     }
 }

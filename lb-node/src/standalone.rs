@@ -17,19 +17,19 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
-use zk_schema::{ClusterFile, ClusterFileError, Desired, Node, Problems};
+use zk_schema::{ClusterFile, Desired, FileErrors, Node, Problems};
 
 /// Pause between two looks. A change is read when two looks agree, since it may be half written at the first.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// No sensible cluster file is larger; a device or a log named by mistake may be without end.
+/// No sensible configuration file is larger; a device or a log named by mistake may be without end.
 const MAX_BYTES: u64 = 64 << 20;
 
-/// Why a cluster file cannot be used.
+/// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
-    #[error("{}: {source}; name a cluster file that this user can read", path.display())]
+    #[error("{}: {source}; name a file that this user can read", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum FileError {
     },
     /// It was read and is wrong.
     #[error(transparent)]
-    Invalid(#[from] ClusterFileError),
+    Invalid(#[from] FileErrors),
     /// It is right, but a node that runs cannot become what it says.
     #[error("{}: {problems} (the node runs with the [node] table that it was started with; restart it)", path.display())]
     NeedsRestart {
@@ -62,6 +62,14 @@ impl FileError {
 /// # Errors
 /// If it cannot be read, or with everything that is wrong with it.
 pub fn read(path: &Path) -> Result<ClusterFile, FileError> {
+    Ok(ClusterFile::parse(&read_text(path)?, &path.display().to_string())?)
+}
+
+/// Reads a configuration file's text.
+///
+/// # Errors
+/// If it cannot be read, or is too large to be one.
+pub fn read_text(path: &Path) -> Result<String, FileError> {
     let unreadable = |source| FileError::Read { path: path.to_owned(), source };
     let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
     if bytes > MAX_BYTES {
@@ -70,8 +78,7 @@ pub fn read(path: &Path) -> Result<ClusterFile, FileError> {
             format!("the file has {bytes} bytes, which is more than {MAX_BYTES}"),
         )));
     }
-    let text = std::fs::read_to_string(path).map_err(unreadable)?;
-    Ok(ClusterFile::parse(&text, &path.display().to_string())?)
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 /// What became of the file's newest content.

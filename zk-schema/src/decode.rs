@@ -61,13 +61,13 @@ impl<'a> Fields<'a> {
     }
 
     /// Puts the field on the report if it is absent.
-    fn require(&mut self, key: &'static str, expected: &str) {
+    pub(crate) fn require(&mut self, key: &'static str, expected: &str) {
         if self.object.get(key).is_none_or(Value::is_null) {
             self.scope.problem(key, format!("missing; it must be {expected}"));
         }
     }
 
-    fn number<T: TryFrom<u32>>(&mut self, key: &'static str, allowed: Allowed) -> Option<T> {
+    pub(crate) fn number<T: TryFrom<u32>>(&mut self, key: &'static str, allowed: Allowed) -> Option<T> {
         let value = self.value(key)?;
         let number = whole_number(value, allowed);
         if number.is_none() {
@@ -77,7 +77,7 @@ impl<'a> Fields<'a> {
         number
     }
 
-    fn word<T: Words>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn word<T: Words>(&mut self, key: &'static str) -> Option<T> {
         let value = self.value(key)?;
         let word = value.as_str().unwrap_or_default();
         let found = T::WORDS.iter().find(|(candidate, _)| *candidate == word);
@@ -88,7 +88,7 @@ impl<'a> Fields<'a> {
         found.map(|(_, value)| *value)
     }
 
-    fn text(&mut self, key: &'static str) -> Option<String> {
+    pub(crate) fn text(&mut self, key: &'static str) -> Option<String> {
         let value = self.value(key)?;
         if !value.is_string() {
             self.refuse(key, value, "text in quotes");
@@ -105,7 +105,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text that stands for something else, e.g. an address.
-    fn parsed<T: FromStr>(&mut self, key: &'static str, expected: &str) -> Option<T> {
+    pub(crate) fn parsed<T: FromStr>(&mut self, key: &'static str, expected: &str) -> Option<T> {
         let value = self.value(key)?;
         let parsed = value.as_str().and_then(|text| text.parse().ok());
         if parsed.is_none() {
@@ -115,7 +115,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A text whose type's own error says what it should be.
-    fn named<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &'static str) -> Option<T> {
+    pub(crate) fn named<T: FromStr<Err: std::fmt::Display>>(&mut self, key: &'static str) -> Option<T> {
         match self.text(key)?.parse() {
             Ok(name) => Some(name),
             Err(error) => {
@@ -346,6 +346,14 @@ impl Decode for Node {
             fields.number("probes_in_flight", allowed::PROBES_IN_FLIGHT).unwrap_or(node.probes_in_flight);
         node.capacity = fields.table("capacity", Capacity::decode).unwrap_or_default();
         node
+    }
+}
+
+impl Node {
+    /// The table `node`, which a configuration file must have.
+    pub(crate) fn required(fields: &mut Fields<'_>) -> Self {
+        let node = fields.required_table("node", "a table with at least `name` and `interface`");
+        node.unwrap_or_else(|| Self::new("missing".parse().expect("is a name"), "missing"))
     }
 }
 

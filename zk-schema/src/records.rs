@@ -481,6 +481,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words!(Protocol { Tcp = "tcp", Udp = "udp" });
 words!(Encapsulation { Gue = "gue", Ipip = "ipip", L2 = "l2" });
 words!(Affinity { Flow = "flow", Source = "source" });

@@ -61,6 +61,11 @@ pub(crate) mod allowed {
     pub(crate) const IN_A_ROW: Allowed = Allowed::range(1, 100);
     pub(crate) const STATUS: Allowed = Allowed::range(100, 599);
     pub(crate) const PROBES_IN_FLIGHT: Allowed = Allowed::range(1, 10_000);
+    pub(crate) const SESSION_TIMEOUT_MS: Allowed = Allowed::range(2000, 60_000);
+    pub(crate) const ANNOUNCE_HOLD_MS: Allowed = Allowed::range(0, 600_000);
+    pub(crate) const AUTONOMY_AFTER_MS: Allowed = Allowed::range(1000, 3_600_000);
+    pub(crate) const DRAIN_WAIT_MS: Allowed = Allowed::range(0, 600_000);
+    pub(crate) const ACK_TIMEOUT_MS: Allowed = Allowed::range(100, 600_000);
     pub(crate) const CAPACITY_VIPS: Allowed = Allowed::range(1, 4096);
     pub(crate) const CAPACITY_REALS: Allowed = Allowed::range(1, 1_000_000);
     pub(crate) const CAPACITY_TABLES: Allowed = Allowed::zero_or(2, 8192);
@@ -107,7 +112,7 @@ macro_rules! validate {
 
 validate!(Cluster, Vip, Real, Node, Desired);
 
-fn check_number(scope: &mut Scope<'_>, key: &str, number: u32, allowed: Allowed) {
+pub(crate) fn check_number(scope: &mut Scope<'_>, key: &str, number: u32, allowed: Allowed) {
     if !allowed.contains(number) {
         scope.problem(key, format!("{number} is not {allowed}"));
     }
@@ -419,7 +424,7 @@ fn is_host(text: &str) -> bool {
 }
 
 /// A Host header's value (RFC 9110 section 7.2): a host, IPv6 in brackets, and perhaps a port.
-fn is_authority(text: &str) -> bool {
+pub(crate) fn is_authority(text: &str) -> bool {
     let is_port = |port: &str| {
         port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port != 0)
     };

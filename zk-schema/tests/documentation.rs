@@ -1,14 +1,24 @@
-//! `docs/cluster-file.md` says what the code does.
+//! `docs/cluster-file.md` and `docs/node-file.md` say what the code does.
 
 use std::collections::BTreeSet;
-use zk_schema::{ClusterFile, Node, VipState};
+use zk_schema::{ClusterFile, Node, NodeFile, VipState};
 
-const DOCUMENT: &str = include_str!("../../docs/cluster-file.md");
+const CLUSTER_FILE: &str = include_str!("../../docs/cluster-file.md");
+const NODE_FILE: &str = include_str!("../../docs/node-file.md");
 
-fn example() -> &'static str {
-    let (_, rest) = DOCUMENT.split_once("```toml\n").expect("an example");
+/// The document's complete example.
+fn example(document: &str) -> &str {
+    let (_, rest) = document.split_once("```toml\n").expect("an example");
     let (example, _) = rest.split_once("```").expect("an end of the example");
     example
+}
+
+fn cluster_file() -> ClusterFile {
+    ClusterFile::parse(example(CLUSTER_FILE), "example").unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn node_file() -> NodeFile {
+    NodeFile::parse(example(NODE_FILE), "example").unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The keys in `table` and below that are no names of VIPs or reals.
@@ -32,20 +42,42 @@ fn fields_of(text: &str) -> BTreeSet<String> {
     found
 }
 
-#[test]
-fn the_example_is_valid() {
-    let file = ClusterFile::parse(example(), "example").unwrap_or_else(|error| panic!("{error}"));
-    assert_eq!(file.desired.vips.values().map(|state: &VipState| state.reals.len()).sum::<usize>(), 5);
+/// Asserts that `shown`, of the document's example, has the fields of `all`, of which nothing was left out, and that
+/// each has a row in a table of the reference.
+fn assert_complete(document: &str, shown: &str, all: &str) {
+    let all = fields_of(all);
+    assert_eq!(fields_of(shown), all);
+    for field in all {
+        assert!(document.contains(&format!("\n| `{field}` | ")), "{field} has no row in the reference");
+    }
+}
+
+/// Asserts that the field's row in the reference gives this default.
+fn assert_default(document: &str, field: &str, default: &str) {
+    let row = document.lines().find(|line| line.starts_with(&format!("| `{field}` |"))).expect("a row");
+    assert_eq!(row.split('|').nth(3).map(str::trim), Some(default), "{field}");
 }
 
 #[test]
-fn the_example_shows_every_field_and_the_reference_explains_it() {
-    let file = ClusterFile::parse(example(), "example").unwrap_or_else(|error| panic!("{error}"));
-    let all = fields_of(&file.to_toml().expect("serialises"));
-    assert_eq!(fields_of(example()), all);
-    for field in all {
-        assert!(DOCUMENT.contains(&format!("\n| `{field}` | ")), "{field} has no row in the reference");
-    }
+fn the_example_of_a_cluster_file_is_valid() {
+    let vips = cluster_file().desired.vips;
+    assert_eq!(vips.values().map(|state: &VipState| state.reals.len()).sum::<usize>(), 5);
+}
+
+#[test]
+fn the_example_of_a_node_file_is_valid() {
+    assert_eq!(node_file().front.driver, zk_schema::FrontDriver::Bird);
+}
+
+#[test]
+fn the_examples_show_every_field_and_the_references_explain_it() {
+    let all = cluster_file().to_toml().expect("serialises");
+    assert_complete(CLUSTER_FILE, example(CLUSTER_FILE), &all);
+    // What `[node]` has is explained in the reference of the cluster file.
+    let all = node_file().to_toml().expect("serialises");
+    let after_node =
+        |text: &str| text[text.find("[zookeeper]").expect("the table after the node's")..].to_owned();
+    assert_complete(NODE_FILE, &after_node(example(NODE_FILE)), &after_node(&all));
 }
 
 #[test]
@@ -61,7 +93,28 @@ fn the_documented_defaults_of_a_node_are_the_codes() {
         ("tables", node.capacity.slot_tables().to_string()),
     ];
     for (field, default) in rows {
-        let row = DOCUMENT.lines().find(|line| line.starts_with(&format!("| `{field}` |"))).expect("a row");
-        assert_eq!(row.split('|').nth(3).map(str::trim), Some(default.as_str()), "{field}");
+        assert_default(CLUSTER_FILE, field, &default);
+    }
+}
+
+#[test]
+fn the_documented_defaults_of_a_node_file_are_the_codes() {
+    let NodeFile { zookeeper, front, cluster, .. } =
+        NodeFile::new(Node::new("lb-1".parse().expect("a name"), "eth0"), "zk-1");
+    let rows = [
+        ("session_timeout_ms", zookeeper.session_timeout_ms.to_string()),
+        ("auth", format!("`{}`", zookeeper.auth)),
+        ("acl", format!("`{}`", zookeeper.acl)),
+        ("driver", format!("`{}`", front.driver)),
+        ("bird_file", format!("`{}`", front.bird_file.display())),
+        ("bird_socket", format!("`{}`", front.bird_socket.display())),
+        ("announce_hold_ms", front.announce_hold_ms.to_string()),
+        ("state_dir", format!("`{}`", cluster.state_dir.display())),
+        ("autonomy_after_ms", cluster.autonomy_after_ms.to_string()),
+        ("drain_wait_ms", cluster.drain_wait_ms.to_string()),
+        ("ack_timeout_ms", cluster.ack_timeout_ms.to_string()),
+    ];
+    for (field, default) in rows {
+        assert_default(NODE_FILE, field, &default);
     }
 }
