@@ -7,8 +7,10 @@
 //! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
 //! | `/status` | always: JSON | |
 
+use crate::cluster::agent::Learnt;
+use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
-use crate::status::{Status, VipStatus, seconds};
+use crate::status::{ClusterStatus, Status, VipStatus, seconds};
 use anyhow::{Context as _, Result};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -19,10 +21,11 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use zk_schema::tree::Mode;
 use zk_schema::{NodeName, VipName};
 
 /// What the endpoint shows.
@@ -34,6 +37,10 @@ pub struct Shown {
     pub status: watch::Receiver<Arc<Status>>,
     /// The cluster file's status.
     pub file: watch::Receiver<FileStatus>,
+    /// What a node of a cluster knows of it; `None` on a standalone node.
+    pub cluster: Option<Learnt>,
+    /// What is announced.
+    pub announced: watch::Receiver<FrontStatus>,
     /// The metrics.
     pub registry: Arc<Registry>,
 }
@@ -80,6 +87,10 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
         remarks.push("the cluster file is refused and the last good state stays in force:".to_owned());
         remarks.extend(file.problems.iter().cloned());
     }
+    if let Some(cluster) = &shown.cluster {
+        remarks.extend(ClusterStatus::of(cluster).remarks());
+    }
+    remarks.extend(shown.announced.borrow().problem.iter().cloned());
     remarks.extend(file.restart_for.iter().map(|field| format!("a change of {field} waits for a restart")));
     verdict(&missing, &remarks)
 }
@@ -122,7 +133,14 @@ struct Report<'a> {
     healthy: bool,
     ready: bool,
     config: Config<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    term: Option<u64>,
     epoch: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mode: Option<Mode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterStatus>,
+    announced: BTreeSet<IpAddr>,
     xdp_native: bool,
     apply_error: Option<&'a str>,
     self_test_failures: Option<&'a BTreeMap<VipName, String>>,
@@ -152,7 +170,11 @@ async fn status(State(shown): State<Shown>) -> Response {
             restart_for: &file.restart_for,
             loaded: file.loaded.and_then(seconds),
         },
+        term: status.term,
         epoch: status.epoch,
+        mode: status.mode,
+        cluster: shown.cluster.as_ref().map(ClusterStatus::of),
+        announced: shown.announced.borrow().announced.clone(),
         xdp_native: status.xdp_native,
         apply_error: status.apply_error.as_deref(),
         self_test_failures: status.self_test.as_ref().map(|test| &test.failures),

@@ -50,7 +50,10 @@ enum LogFormat {
 enum Command {
     /// Run a load-balancer node.
     ///
-    /// The node follows the cluster file: an edit (or SIGHUP) takes effect without touching other connections, and
+    /// A node of a cluster (--config) serves what the cluster's leader decides on; SIGTERM withdraws its VIPs from the
+    /// front, waits for packets to find other ways, and ends it.
+    ///
+    /// A standalone node follows its cluster file: an edit (or SIGHUP) takes effect without touching other connections, and
     /// one that is wrong is refused whole, with what is wrong by line, while the last good state stays in force.
     ///
     /// When the process ends, however it ends, packets are forwarded as before, and the next `lb-node run` takes over
@@ -58,6 +61,7 @@ enum Command {
     ///
     /// The file's `admin` address (127.0.0.1:9940 by default) answers /healthz, /readyz, /status and /metrics.
     #[command(after_help = "Examples:
+  lb-node run --config /etc/drover/node.toml     one of several nodes
   lb-node run --standalone /etc/drover/cluster.toml
   kill -HUP $(pidof lb-node)                     read the file again now
   curl -s 127.0.0.1:9940/readyz                  what is missing, if anything
@@ -96,13 +100,24 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Run {
-    /// Cluster file of a node that shares its state with no other.
-    #[arg(long, value_name = "FILE", required = true)]
-    standalone: PathBuf,
+    #[command(flatten)]
+    what: What,
 
     /// Directory on a BPF file system that keeps programs and tables while no process runs.
     #[arg(long, value_name = "DIRECTORY", default_value = real::DEFAULT_BPFFS)]
     bpffs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct What {
+    /// Node file of a node of a cluster, which shares its state with others through ZooKeeper.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Cluster file of a node that shares its state with no other.
+    #[arg(long, value_name = "FILE")]
+    standalone: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -124,7 +139,11 @@ impl Cli {
     pub async fn execute(self) -> Result<()> {
         start_log(self.log_format);
         match self.command {
-            Command::Run(run) => node::run_standalone(&run.standalone, &run.bpffs).await,
+            Command::Run(Run { what: What { config, standalone }, bpffs }) => match (config, standalone) {
+                (Some(file), _) => node::run_in_cluster(&file, &bpffs).await,
+                (None, Some(file)) => node::run_standalone(&file, &bpffs).await,
+                (None, None) => bail!("name a node file (--config) or a cluster file (--standalone)"),
+            },
             Command::Check { file } => {
                 print!("{}", check(&file)?);
                 Ok(())

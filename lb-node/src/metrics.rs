@@ -3,11 +3,13 @@
 //! Counters of packets are the kernel's, and are read when somebody asks. They go on through restarts of this
 //! process, and those of a real vanish with it.
 
+use crate::cluster::agent::Learnt;
 use crate::control::{Forwarding, Shared, locked};
 use crate::dataplane::{Applied, Statistics};
+use crate::front::FrontStatus;
 use crate::health::metrics::ProbeMetrics;
 use crate::standalone::FileStatus;
-use crate::status::{RealStatus, Status};
+use crate::status::{ClusterStatus, RealStatus, Status};
 use lb_ebpf::lb::RealCounters;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -21,6 +23,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
+use zk_schema::tree::Mode;
 
 /// Upper bounds of the buckets of the time to apply, in seconds; 10 ms for one VIP is the aim.
 const APPLY_BUCKETS: [f64; 8] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
@@ -75,6 +78,10 @@ pub struct Sources<D> {
     pub status: watch::Receiver<Arc<Status>>,
     /// The cluster file's status.
     pub file: watch::Receiver<FileStatus>,
+    /// What a node of a cluster knows of it; `None` on a standalone node.
+    pub cluster: Option<Learnt>,
+    /// What is announced.
+    pub announced: watch::Receiver<FrontStatus>,
 }
 
 /// All metrics of a node, below the prefix `drover`.
@@ -115,6 +122,10 @@ impl<D: Forwarding> Collector for Scrape<D> {
             (dataplane.statistics(), dataplane.unresolved().len())
         };
         encode_status(&mut families, &status, file_is_valid, unresolved)?;
+        if let Some(cluster) = &self.sources.cluster {
+            let announced = self.sources.announced.borrow().clone();
+            encode_cluster(&mut families, &ClusterStatus::of(cluster), &status, &announced)?;
+        }
         match statistics {
             Ok(statistics) => {
                 self.unreadable.store(false, Ordering::Relaxed);
@@ -192,6 +203,44 @@ fn encode_status(
         families.gauge(name, help, value)?;
     }
     Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; terms and sessions stay far below 2^53")]
+fn encode_cluster(
+    families: &mut Families<'_>,
+    cluster: &ClusterStatus,
+    status: &Status,
+    announced: &FrontStatus,
+) -> fmt::Result {
+    let single = [
+        ("term", "Leadership that decided on what is in force", status.term.unwrap_or(0) as f64),
+        ("leader", "Whether this node leads: 0 or 1", flag(cluster.leading.is_some())),
+        ("zookeeper_connected", "Whether ZooKeeper answers: 0 or 1", flag(cluster.connected)),
+        (
+            "autonomous",
+            "Whether reals are left out by this node's own judgement: 0 or 1",
+            flag(status.mode == Some(Mode::Autonomous)),
+        ),
+        ("maintenance", "Whether operators took this node out of service: 0 or 1", flag(cluster.maintenance)),
+        ("settling", "Whether the leader removes nothing since it is new: 0 or 1", flag(cluster.settling)),
+        (
+            "refused_records",
+            "What the leader refuses or holds back of operators' records",
+            count(cluster.leader_problems.len()),
+        ),
+        ("lagging_nodes", "Nodes that did not acknowledge in time", count(cluster.lagging.len())),
+    ];
+    for (name, help, value) in single {
+        families.gauge(name, help, value)?;
+    }
+    families.gauges(
+        "announced",
+        "Addresses that this node announces: 1",
+        announced.announced.iter().map(|address| ([("address", address.to_string())], 1.0)),
+    )?;
+    let none: [(&str, &str); 0] = [];
+    families.counters("zookeeper_sessions", "Sessions begun", [(none, cluster.sessions)])?;
+    families.counters("announcer_errors", "Attempts to announce or withdraw that failed", [(none, announced.errors)])
 }
 
 fn encode_statistics(families: &mut Families<'_>, statistics: &Statistics) -> fmt::Result {

@@ -1,124 +1,477 @@
 //! A node: everything put together, run, and shut down.
+//!
+//! There are two kinds. A standalone node goes by a file and decides itself; a node of a cluster goes by what the
+//! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
-use crate::control::{self, Control, Inputs, Outputs};
+use crate::cluster::agent::{self, Agent, Learnt};
+use crate::cluster::cache::Cache;
+use crate::cluster::{leader, vote};
+use crate::control::{self, Control, Inputs, Outputs, Report};
 use crate::dataplane::{Dataplane, Settings, Start};
+use crate::front::{Driver, Front, FrontStatus, boot_id};
 use crate::health::scheduler;
 use crate::health::{self, probe::Prober};
 use crate::metrics::{self, ControlMetrics};
 use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
 use crate::probe_route::ProbeRoute;
-use crate::standalone::FileStore;
+use crate::standalone::{FileStatus, FileStore};
+use crate::zookeeper;
 use anyhow::{Context as _, Result, bail};
-use coordination::Snapshot;
+use coordination::follow::{Decided, Followed};
+use coordination::{Snapshot, Snapshots};
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tracing::{debug, error, info, warn};
-use zk_schema::Node;
+use zk_schema::tree::{Member, Mode};
+use zk_schema::{Node, NodeFile};
 
 /// How often the probes' route is looked after.
 const PROBE_ROUTE_EVERY: Duration = Duration::from_secs(15);
+
+/// How long a node that starts prefers what the tree says to what it kept on disk.
+const TREE_FIRST: Duration = Duration::from_secs(3);
+
+/// How often everything in the tree is read again, since a lost notification is never announced.
+const REREAD: Duration = Duration::from_secs(45);
 
 /// Runs a node from a cluster file until SIGTERM or SIGINT. Forwarding goes on when this returns.
 ///
 /// # Errors
 /// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it.
 pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     check_capabilities()?;
 
     let store = FileStore::open(file)?;
-    let node = store.node().clone();
-    // Before anything in the kernel is touched: a second daemon ends here.
-    let listener = admin::bind(node.admin).await?;
-    let interface = sources::interface(&node.interface).await.context("the front interface is not usable")?;
-    let outer =
-        Sources { v4: node.source_v4.or(interface.sources.v4), v6: node.source_v6.or(interface.sources.v6) };
-
+    let base = Base::prepare(store.node().clone()).await?;
     let snapshots = store.snapshots();
-    let first = Arc::clone(&snapshots.borrow());
-    let (dataplane, start) = open(&node, outer, &first, bpffs)?;
-    let in_force = control::inherited(&dataplane, start, &first.desired);
-    let dataplane = Arc::new(Mutex::new(dataplane));
-
-    let (wanted, wanted_receiver) = watch::channel(control::wanted(&first.desired));
-    let path_mtus = pmtu::spawn(outer, node.gue_port, wanted_receiver.clone())
-        .context("path MTUs towards reals cannot be learnt")?;
-    let follower = nexthop::spawn(interface.index, wanted_receiver, path_mtus)
-        .await
-        .context("next hops of reals cannot be learnt")?;
-
-    let (targets, targets_receiver) = watch::channel(Arc::default());
-    let settings = scheduler::Settings {
-        probes_in_flight: usize::try_from(node.probes_in_flight).unwrap_or(usize::MAX),
-        seed: seed(&node),
-        initially_up: in_force.clone(),
-    };
-    let scheduler = health::scheduler::spawn(Prober::new(node.name.clone()), targets_receiver, settings);
-
-    let (status, status_receiver) = watch::channel(Arc::default());
-    let control_metrics = ControlMetrics::default();
-    let sources = metrics::Sources {
-        dataplane: Arc::clone(&dataplane),
-        status: status_receiver.clone(),
+    let (report, _) = watch::channel(Arc::default());
+    let running = base.start(Plan {
+        bpffs,
+        snapshots,
+        mode: watch::channel(Mode::Live).1,
+        in_cluster: None,
         file: store.status(),
-    };
-    let shown = Shown {
-        node: node.name.clone(),
-        status: status_receiver,
-        file: store.status(),
-        registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
-    };
-    let inputs = Inputs {
-        snapshots: snapshots.clone(),
-        verdicts: scheduler.verdicts(),
-        next_hops: follower.next_hops,
-    };
-    let outputs = Outputs { targets, wanted, status };
-    let control = Control::new(dataplane, start, in_force, outputs, control_metrics);
-
-    info!(
-        node = %node.name,
-        interface = node.interface,
-        admin = %node.admin,
-        vips = first.desired.vips.len(),
-        predecessor = ?start,
-        "lb-node {} starts",
-        env!("CARGO_PKG_VERSION")
-    );
-    let _tasks = [
-        Task::spawn(async move {
-            if let Err(error) = admin::serve(listener, shown).await {
-                error!("{error:#}");
-            }
-        }),
-        Task::spawn(store.follow(async move || {
-            if hangup.recv().await.is_none() {
-                std::future::pending::<()>().await;
-            }
-        })),
-        Task::spawn(keep_probe_route(node.interface.clone(), outer, snapshots)),
-    ];
-    control
-        .run(inputs, async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-        .await;
+        report,
+    });
+    let running = running.await?;
+    let _file = Task::spawn(store.follow(async move || {
+        if hangup.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }));
+    signals.wait().await;
+    running.stop().await;
     info!("stopping; forwarding goes on as it is until the next lb-node, or `lb-node detach`");
     Ok(())
+}
+
+/// Runs a node of a cluster from its node file until SIGTERM or SIGINT: then it withdraws its VIPs, waits for
+/// packets to find other ways, leaves the tree, and ends. Forwarding goes on when this returns.
+///
+/// # Errors
+/// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it.
+pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
+    let signals = Signals::new()?;
+    let mut stop = std::pin::pin!(signals.wait());
+    check_capabilities()?;
+
+    let NodeFile { node, zookeeper, front, cluster } = zookeeper::read_node_file(file)?;
+    let store = zookeeper::store(&zookeeper)?;
+    let boot = boot_id().context("cannot read this machine's boot id")?;
+    let announcer = Driver::open(&front, &boot)?;
+    let base = Base::prepare(node).await?;
+    let cache = Cache::new(&cluster.state_dir, &base.node.name);
+    let cached = match cache.load() {
+        Ok(cached) => cached.map(Arc::new),
+        Err(error) => {
+            warn!("{error}");
+            None
+        }
+    };
+
+    let (report, report_receiver) = watch::channel(Arc::<Report>::default());
+    let (vote_sender, vote_receiver) = watch::channel(None);
+    let settings = agent::Settings {
+        node: base.node.name.clone(),
+        member: base.member(&boot)?,
+        leader: leader::Settings {
+            session_timeout: zookeeper.session_timeout(),
+            ack_timeout: cluster.ack_timeout(),
+        },
+        autonomy_after: cluster.autonomy_after(),
+        reread: REREAD,
+    };
+    let (agent, learnt) = Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver);
+    let (leave, left) = oneshot::channel::<()>();
+    let agent = tokio::spawn(agent.run(async move {
+        let _ = left.await;
+    }));
+
+    info!(node = %base.node.name, zookeeper = zookeeper.servers, "waiting for the first decision");
+    let first = tokio::select! {
+        first = first_decision(learnt.followed.clone()) => first,
+        () = &mut stop => {
+            drop(leave);
+            let _ = agent.await;
+            return Ok(());
+        }
+    };
+    let snapshots = Snapshots::of_cluster(first);
+    let node = base.node.clone();
+    let running = base
+        .start(Plan {
+            bpffs,
+            snapshots: snapshots.subscribe(),
+            mode: learnt.mode.clone(),
+            in_cluster: Some(&learnt),
+            file: watch::channel(FileStatus::default()).1,
+            report,
+        })
+        .await?;
+    let _tasks = [
+        Task::spawn(follow_decisions(learnt.followed.clone(), snapshots, cache)),
+        Task::spawn(vote::follow(
+            report_receiver.clone(),
+            running.targets.clone(),
+            running.verdicts.clone(),
+            vote_sender,
+        )),
+    ];
+
+    let front_task = Front::new(announcer, front.announce_hold());
+    let announced = front_task.status();
+    let inherited = announced.borrow().announced.clone();
+    let (wanted, wanted_receiver) = watch::channel(inherited);
+    running.announced.send_replace(announced.borrow().clone());
+    let (withdraw, withdrawn) = oneshot::channel::<()>();
+    let front_task = tokio::spawn(front_task.run(wanted_receiver, async move {
+        let _ = withdrawn.await;
+    }));
+    let _front = [
+        Task::spawn(pass_on(announced.clone(), running.announced.clone())),
+        Task::spawn(keep_wanted(node, report_receiver, learnt, wanted)),
+    ];
+
+    stop.await;
+    // Routers have to stop sending packets here before this node may stop answering for what it serves.
+    let served = !announced.borrow().announced.is_empty();
+    drop(withdraw);
+    match front_task.await {
+        Ok(Ok(())) => info!("withdrawn from the front"),
+        Ok(Err(error)) => error!("{error}"),
+        Err(panic) => error!("the front is at fault itself: {panic}"),
+    }
+    if served {
+        info!(wait = ?cluster.drain_wait(), "waiting for packets to find other ways");
+        tokio::time::sleep(cluster.drain_wait()).await;
+    }
+    drop(leave);
+    let _ = agent.await;
+    running.stop().await;
+    info!("stopping; forwarding goes on as it is until the next lb-node, or `lb-node detach`");
+    Ok(())
+}
+
+/// What both kinds of node have before they know what to serve.
+struct Base {
+    node: Node,
+    listener: TcpListener,
+    ifindex: u32,
+    outer: Sources,
+}
+
+/// What a node is to run by.
+struct Plan<'a> {
+    bpffs: &'a Path,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    mode: watch::Receiver<Mode>,
+    in_cluster: Option<&'a Learnt>,
+    file: watch::Receiver<FileStatus>,
+    report: watch::Sender<Arc<Report>>,
+}
+
+/// A node that forwards.
+struct Running {
+    targets: watch::Receiver<Arc<Vec<health::Target>>>,
+    verdicts: watch::Receiver<Arc<health::Verdicts>>,
+    announced: watch::Sender<FrontStatus>,
+    stop: oneshot::Sender<()>,
+    control: JoinHandle<()>,
+    _tasks: [Task; 2],
+}
+
+impl Base {
+    async fn prepare(node: Node) -> Result<Self> {
+        // Before anything in the kernel is touched: a second daemon ends here.
+        let listener = admin::bind(node.admin).await?;
+        let interface =
+            sources::interface(&node.interface).await.context("the front interface is not usable")?;
+        let outer = Sources {
+            v4: node.source_v4.or(interface.sources.v4),
+            v6: node.source_v6.or(interface.sources.v6),
+        };
+        Ok(Self { node, listener, ifindex: interface.index, outer })
+    }
+
+    /// What others are told of this node.
+    fn member(&self, boot: &str) -> Result<Member> {
+        let mut random = [0; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
+            .context("cannot get random bytes")?;
+        // One network namespace is one node, even where several share a kernel.
+        let namespace = std::fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?;
+        Ok(Member {
+            instance: random.map(|byte| format!("{byte:02x}")).concat(),
+            boot: format!("{boot}/{}", namespace.ino()),
+            source_v4: self.outer.v4,
+            source_v6: self.outer.v6,
+            admin: self.node.admin,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            extra: Default::default(),
+        })
+    }
+
+    /// Takes up forwarding by what the snapshots say.
+    async fn start(self, plan: Plan<'_>) -> Result<Running> {
+        let Self { node, listener, ifindex, outer } = self;
+        let Plan { bpffs, snapshots, mode, in_cluster, file, report } = plan;
+        let first = Arc::clone(&snapshots.borrow());
+        let (dataplane, start) = open(&node, outer, &first, bpffs)?;
+        let in_force = control::inherited(&dataplane, start, &first.desired);
+        let dataplane = Arc::new(Mutex::new(dataplane));
+
+        let (wanted, wanted_receiver) = watch::channel(control::wanted(&first.desired));
+        let path_mtus = pmtu::spawn(outer, node.gue_port, wanted_receiver.clone())
+            .context("path MTUs towards reals cannot be learnt")?;
+        let follower = nexthop::spawn(ifindex, wanted_receiver, path_mtus)
+            .await
+            .context("next hops of reals cannot be learnt")?;
+
+        let (targets, targets_receiver) = watch::channel(Arc::default());
+        let settings = scheduler::Settings {
+            probes_in_flight: usize::try_from(node.probes_in_flight).unwrap_or(usize::MAX),
+            seed: seed(&node),
+            initially_up: in_force.clone(),
+        };
+        let scheduler =
+            health::scheduler::spawn(Prober::new(node.name.clone()), targets_receiver.clone(), settings);
+        let verdicts = scheduler.verdicts();
+
+        let (status, status_receiver) = watch::channel(Arc::default());
+        let announced = watch::Sender::new(FrontStatus::default());
+        let control_metrics = ControlMetrics::default();
+        let sources = metrics::Sources {
+            dataplane: Arc::clone(&dataplane),
+            status: status_receiver.clone(),
+            file: file.clone(),
+            cluster: in_cluster.cloned(),
+            announced: announced.subscribe(),
+        };
+        let shown = Shown {
+            node: node.name.clone(),
+            status: status_receiver,
+            file,
+            cluster: in_cluster.cloned(),
+            announced: announced.subscribe(),
+            registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
+        };
+        let inputs = Inputs {
+            snapshots: snapshots.clone(),
+            verdicts: verdicts.clone(),
+            next_hops: follower.next_hops,
+            mode,
+        };
+        let outputs = Outputs { targets, wanted, status, report };
+        let prober = in_cluster.map(|_| node.name.clone());
+        let control = Control::new(dataplane, start, in_force, prober, outputs, control_metrics);
+
+        info!(
+            node = %node.name,
+            interface = node.interface,
+            admin = %node.admin,
+            vips = first.desired.vips.len(),
+            predecessor = ?start,
+            "lb-node {} starts",
+            env!("CARGO_PKG_VERSION")
+        );
+        let tasks = [
+            Task::spawn(async move {
+                if let Err(error) = admin::serve(listener, shown).await {
+                    error!("{error:#}");
+                }
+            }),
+            Task::spawn(keep_probe_route(node.interface.clone(), outer, snapshots)),
+        ];
+        let (stop, stopped) = oneshot::channel::<()>();
+        let control = tokio::spawn(async move {
+            // Dropping the scheduler would end the probes.
+            let _scheduler = scheduler;
+            let stop = async {
+                let _ = stopped.await;
+            };
+            control.run(inputs, stop).await;
+        });
+        Ok(Running { targets: targets_receiver, verdicts, announced, stop, control, _tasks: tasks })
+    }
+}
+
+impl Running {
+    /// Ends, when what is being applied has been applied.
+    async fn stop(self) {
+        drop(self.stop);
+        if let Err(panic) = self.control.await {
+            error!("a fault of this program: {panic}");
+        }
+    }
+}
+
+/// The first decision to go by: the tree's if it comes soon, else what was kept on disk, else whatever comes.
+async fn first_decision(mut followed: watch::Receiver<Followed>) -> Arc<Decided> {
+    let decided = |followed: &Followed| followed.decided.clone();
+    let current = followed.wait_for(|followed| followed.current && followed.decided.is_some());
+    if let Ok(Ok(followed)) = tokio::time::timeout(TREE_FIRST, current).await
+        && let Some(decided) = decided(&followed)
+    {
+        return decided;
+    }
+    let cached = decided(&followed.borrow());
+    if let Some(cached) = cached {
+        let (term, epoch) = cached.head.order();
+        warn!(term, epoch, "no tree in sight: going by what was kept on disk");
+        return cached;
+    }
+    let any = followed.wait_for(|followed| followed.decided.is_some()).await.map(|any| decided(&any));
+    match any {
+        Ok(Some(decided)) => decided,
+        // The agent has ended: so will this process.
+        _ => std::future::pending().await,
+    }
+}
+
+/// Passes decisions on, and keeps the newest on disk.
+async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Snapshots, cache: Cache) {
+    let mut told = None;
+    let mut refused = None;
+    loop {
+        let (decided, problem) = {
+            let followed = followed.borrow_and_update();
+            (followed.decided.clone(), followed.problem.clone())
+        };
+        if problem != refused {
+            if let Some(problem) = &problem {
+                error!(problem, "the tree's decision is not taken over; what is in force stays");
+            }
+            refused = problem;
+        }
+        if let Some(decided) = decided {
+            snapshots.follow(Arc::clone(&decided));
+            let cache = cache.clone();
+            let kept = tokio::task::spawn_blocking(move || cache.store(&decided)).await;
+            let problem = match kept {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(panic) => Some(panic.to_string()),
+            };
+            if let Some(problem) = problem.as_ref().filter(|problem| told.as_ref() != Some(*problem)) {
+                warn!(problem, "the decision cannot be kept on disk; a reboot without ZooKeeper would not find it");
+            }
+            told = problem;
+        }
+        if followed.changed().await.is_err() {
+            // Dropping the snapshots would end the loop that goes by them.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+async fn pass_on(mut from: watch::Receiver<FrontStatus>, to: watch::Sender<FrontStatus>) {
+    loop {
+        to.send_replace(from.borrow_and_update().clone());
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Keeps what is to be announced: what this node serves, unless it is out of service, or has fallen behind the others.
+async fn keep_wanted(
+    node: Node,
+    mut report: watch::Receiver<Arc<Report>>,
+    learnt: Learnt,
+    wanted: watch::Sender<BTreeSet<IpAddr>>,
+) {
+    let (mut followed, mut maintenance) = (learnt.followed, learnt.maintenance);
+    let mut fallen_behind = false;
+    loop {
+        let report_now = Arc::clone(&report.borrow_and_update());
+        let out_of_service = *maintenance.borrow_and_update();
+        let head = followed.borrow_and_update().decided.as_ref().map(|decided| decided.head.clone());
+        // If most nodes are behind, withdrawing would take the VIPs off the front altogether.
+        let behind = head.is_some_and(|head| {
+            head.lagging.contains(&node.name)
+                && head.lagging.len() * 2 <= head.nodes.len()
+                && report_now.order.is_none_or(|order| order < head.order())
+        });
+        if behind != fallen_behind {
+            match behind {
+                true => error!("this node has fallen behind the others and withdraws its VIPs"),
+                false => info!("this node has caught up with the others"),
+            }
+            fallen_behind = behind;
+        }
+        // Before the first report, what a predecessor announced stays.
+        if report_now.order.is_some() {
+            let serving = if out_of_service || behind { BTreeSet::new() } else { report_now.serving.clone() };
+            wanted.send_if_modified(|wanted| {
+                let differs = *wanted != serving;
+                *wanted = serving;
+                differs
+            });
+        }
+        tokio::select! {
+            Ok(()) = report.changed() => {}
+            Ok(()) = maintenance.changed() => {}
+            Ok(()) = followed.changed() => {}
+            else => return,
+        }
+    }
+}
+
+/// What ends a node.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+        })
+    }
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 fn open(node: &Node, outer: Sources, first: &Snapshot, bpffs: &Path) -> Result<(Dataplane, Start)> {

@@ -1,5 +1,6 @@
 //! What the daemon is doing, for `/status`, `/readyz`, `/healthz` and `/metrics`.
 
+use crate::cluster::agent::Learnt;
 use crate::dataplane::SelfTest;
 use crate::health::{State, Verdicts};
 use crate::nexthop::{Mac, NextHop, NextHops};
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 use zk_schema::tree::Mode;
-use zk_schema::{Desired, Protocol, RealName, VipName, VipState};
+use zk_schema::{Desired, NodeName, Protocol, RealName, VipName, VipState};
 
 /// The control side at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -150,6 +151,70 @@ impl From<&NextHop> for NextHopStatus {
 
 /// Slots by VIP and real of an applied program.
 pub type Shares = BTreeMap<VipName, BTreeMap<RealName, u32>>;
+
+/// What a node of a cluster knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterStatus {
+    /// Whether ZooKeeper answers.
+    pub connected: bool,
+    /// Why not, if so.
+    pub problem: Option<String>,
+    /// Sessions begun so far.
+    pub sessions: u64,
+    /// The term of this node's leadership, while it leads.
+    pub leading: Option<u64>,
+    /// Why it cannot lead, if so.
+    pub election_problem: Option<String>,
+    /// Whether operators took it out of service.
+    pub maintenance: bool,
+    /// Why what the tree holds is not taken over, if so.
+    pub tree_problem: Option<String>,
+    /// What the leader refuses or holds back.
+    pub leader_problems: BTreeSet<String>,
+    /// Nodes that did not acknowledge in time.
+    pub lagging: BTreeSet<NodeName>,
+    /// Whether the leader, new or just back, removes nothing.
+    pub settling: bool,
+}
+
+impl ClusterStatus {
+    /// The status at this moment.
+    #[must_use]
+    pub fn of(learnt: &Learnt) -> Self {
+        let link = learnt.link.borrow().clone();
+        let leading = learnt.leading.borrow().clone();
+        let followed = learnt.followed.borrow().clone();
+        let head = followed.decided.as_ref().map(|decided| &decided.head);
+        Self {
+            connected: link.connected,
+            problem: link.problem,
+            sessions: link.sessions,
+            leading: leading.term,
+            election_problem: leading.problem,
+            maintenance: *learnt.maintenance.borrow(),
+            tree_problem: followed.problem.clone(),
+            leader_problems: head.map(|head| head.problems.clone()).unwrap_or_default(),
+            lagging: head.map(|head| head.lagging.clone()).unwrap_or_default(),
+            settling: head.is_some_and(|head| head.settling),
+        }
+    }
+
+    /// What an operator should know, a line for each.
+    #[must_use]
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if let Some(problem) = &self.problem {
+            remarks.push(format!("no ZooKeeper, so what is in force stays: {problem}"));
+        }
+        if self.maintenance {
+            remarks.push("taken out of service by an operator: nothing is announced".to_owned());
+        }
+        remarks.extend(self.tree_problem.iter().cloned());
+        remarks.extend(self.election_problem.iter().map(|problem| format!("cannot lead: {problem}")));
+        remarks.extend(self.leader_problems.iter().cloned());
+        remarks
+    }
+}
 
 /// Counts the slots of each real.
 #[must_use]
