@@ -6,9 +6,11 @@
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
 pub mod memory;
+mod mirror;
 mod session;
 mod snapshots;
 pub mod zookeeper;
 
+pub use mirror::{Contents, Mirror, Pattern};
 pub use session::{Change, Error, Session, State, Store, Watch, Znode};
 pub use snapshots::{Snapshot, Snapshots};
