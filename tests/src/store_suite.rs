@@ -27,8 +27,11 @@ struct Bench<S: Store> {
 
 type Outcome = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
-/// All cases with their names.
-fn cases<S: Store>() -> Vec<(&'static str, fn(Bench<S>) -> Outcome)> {
+/// A case: its name, and what it does.
+type Case<S> = (&'static str, fn(Bench<S>) -> Outcome);
+
+/// All cases.
+fn cases<S: Store>() -> Vec<Case<S>> {
     macro_rules! named {
         ($($case:ident),* $(,)?) => { vec![$((stringify!($case), |bench| Box::pin($case(bench)))),*] };
     }
@@ -570,7 +573,7 @@ fn check(path: &str, version: Option<i32>) -> Change {
 
 /// A znode, if it is there.
 async fn get(session: &impl Session, path: &str) -> Result<Option<Znode>> {
-    Ok(session.read(&[path.to_owned()]).await?.pop().context("one answer for one path")?)
+    session.read(&[path.to_owned()]).await?.pop().context("one answer for one path")
 }
 
 /// A znode that must be there.

@@ -156,3 +156,71 @@ async fn a_dropped_mirror_leaves_nothing_behind() {
     sleep(Duration::from_millis(1)).await;
     assert_eq!(store.watches(), 0);
 }
+
+/// A session whose watches never fire.
+#[derive(Clone)]
+struct Deaf(MemorySession);
+
+/// A watch that never fires.
+fn silent() -> Watch {
+    let (sender, watch) = Watch::new();
+    std::mem::forget(sender);
+    watch
+}
+
+impl Session for Deaf {
+    fn id(&self) -> i64 {
+        self.0.id()
+    }
+
+    fn state(&self) -> watch::Receiver<State> {
+        self.0.state()
+    }
+
+    async fn watch(&self, path: &str) -> Result<(Option<Znode>, Watch), Error> {
+        self.0.watch(path).await.map(|(znode, _)| (znode, silent()))
+    }
+
+    async fn watch_children(&self, path: &str) -> Result<(Option<Vec<String>>, Watch), Error> {
+        self.0.watch_children(path).await.map(|(children, _)| (children, silent()))
+    }
+
+    async fn children(&self, path: &str) -> Result<Option<Vec<String>>, Error> {
+        self.0.children(path).await
+    }
+
+    async fn read(&self, paths: &[String]) -> Result<Vec<Option<Znode>>, Error> {
+        self.0.read(paths).await
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        self.0.sync().await
+    }
+
+    async fn commit(&self, changes: Vec<Change>) -> Result<(), Error> {
+        self.0.commit(changes).await
+    }
+
+    async fn create_sequential(&self, prefix: &str, data: Vec<u8>) -> Result<String, Error> {
+        self.0.create_sequential(prefix, data).await
+    }
+
+    async fn close(self) {
+        self.0.close().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_watch_told_is_found_by_the_next_reading_of_everything() {
+    let (_store, _client, session, writer) = pair().await;
+    create(&writer, &["/v", "/v/a", "/v/b"]).await;
+    let mirror = Mirror::new(Deaf(session), patterns(&["/v/*"]), PERIOD);
+    let mut contents = mirror.contents();
+    becomes(&mut contents, &[("/v/a", 0), ("/v/b", 0)]).await;
+    set(&writer, "/v/a", 1).await;
+    delete(&writer, "/v/b").await;
+    create(&writer, &["/v/c"]).await;
+    sleep(PERIOD - Duration::from_secs(1)).await;
+    assert_eq!(contents.borrow().znodes["/v/a"].data, [0], "nothing told it");
+    becomes(&mut contents, &[("/v/a", 1), ("/v/c", 0)]).await;
+}
