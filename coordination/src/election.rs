@@ -90,7 +90,9 @@ impl<S: Session> Candidate<S> {
         let read = self.session.read(&[paths::LEADER.to_owned()]).await?;
         let current = read.into_iter().next().flatten();
         let last = match &current {
-            Some(znode) => Term::parse(&znode.data).map_err(|error| ElectionError::Term(error.to_string()))?.term,
+            Some(znode) => {
+                Term::parse(&znode.data).map_err(|error| ElectionError::Term(error.to_string()))?.term
+            }
             None => 0,
         };
         let record = Term { node: self.node.clone(), term: last.max(beyond) + 1, since };

@@ -5,15 +5,16 @@
 //!
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
-pub mod memory;
 pub mod election;
 pub mod follow;
-pub mod mirror;
+pub mod memory;
+mod mirror;
 pub mod presence;
 mod session;
 pub mod setup;
 mod snapshots;
 pub mod zookeeper;
 
+pub use mirror::{Contents, Mirror, Pattern};
 pub use session::{Change, Error, Session, State, Store, Watch, Znode};
 pub use snapshots::{Snapshot, Snapshots};

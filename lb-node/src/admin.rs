@@ -241,6 +241,9 @@ mod tests {
         fn self_test(&mut self) -> SelfTest {
             SelfTest::default()
         }
+        fn table_digests(&self, _: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64> {
+            BTreeMap::new()
+        }
         fn is_native(&self) -> bool {
             true
         }
@@ -268,11 +271,15 @@ mod tests {
             port: 1883,
             protocol: Protocol::Tcp,
             ready: true,
-            held: Some(Held { down: 1, total: 2, threshold: 20 }),
+            epoch: 7,
+            table_digest: Some("00c0ffee00c0ffee".into()),
+            held: Some(Held { down: 1, total: 2, threshold: 20 }.to_string()),
             reals: reals.into(),
         };
         Status {
+            term: None,
             epoch: 7,
+            mode: None,
             xdp_native: true,
             apply_error: None,
             self_test: Some(SelfTestStatus { tested: 1, failures: BTreeMap::new() }),
@@ -287,12 +294,16 @@ mod tests {
             dataplane: Arc::new(Mutex::new(Counting { readable })),
             status: status.subscribe(),
             file: file.subscribe(),
+            cluster: None,
+            announced: watch::channel(FrontStatus::default()).1,
         };
         let registry = registry(sources, &ControlMetrics::default(), &ProbeMetrics::default());
         let shown = Shown {
             node: name("lb-1"),
             status: status.subscribe(),
             file: file.subscribe(),
+            cluster: None,
+            announced: watch::channel(FrontStatus::default()).1,
             registry: Arc::new(registry),
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();

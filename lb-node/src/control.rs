@@ -13,12 +13,12 @@
 //! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
 //! 4. Verdicts arrive, and tables are filled: see [`crate::policy::assign`].
 
+use crate::cluster::probers::probers;
 use crate::compile::{CompileError, compile};
 use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
 use crate::health::{Key, Target, Verdicts};
 use crate::metrics::ControlMetrics;
 use crate::nexthop::{NextHops, Wanted};
-use crate::cluster::probers::probers;
 use crate::policy::{Assignment, Exclusions, Situation, adopt, assign};
 use crate::program::{Program, VipProgram};
 use crate::status::{self, SelfTestStatus, Shares, Status};

@@ -240,7 +240,11 @@ fn encode_cluster(
     )?;
     let none: [(&str, &str); 0] = [];
     families.counters("zookeeper_sessions", "Sessions begun", [(none, cluster.sessions)])?;
-    families.counters("announcer_errors", "Attempts to announce or withdraw that failed", [(none, announced.errors)])
+    families.counters(
+        "announcer_errors",
+        "Attempts to announce or withdraw that failed",
+        [(none, announced.errors)],
+    )
 }
 
 fn encode_statistics(families: &mut Families<'_>, statistics: &Statistics) -> fmt::Result {

@@ -233,7 +233,8 @@ impl Base {
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .context("cannot get random bytes")?;
         // One network namespace is one node, even where several share a kernel.
-        let namespace = std::fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?;
+        let namespace =
+            std::fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?;
         Ok(Member {
             instance: random.map(|byte| format!("{byte:02x}")).concat(),
             boot: format!("{boot}/{}", namespace.ino()),
@@ -388,7 +389,10 @@ async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Sn
                 Err(panic) => Some(panic.to_string()),
             };
             if let Some(problem) = problem.as_ref().filter(|problem| told.as_ref() != Some(*problem)) {
-                warn!(problem, "the decision cannot be kept on disk; a reboot without ZooKeeper would not find it");
+                warn!(
+                    problem,
+                    "the decision cannot be kept on disk; a reboot without ZooKeeper would not find it"
+                );
             }
             told = problem;
         }

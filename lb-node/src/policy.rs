@@ -150,8 +150,9 @@ impl Exclusions {
     #[must_use]
     pub fn revised(&self, decided: &Decided, verdicts: &Verdicts, autonomous: bool) -> Self {
         let order = decided.head.order();
-        let finds_down =
-            |key: &Key| verdicts.get(key).is_some_and(|verdict| verdict.state == State::Down && !verdict.blind);
+        let finds_down = |key: &Key| {
+            verdicts.get(key).is_some_and(|verdict| verdict.state == State::Down && !verdict.blind)
+        };
         if !autonomous {
             if order != self.order && !decided.head.settling {
                 return Self::default();
@@ -166,8 +167,7 @@ impl Exclusions {
                 true => Standing::Down,
                 false => Standing::Up,
             };
-            let candidates =
-                assignment.weights.keys().map(|real| (real.clone(), standing(real))).collect();
+            let candidates = assignment.weights.keys().map(|real| (real.clone(), standing(real))).collect();
             let in_force = assignment.weights.keys().cloned().collect();
             let decision = panic::decide(&candidates, &in_force, assignment.vip.panic_threshold);
             let left_out = assignment.weights.keys().filter(|real| !decision.reals.contains(*real));

@@ -57,7 +57,10 @@ fn login(path: &Path) -> Result<Login> {
     let shown = path.display();
     let mode = std::fs::metadata(path).with_context(|| format!("{shown}: cannot be read"))?.mode();
     if mode & OTHERS != 0 {
-        bail!("{shown}: others than its owner may use it (mode {:03o}); `chmod 600 {shown}` mends that", mode & 0o777);
+        bail!(
+            "{shown}: others than its owner may use it (mode {:03o}); `chmod 600 {shown}` mends that",
+            mode & 0o777
+        );
     }
     let text = std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot be read"))?;
     match text.trim().split_once(':') {

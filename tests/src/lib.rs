@@ -8,6 +8,8 @@
 //! [`Broker`], [`Fleet`] and [`LbNode`] are what runs on it: mosquitto, MQTT clients, the daemon under test.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
 //! Its clients are [`visit`]s (new flows), [`Held`] connections, [`Steady`] requests and [`bulk`] transfers.
+//!
+//! [`store_suite`] is what every store of the cluster's state must pass, whatever is behind it.
 
 mod broker;
 pub mod bulk;
@@ -24,6 +26,7 @@ mod napi;
 mod process;
 mod server;
 mod steady;
+pub mod store_suite;
 mod topology;
 mod visit;
 mod wait;

@@ -110,7 +110,7 @@ impl Server {
     /// Does what is due; returns when it is to be called again.
     pub(super) fn run(&mut self, now: Instant) -> Option<Instant> {
         loop {
-            let (at, due, id) = self.sessions.iter().filter_map(|(id, _)| self.due(*id)).min()?;
+            let (at, due, id) = self.sessions.keys().filter_map(|id| self.due(*id)).min()?;
             if at > now {
                 return Some(at);
             }

@@ -249,7 +249,10 @@ impl<S: Store> Agent<S> {
         match obstacle {
             Some(Obstacle::Occupied(content)) => {
                 let other = Member::parse(&content);
-                let who = other.map_or_else(|_| "somebody else".to_owned(), |other| format!("instance {}", other.instance));
+                let who = other.map_or_else(
+                    |_| "somebody else".to_owned(),
+                    |other| format!("instance {}", other.instance),
+                );
                 error!(node = %self.settings.node, who, "another node of this name is there; give this one another name");
             }
             Some(Obstacle::Failing(error)) if !error.is_lost() => {
@@ -337,7 +340,8 @@ impl<S: Store> Agent<S> {
                 let order = followed.decided.as_ref().map(|decided| decided.head.order());
                 order.filter(|_| followed.current)
             };
-            is_in |= now.healthy && now.order.is_some() && wanted.is_some_and(|wanted| now.order >= Some(wanted));
+            is_in |=
+                now.healthy && now.order.is_some() && wanted.is_some_and(|wanted| now.order >= Some(wanted));
             if let Some((term, epoch)) = now.order {
                 let record = Applied {
                     term,

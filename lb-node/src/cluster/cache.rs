@@ -68,7 +68,9 @@ impl Cache {
         let bytes = match std::fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(file(error)),
-            Ok(metadata) if metadata.len() > MAX_BYTES => return Err(wrong("larger than it could be".into())),
+            Ok(metadata) if metadata.len() > MAX_BYTES => {
+                return Err(wrong("larger than it could be".into()));
+            }
             Ok(_) => std::fs::read(&self.path).map_err(file)?,
         };
         let content: Content = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;

@@ -3,8 +3,8 @@
 use super::leader::{self, Leader, PATTERNS, Publication, Published, View};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::Followed;
-use coordination::mirror::{Contents, Mirror, Pattern};
-use coordination::{Change, Error, Session, State};
+
+use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -121,8 +121,7 @@ impl Campaign {
         };
         let Some(first) = first else { return over(session) };
         let published = Published::parse(&first);
-        let mut leader =
-            Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed());
+        let mut leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed());
         let own = match session.watch(leadership.candidate()).await {
             Ok((Some(_), gone)) => gone,
             Ok((None, _)) => return End::SteppedDown("its candidate's znode is gone".to_owned()),
@@ -191,9 +190,10 @@ fn damage(seen: &Contents, leader: &Leader) -> BTreeSet<VipName> {
     if head.term != leader.term() {
         return BTreeSet::new();
     }
-    let is_own = seen.znodes.get(paths::ASSIGNMENTS).is_some_and(|znode| {
-        Head::parse(&znode.data).is_ok_and(|seen| seen == *head)
-    });
+    let is_own = seen
+        .znodes
+        .get(paths::ASSIGNMENTS)
+        .is_some_and(|znode| Head::parse(&znode.data).is_ok_and(|seen| seen == *head));
     let is_damaged = |name: &VipName, digest: &str| {
         let znode = seen.znodes.get(&paths::assignment(name));
         !is_own || znode.is_none_or(|znode| Assignment::digest(&znode.data) != digest)
@@ -228,7 +228,8 @@ async fn write<S: Session>(
     wanted.insert(first_gone, (paths::ASSIGNMENTS.to_owned(), Some(publication.head.bytes()?)));
 
     let names = session.children(paths::ASSIGNMENTS).await?.unwrap_or_default();
-    let names: BTreeSet<String> = names.into_iter().map(|name| format!("{}/{name}", paths::ASSIGNMENTS)).collect();
+    let names: BTreeSet<String> =
+        names.into_iter().map(|name| format!("{}/{name}", paths::ASSIGNMENTS)).collect();
 
     let mut changes: Vec<Change> = Vec::new();
     let mut bytes = 0;
@@ -277,7 +278,13 @@ fn tell(publication: &Publication, leader: &Leader) {
     for node in head.lagging.difference(before.map_or(&nobody, |head| &head.lagging)) {
         warn!(%node, epoch = before.map_or(0, |head| head.epoch), "the node has not acknowledged in time");
     }
-    debug!(term = head.term, epoch = head.epoch, nodes = head.nodes.len(), settling = head.settling, "published");
+    debug!(
+        term = head.term,
+        epoch = head.epoch,
+        nodes = head.nodes.len(),
+        settling = head.settling,
+        "published"
+    );
 }
 
 /// Seconds since 1970.

@@ -7,6 +7,7 @@
 //! | [`leader`] | what a leader decides | none |
 //! | [`verdict`], [`probers`] | who probes what, and what their votes come to | none |
 //! | [`vote`] | what this node's probes find, as a record | channels |
+//! | [`simulated`] | nodes without packets | channels |
 //! | [`cache`] | the last decision on disk | files |
 
 pub mod agent;
@@ -14,5 +15,6 @@ pub mod cache;
 pub mod lead;
 pub mod leader;
 pub mod probers;
+pub mod simulated;
 pub mod verdict;
 pub mod vote;

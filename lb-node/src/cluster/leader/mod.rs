@@ -169,7 +169,9 @@ impl Leader {
         }
 
         let targets_change = head.is_none_or(|head| head.nodes != nodes)
-            || changed.iter().any(|(name, new)| probed_anew(self.published.assignments.get(name), new.as_ref()));
+            || changed
+                .iter()
+                .any(|(name, new)| probed_anew(self.published.assignments.get(name), new.as_ref()));
         let mut vips = head.map(|head| head.vips.clone()).unwrap_or_default();
         vips.retain(|name, _| accepted.desired.vips.contains_key(name));
         for (name, new) in &changed {
@@ -302,7 +304,10 @@ impl Leader {
         let target = choice.weights;
         let lost: Vec<&RealName> = weights
             .keys()
-            .filter(|real| !target.contains_key(*real) && (choice.down.contains(*real) || !state.reals.contains_key(*real)))
+            .filter(|real| {
+                !target.contains_key(*real)
+                    && (choice.down.contains(*real) || !state.reals.contains_key(*real))
+            })
             .collect();
         if weights.is_empty() {
             if !target.is_empty() {
@@ -381,19 +386,21 @@ impl Leader {
         let threshold = if confirmed { 100 } else { state.vip.panic_threshold };
         let decision = panic::decide(&candidates, &in_force, threshold);
         let mut reals = decision.reals;
-        let mut held = decision.held.map(|held| {
-            format!("{held}; `create {}` lets them go", paths::confirm(name))
-        });
+        let mut held =
+            decision.held.map(|held| format!("{held}; `create {}` lets them go", paths::confirm(name)));
         if !trust {
             let kept: Vec<&RealName> =
                 down.iter().filter(|real| in_force.contains(*real) && !reals.contains(*real)).collect();
             if !kept.is_empty() {
                 let kept = kept.iter().map(|real| real.as_str()).collect::<Vec<_>>().join(", ");
-                held = Some(format!("{kept} is down; nothing is removed while the leader settles or most nodes are missing"));
+                held = Some(format!(
+                    "{kept} is down; nothing is removed while the leader settles or most nodes are missing"
+                ));
             }
             reals.extend(down.iter().filter(|real| in_force.contains(*real)).cloned());
         }
-        let chosen = reals.into_iter().filter_map(|real| Some((real.clone(), state.reals.get(&real)?.weight)));
+        let chosen =
+            reals.into_iter().filter_map(|real| Some((real.clone(), state.reals.get(&real)?.weight)));
         let mut chosen: BTreeMap<RealName, u16> = chosen.collect();
         if chosen.is_empty() && !state.reals.is_empty() {
             chosen = weights.clone();
@@ -417,7 +424,8 @@ impl Leader {
 
     /// Whether every node that is there knows what was announced at `epoch`, or has had the time to.
     fn is_adopted(&self, vip: &VipName, epoch: u64, view: &View, now: Duration) -> bool {
-        let waited = self.announced_since.get(vip).is_some_and(|since| now >= *since + self.settings.ack_timeout);
+        let waited =
+            self.announced_since.get(vip).is_some_and(|since| now >= *since + self.settings.ack_timeout);
         waited || view.nodes.iter().all(|node| has_applied(view, node, epoch))
     }
 
@@ -426,9 +434,10 @@ impl Leader {
         let Some(head) = &self.published.head else { return BTreeSet::new() };
         if now < self.head_since + self.settings.ack_timeout {
             // Those that were late before are late until they are seen to have caught up.
-            let late = head.lagging.iter().filter(|node| {
-                view.nodes.contains(*node) && !has_applied(view, node, head.epoch)
-            });
+            let late = head
+                .lagging
+                .iter()
+                .filter(|node| view.nodes.contains(*node) && !has_applied(view, node, head.epoch));
             return late.cloned().collect();
         }
         view.nodes.iter().filter(|node| !has_applied(view, node, head.epoch)).cloned().collect()
@@ -457,7 +466,8 @@ fn is_listed(head: &Head, name: &VipName, assignment: &Assignment) -> bool {
 
 /// Whether two assignments say the same, whoever wrote them when and why.
 fn same(current: &Assignment, new: &Assignment) -> bool {
-    let new = Assignment { term: current.term, epoch: current.epoch, why: current.why.clone(), ..new.clone() };
+    let new =
+        Assignment { term: current.term, epoch: current.epoch, why: current.why.clone(), ..new.clone() };
     *current == new
 }
 

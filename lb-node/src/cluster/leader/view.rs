@@ -1,6 +1,6 @@
 //! What a leader sees: the tree, parsed.
 
-use coordination::mirror::Contents;
+use coordination::Contents;
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::tree::{Applied, Assignment, Flag, Head, Member, StateRecord, Target, Vote, paths};
 use zk_schema::{Cluster, NodeName, Real, RealName, Vip, VipName, from_json};
@@ -79,10 +79,12 @@ impl View {
                 }
                 ["vips", vip] => view.vip(vip, &znode.data),
                 ["vips", vip, "reals", real] => view.real(vip, real, &znode.data),
-                ["nodes", node] => Member::parse(&znode.data).map_err(|error| error.to_string()).and_then(|_| {
-                    view.nodes.insert(node.parse().map_err(in_words)?);
-                    Ok(())
-                }),
+                ["nodes", node] => {
+                    Member::parse(&znode.data).map_err(|error| error.to_string()).and_then(|_| {
+                        view.nodes.insert(node.parse().map_err(in_words)?);
+                        Ok(())
+                    })
+                }
                 ["applied", node] => insert(&mut view.applied, node, &znode.data),
                 ["health", node] => insert(&mut view.votes, node, &znode.data),
                 ["ops", "drain", real] => {
@@ -106,7 +108,9 @@ impl View {
                             view.confirmed_nodes = true;
                             Ok(())
                         }
-                        vip => vip.parse().map(|vip| view.confirmed.insert(vip)).map(|_| ()).map_err(in_words),
+                        vip => {
+                            vip.parse().map(|vip| view.confirmed.insert(vip)).map(|_| ()).map_err(in_words)
+                        }
                     }
                 }
                 _ => Ok(()),

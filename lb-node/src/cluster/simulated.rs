@@ -1,0 +1,193 @@
+//! Nodes without packets, for simulations and benchmarks: everything that decides and coordinates is the real thing, only
+//! the data plane takes notes instead of forwarding, and probes ask whoever made the node.
+
+use super::agent::{Agent, Learnt, Settings};
+use super::vote;
+use crate::control::{Control, Forwarding, Inputs, Outputs, Report, Shared};
+use crate::dataplane::{Applied, SelfTest, Start, Statistics};
+use crate::health::scheduler::{self, Probe, Scheduler};
+use crate::health::{self, Key};
+use crate::metrics::ControlMetrics;
+use crate::nexthop::NextHops;
+use crate::program::Program;
+use crate::status::Status;
+use coordination::follow::Decided;
+use coordination::{Snapshots, Store};
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use zk_schema::{Desired, VipName};
+
+/// A data plane that only takes notes.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    program: Option<Program>,
+    applied: u64,
+}
+
+impl Recorder {
+    /// The program in force.
+    #[must_use]
+    pub fn program(&self) -> Option<&Program> {
+        self.program.as_ref()
+    }
+
+    /// How often one was applied.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.applied
+    }
+}
+
+impl Forwarding for Recorder {
+    type Error = Infallible;
+
+    fn apply(&mut self, program: &Program, _: &NextHops) -> Result<Applied, Infallible> {
+        self.program = Some(program.clone());
+        self.applied += 1;
+        Ok(Applied { tables: program.vips.len(), index: false, duration: Duration::ZERO })
+    }
+
+    fn apply_next_hops(&mut self, _: &NextHops) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    fn unresolved(&self) -> BTreeSet<Key> {
+        BTreeSet::new()
+    }
+
+    fn probe_marks(&self) -> BTreeMap<Key, u32> {
+        let vips = self.program.iter().flat_map(|program| &program.vips);
+        let keys =
+            vips.flat_map(|(vip, state)| state.reals.iter().map(|real| (vip.clone(), real.name.clone())));
+        keys.zip(1..).collect()
+    }
+
+    fn in_force(&self, _: &Desired) -> BTreeSet<Key> {
+        BTreeSet::new()
+    }
+
+    fn statistics(&self) -> Result<Statistics, Infallible> {
+        Ok(Statistics::default())
+    }
+
+    fn self_test(&mut self) -> SelfTest {
+        SelfTest {
+            tested: self.program.as_ref().map_or(0, |program| program.vips.len()),
+            ..SelfTest::default()
+        }
+    }
+
+    fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64> {
+        let vips = self.program.iter().flat_map(|program| &program.vips);
+        vips.filter(|(name, _)| wanted(name)).map(|(name, vip)| (name.clone(), vip.table.digest())).collect()
+    }
+
+    fn is_native(&self) -> bool {
+        true
+    }
+}
+
+/// A node that runs until it is dropped, which is a crash, or [stopped](Self::stop).
+#[derive(Debug)]
+pub struct SimulatedNode {
+    /// What it learns from the tree.
+    pub learnt: Learnt,
+    /// What it has in force.
+    pub report: watch::Receiver<Arc<Report>>,
+    /// What it would show.
+    pub status: watch::Receiver<Arc<Status>>,
+    /// What it would forward by; empty until it has something to go by.
+    pub dataplane: Shared<Recorder>,
+    leave: Option<oneshot::Sender<()>>,
+    agent: JoinHandle<()>,
+    rest: JoinHandle<()>,
+}
+
+impl SimulatedNode {
+    /// Starts a node on `store`, which probes by `probe` and whose probes' jitter comes from `seed`. It begins with
+    /// `cached`, as a node does that finds that on its disk, and must be started within a tokio runtime.
+    #[must_use]
+    pub fn start<S: Store, P: Probe>(
+        store: S,
+        settings: Settings,
+        probe: P,
+        seed: u64,
+        cached: Option<Arc<Decided>>,
+    ) -> Self {
+        let (report, report_receiver) = watch::channel(Arc::<Report>::default());
+        let (vote_sender, vote_receiver) = watch::channel(None);
+        let (status, status_receiver) = watch::channel(Arc::default());
+        let name = settings.node.clone();
+        let (agent, learnt) = Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver);
+        let (leave, left) = oneshot::channel::<()>();
+        let agent = tokio::spawn(agent.run(async move {
+            let _ = left.await;
+        }));
+        let dataplane: Shared<Recorder> = Arc::default();
+        let rest = {
+            let (learnt, dataplane, reports) =
+                (learnt.clone(), Arc::clone(&dataplane), report_receiver.clone());
+            async move {
+                let mut followed = learnt.followed.clone();
+                let first = followed.wait_for(|followed| followed.decided.is_some()).await;
+                let Some(first) = first.ok().and_then(|first| first.decided.clone()) else { return };
+                let snapshots = Snapshots::of_cluster(first);
+                let (targets, targets_receiver) = watch::channel(Arc::<Vec<health::Target>>::default());
+                let settings = scheduler::Settings { probes_in_flight: 10_000, seed, ..Default::default() };
+                let scheduler: Scheduler = scheduler::spawn(probe, targets_receiver.clone(), settings);
+                let inputs = Inputs {
+                    snapshots: snapshots.subscribe(),
+                    verdicts: scheduler.verdicts(),
+                    next_hops: watch::channel(Arc::default()).1,
+                    mode: learnt.mode.clone(),
+                };
+                let (wanted, _) = watch::channel(Arc::default());
+                let outputs = Outputs { targets, wanted, status, report };
+                let metrics = ControlMetrics::default();
+                let in_force = BTreeSet::new();
+                let control = Control::new(dataplane, Start::Fresh, in_force, Some(name), outputs, metrics);
+                let follow = async {
+                    while followed.changed().await.is_ok() {
+                        let decided = followed.borrow_and_update().decided.clone();
+                        if let Some(decided) = decided {
+                            snapshots.follow(decided);
+                        }
+                    }
+                    std::future::pending::<()>().await;
+                };
+                tokio::join!(
+                    follow,
+                    vote::follow(reports, targets_receiver, scheduler.verdicts(), vote_sender),
+                    control.run(inputs, std::future::pending()),
+                );
+            }
+        };
+        let rest = tokio::spawn(rest);
+        Self {
+            learnt,
+            report: report_receiver,
+            status: status_receiver,
+            dataplane,
+            leave: Some(leave),
+            agent,
+            rest,
+        }
+    }
+
+    /// Leaves the tree and ends, as on SIGTERM.
+    pub async fn stop(mut self) {
+        drop(self.leave.take());
+        let _ = (&mut self.agent).await;
+    }
+}
+
+impl Drop for SimulatedNode {
+    fn drop(&mut self) {
+        self.agent.abort();
+        self.rest.abort();
+    }
+}
