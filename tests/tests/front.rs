@@ -7,7 +7,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use drover_tests::{Protocol, Segment, Server, Service, Topology, visit, wait_until};
+use drover_tests::{Lab, Protocol, Segment, Server, Service, Topology, visit, wait_until};
 use lb_node::front::{self, AnnounceError, Announcer as _, Bird, Driver};
 use rustix::process::Signal;
 use tokio::runtime::{Builder, Runtime};
@@ -116,6 +116,20 @@ fn the_router_spreads_clients_over_the_nodes_that_announce_and_that_live() {
     assert_carried(&net, &[0, 1, 2], "back", start);
     runtime.block_on(drivers[2].replace(&BTreeSet::from(VIPS))).unwrap();
     runtime.block_on(drivers[2].check()).unwrap();
+}
+
+#[test]
+fn bird_takes_the_configuration_that_the_documents_show() {
+    let document = include_str!("../../docs/node-file.md");
+    let (_, rest) = document.split_once("### BIRD's side").unwrap();
+    let (_, rest) = rest.split_once("```\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    assert!(example.contains("protocol bgp"), "{example}");
+    let lab = Lab::new().unwrap();
+    let host = lab.host("reader").unwrap();
+    let config = host.dir().join("bird.conf");
+    fs::write(&config, format!("router id 10.0.0.2;\n{example}")).unwrap();
+    host.command("bird").arg("-p").arg("-c").arg(&config).run().unwrap();
 }
 
 #[test]
