@@ -5,12 +5,14 @@
 //! behind goes when the next one begins.
 //!
 //! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
-//! [`Broker`], [`Fleet`] and [`LbNode`] are what runs on it: mosquitto, MQTT clients, the daemon under test.
+//! [`Broker`], [`Fleet`] and [`LbNode`] are what runs on it: mosquitto, MQTT clients, the daemon under test; [`Front`] is
+//! BIRD on the router and the nodes.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
 //! Its clients are [`visit`]s (new flows), [`Held`] connections, [`Steady`] requests and [`bulk`] transfers.
 //!
 //! [`store_suite`] is what every store of the cluster's state must pass, whatever is behind it.
 
+mod bird;
 mod broker;
 pub mod bulk;
 mod cluster;
@@ -31,6 +33,7 @@ mod topology;
 mod visit;
 mod wait;
 
+pub use bird::{Bird, Front};
 pub use broker::{Accepted, Broker, MQTT_PORT};
 pub use cluster::{Cluster, Encapsulation, Family, Protocol, Vip};
 pub use deployment::Deployment;

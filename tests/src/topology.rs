@@ -7,13 +7,14 @@
 //!                          ├── real-2 …
 //! ```
 //!
-//! The router sends what is for a VIP to the nodes. Nodes reach the reals, and reals the clients, through the
+//! The router sends what is for a VIP to the nodes, by static routes or by those that the nodes announce. Nodes reach the reals, and reals the clients, through the
 //! router: requests pass a node, replies do not (direct server return).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::Result;
 
+use crate::bird::Front;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::link::{Bridge, DEFAULT_MTU, Port, link};
@@ -41,6 +42,10 @@ pub struct Station {
     pub v4: Ipv4Addr,
     /// Its IPv6 address.
     pub v6: Ipv6Addr,
+    /// The router's IPv4 address on its link.
+    pub gateway_v4: Ipv4Addr,
+    /// The router's IPv6 address on its link.
+    pub gateway_v6: Ipv6Addr,
 }
 
 impl Station {
@@ -54,6 +59,8 @@ impl Station {
 /// A standing network.
 #[derive(Debug)]
 pub struct Topology {
+    /// BIRD on the router and the nodes, if it was asked for.
+    pub front: Option<Front>,
     /// Where the clients' links and the nodes' and reals' links meet.
     pub router: Host,
     /// `client-1` and so on.
@@ -75,6 +82,7 @@ pub struct TopologyBuilder {
     segment: Segment,
     client_mtu: u32,
     real_mtu: u32,
+    bird_front: bool,
 }
 
 impl Topology {
@@ -88,6 +96,7 @@ impl Topology {
             segment: Segment::Routed,
             client_mtu: DEFAULT_MTU,
             real_mtu: DEFAULT_MTU,
+            bird_front: false,
         }
     }
 
@@ -166,11 +175,19 @@ impl TopologyBuilder {
         self
     }
 
+    /// Runs BIRD on the router and the nodes, so that the nodes can announce their VIPs. Without it, routes to VIPs
+    /// are static: [`Topology::route_vip`].
+    #[must_use]
+    pub fn bird_front(mut self) -> Self {
+        self.bird_front = true;
+        self
+    }
+
     /// Creates hosts, links and routes in a lab of their own.
     ///
     /// # Errors
     ///
-    /// As [`Lab::new`], and when the kernel refuses something. What had been created is removed then.
+    /// As [`Lab::new`], when the kernel refuses something, and when BIRD does not come up. What had been created is removed then.
     pub fn build(&self) -> Result<Topology> {
         let lab = Lab::new()?;
         let router = lab.host("router")?;
@@ -191,7 +208,8 @@ impl TopologyBuilder {
         let clients = outside.all(&CLIENT, self.clients, self.client_mtu)?;
         let nodes = backbone.all(&NODE, self.nodes, DEFAULT_MTU)?;
         let reals = backbone.all(&REAL, self.reals, self.real_mtu)?;
-        Ok(Topology { router, clients, nodes, reals, lab })
+        let front = self.bird_front.then(|| Front::start(&router, &nodes)).transpose()?;
+        Ok(Topology { front, router, clients, nodes, reals, lab })
     }
 }
 
@@ -255,15 +273,15 @@ impl Attach<'_> {
         role: &Role,
         number: u8,
         (v4, v6): (Ipv4Addr, Ipv6Addr),
-        (gateway4, gateway6): (Ipv4Addr, Ipv6Addr),
+        (gateway_v4, gateway_v6): (Ipv4Addr, Ipv6Addr),
         far: Port,
         mtu: u32,
     ) -> Result<Station> {
         let host = self.lab.host(&format!("{}-{number}", role.name))?;
         let near = Port::new(&host, INTERFACE).address(format!("{v4}/24")).address(format!("{v6}/64"));
         link(&near, &far, mtu)?;
-        host.ip(&format!("route add default via {gateway4}"))?;
-        host.ip(&format!("route add default via {gateway6}"))?;
-        Ok(Station { host, interface: INTERFACE, v4, v6 })
+        host.ip(&format!("route add default via {gateway_v4}"))?;
+        host.ip(&format!("route add default via {gateway_v6}"))?;
+        Ok(Station { host, interface: INTERFACE, v4, v6, gateway_v4, gateway_v6 })
     }
 }

@@ -8,10 +8,12 @@
 
 mod bird;
 mod error;
+mod metrics;
 mod schedule;
 
 pub use bird::Bird;
 pub use error::AnnounceError;
+pub use metrics::FrontMetrics;
 pub use schedule::{Schedule, Step};
 
 use std::collections::BTreeSet;
@@ -178,6 +180,8 @@ pub fn boot_id() -> io::Result<String> {
 /// How the front is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrontStatus {
+    /// What is to be announced, if it stays so for the hold.
+    pub wanted: BTreeSet<IpAddr>,
     /// What is announced, as far as is known.
     pub announced: BTreeSet<IpAddr>,
     /// Times that the driver has failed.
@@ -230,7 +234,7 @@ impl<A: Announcer> Front<A> {
         let mut open = true;
         let mut check_at = Instant::now() + CHECK_EVERY;
         loop {
-            self.schedule.want(&wanted.borrow_and_update(), Instant::now().into_std());
+            self.want(&wanted.borrow_and_update());
             let step = self.schedule.step(self.announcer.announced(), Instant::now().into_std());
             let wake_at = match step {
                 Step::Replace(target) => {
@@ -260,8 +264,20 @@ impl<A: Announcer> Front<A> {
         self.withdraw_all().await
     }
 
+    fn want(&mut self, addresses: &BTreeSet<IpAddr>) {
+        self.schedule.want(addresses, Instant::now().into_std());
+        self.status.send_if_modified(|status| {
+            let changed = status.wanted != *addresses;
+            if changed {
+                status.wanted.clone_from(addresses);
+            }
+            changed
+        });
+    }
+
     async fn withdraw_all(mut self) -> Result<(), AnnounceError> {
         let mut attempts_left = LAST_ATTEMPTS;
+        self.want(&BTreeSet::new());
         loop {
             let outcome = self.announcer.withdraw_all().await;
             self.note(&outcome, Some(&BTreeSet::new()));
@@ -282,6 +298,7 @@ impl<A: Announcer> Front<A> {
         }
         let before = self.status.borrow().clone();
         let status = FrontStatus {
+            wanted: before.wanted.clone(),
             announced: self.announcer.announced().clone(),
             errors: before.errors + u64::from(outcome.is_err()),
             problem: outcome.as_ref().err().map(ToString::to_string),

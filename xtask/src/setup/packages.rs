@@ -35,13 +35,14 @@ const PACKAGES: &[Package] = &[
         "making and checking odd packets",
     ),
     package("mosquitto", "mosquitto", "the brokers of tests and demo"),
+    package("bird2", "/usr/sbin/bird", "the routers of tests and demo"),
     package("mosquitto-clients", "mosquitto_pub", "the clients of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
     package("curl", "curl", "tests of the HTTP endpoints"),
 ];
 
-/// The one package above that would start a service, and the service's name.
-const SERVICE: &str = "mosquitto";
+/// The packages above that would start a service, each with the service's name.
+const SERVICES: &[(&str, &str)] = &[("mosquitto", "mosquitto"), ("bird2", "bird")];
 
 const fn package(name: &'static str, witness: &'static str, why: &'static str) -> Package {
     Package { name, witness, why }
@@ -81,11 +82,10 @@ impl Step for Packages<'_> {
             process::logged(&mut apt_install(&names), label, &log)
                 .with_context(|| format!("cannot install {}{update}", names.join(" ")))?;
         }
-        if names.contains(&SERVICE) && Path::new("/run/systemd/system").is_dir() {
-            eprintln!(
-                "{label}: keeping the service {SERVICE} off: tests and demo start brokers of their own"
-            );
-            process::output(process::command("systemctl").args(["disable", SERVICE]))?;
+        let installed = SERVICES.iter().filter(|(package, _)| names.contains(package));
+        for (_, service) in installed.filter(|_| Path::new("/run/systemd/system").is_dir()) {
+            eprintln!("{label}: keeping the service {service} off: tests and demo start their own");
+            process::output(process::command("systemctl").args(["disable", service]))?;
         }
         Ok(())
     }
@@ -141,10 +141,10 @@ fn apt_install(names: &[&str]) -> Command {
     install
 }
 
-/// While it lives, packages that are installed cannot start [`SERVICE`].
+/// While it lives, packages that are installed cannot start one of [`SERVICES`].
 ///
 /// Debian asks a program, `policy-rc.d`, whether a package may start its service. Where none is in place, one is
-/// put there that refuses this service alone, and only while this process runs: left behind by a crash, it does nothing.
+/// put there that refuses these services alone, and only while this process runs: left behind by a crash, it does nothing.
 struct ServiceHeld {
     ours: Option<PathBuf>,
 }
@@ -158,12 +158,17 @@ impl ServiceHeld {
             return Ok(Self { ours: None });
         }
         let pid = std_process::id();
+        let names: Vec<&str> = SERVICES.iter().map(|(_, service)| *service).collect();
+        let patterns: Vec<String> =
+            names.iter().map(|name| format!("*\" {name} \"* | *\" {name}.service \"*")).collect();
         let text = format!(
-            "#!/bin/sh\n{}, which installs {SERVICE} without starting it; it is in\n\
+            "#!/bin/sh\n{}, which installs {} without starting them; it is in\n\
              # force only while process {pid} runs, and may be deleted.\n\
-             case \" $* \" in\n*\" {SERVICE} \"* | *\" {SERVICE}.service \"*) [ ! -d /proc/{pid} ] || exit 101 ;;\nesac\n\
+             case \" $* \" in\n{}) [ ! -d /proc/{pid} ] || exit 101 ;;\nesac\n\
              exit 0\n",
-            Self::MARK
+            Self::MARK,
+            names.join(", "),
+            patterns.join(" | ")
         );
         let write = || {
             fs::write(policy, text)?;
@@ -196,12 +201,13 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_refuses_the_broker_alone_and_goes_away() {
+    fn the_policy_refuses_our_services_alone_and_goes_away() {
         let policy = std::env::temp_dir().join(format!("drover-policy-rc.d-{}", std_process::id()));
         let asked = |service: &str| Command::new(&policy).args([service, "start"]).status().unwrap().code();
         let held = ServiceHeld::new(&policy).unwrap();
         assert_eq!(asked("mosquitto"), Some(101));
         assert_eq!(asked("mosquitto.service"), Some(101));
+        assert_eq!(asked("bird"), Some(101));
         assert_eq!(asked("ssh"), Some(0));
         drop(held);
         assert!(!policy.exists());

@@ -224,7 +224,7 @@ fn protocol_state<'l>(line: &'l str, protocol: &str) -> Option<&'l str> {
     if words.next() == Some(protocol) { words.nth(2) } else { None }
 }
 
-/// The address in a line of `show static`, such as `198.51.100.10/32	blackhole`.
+/// The address in a line of `show static`, such as `198.51.100.10/32 blackhole` (with a tab).
 fn route_address(line: &str) -> Option<IpAddr> {
     let (address, _) = line.trim_start().split_once('/')?;
     address.parse().ok()
