@@ -5,7 +5,8 @@
 //! behind goes when the next one begins.
 //!
 //! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
-//! [`Broker`], [`Fleet`] and [`LbNode`] are what runs on it: mosquitto, MQTT clients, the daemon under test.
+//! [`Broker`], [`Fleet`], [`LbNode`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon under
+//! test, ZooKeeper servers.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
 //! Its clients are [`visit`]s (new flows), [`Held`] connections, [`Steady`] requests and [`bulk`] transfers.
 
@@ -13,6 +14,7 @@ mod broker;
 pub mod bulk;
 mod cluster;
 mod deployment;
+mod ensemble;
 mod fleet;
 mod held;
 mod host;
@@ -31,6 +33,7 @@ mod wait;
 pub use broker::{Accepted, Broker, MQTT_PORT};
 pub use cluster::{Cluster, Encapsulation, Family, Protocol, Vip};
 pub use deployment::Deployment;
+pub use ensemble::{Ensemble, EnsembleBuilder, ServerTls};
 pub use fleet::{Fleet, Session, SessionState};
 pub use held::{Connection, Held};
 pub use host::{Host, HostCommand};
