@@ -14,6 +14,7 @@ const DEFAULT_WEIGHT: u16 = 100;
 
 /// What `lb-node real` is told of the cluster.
 #[derive(Clone, Debug, clap::Args)]
+#[group(id = "registration")]
 #[command(next_help_heading = "Registration with a cluster")]
 pub struct Options {
     /// A VIP of the cluster that this host is to serve, by its name in the tree. Repeat for each.
