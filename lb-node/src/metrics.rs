@@ -6,7 +6,7 @@
 use crate::cluster::agent::Learnt;
 use crate::control::{Forwarding, Shared, locked};
 use crate::dataplane::{Applied, Statistics};
-use crate::front::FrontStatus;
+use crate::front::{FrontMetrics, FrontStatus};
 use crate::health::metrics::ProbeMetrics;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, RealStatus, Status};
@@ -96,6 +96,9 @@ pub fn registry<D: Forwarding>(
     registry.register("build", "The program that answers", version);
     control.register(&mut registry);
     probes.register(&mut registry);
+    if sources.cluster.is_some() {
+        registry.register_collector(Box::new(FrontMetrics::new(sources.announced.clone())));
+    }
     registry.register_collector(Box::new(Scrape { sources, unreadable: AtomicBool::new(false) }));
     registry
 }
@@ -123,8 +126,7 @@ impl<D: Forwarding> Collector for Scrape<D> {
         };
         encode_status(&mut families, &status, file_is_valid, unresolved)?;
         if let Some(cluster) = &self.sources.cluster {
-            let announced = self.sources.announced.borrow().clone();
-            encode_cluster(&mut families, &ClusterStatus::of(cluster), &status, &announced)?;
+            encode_cluster(&mut families, &ClusterStatus::of(cluster), &status)?;
         }
         match statistics {
             Ok(statistics) => {
@@ -206,12 +208,7 @@ fn encode_status(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; terms and sessions stay far below 2^53")]
-fn encode_cluster(
-    families: &mut Families<'_>,
-    cluster: &ClusterStatus,
-    status: &Status,
-    announced: &FrontStatus,
-) -> fmt::Result {
+fn encode_cluster(families: &mut Families<'_>, cluster: &ClusterStatus, status: &Status) -> fmt::Result {
     let single = [
         ("term", "Leadership that decided on what is in force", status.term.unwrap_or(0) as f64),
         ("leader", "Whether this node leads: 0 or 1", flag(cluster.leading.is_some())),
@@ -233,18 +230,8 @@ fn encode_cluster(
     for (name, help, value) in single {
         families.gauge(name, help, value)?;
     }
-    families.gauges(
-        "announced",
-        "Addresses that this node announces: 1",
-        announced.announced.iter().map(|address| ([("address", address.to_string())], 1.0)),
-    )?;
     let none: [(&str, &str); 0] = [];
-    families.counters("zookeeper_sessions", "Sessions begun", [(none, cluster.sessions)])?;
-    families.counters(
-        "announcer_errors",
-        "Attempts to announce or withdraw that failed",
-        [(none, announced.errors)],
-    )
+    families.counters("zookeeper_sessions", "Sessions begun", [(none, cluster.sessions)])
 }
 
 fn encode_statistics(families: &mut Families<'_>, statistics: &Statistics) -> fmt::Result {

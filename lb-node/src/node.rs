@@ -65,6 +65,7 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
         mode: watch::channel(Mode::Live).1,
         in_cluster: None,
         file: store.status(),
+        announced: watch::channel(FrontStatus::default()).1,
         report,
     });
     let running = running.await?;
@@ -132,6 +133,8 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
     };
     let snapshots = Snapshots::of_cluster(first);
     let node = base.node.clone();
+    let front_task = Front::new(announcer, front.announce_hold());
+    let announced = front_task.status();
     let running = base
         .start(Plan {
             bpffs,
@@ -139,6 +142,7 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
             mode: learnt.mode.clone(),
             in_cluster: Some(&learnt),
             file: watch::channel(FileStatus::default()).1,
+            announced: announced.clone(),
             report,
         })
         .await?;
@@ -152,19 +156,13 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
         )),
     ];
 
-    let front_task = Front::new(announcer, front.announce_hold());
-    let announced = front_task.status();
     let inherited = announced.borrow().announced.clone();
     let (wanted, wanted_receiver) = watch::channel(inherited);
-    running.announced.send_replace(announced.borrow().clone());
     let (withdraw, withdrawn) = oneshot::channel::<()>();
     let front_task = tokio::spawn(front_task.run(wanted_receiver, async move {
         let _ = withdrawn.await;
     }));
-    let _front = [
-        Task::spawn(pass_on(announced.clone(), running.announced.clone())),
-        Task::spawn(keep_wanted(node, report_receiver, learnt, wanted)),
-    ];
+    let _wanted = Task::spawn(keep_wanted(node, report_receiver, learnt, wanted));
 
     stop.await;
     // Routers have to stop sending packets here before this node may stop answering for what it serves.
@@ -201,6 +199,7 @@ struct Plan<'a> {
     mode: watch::Receiver<Mode>,
     in_cluster: Option<&'a Learnt>,
     file: watch::Receiver<FileStatus>,
+    announced: watch::Receiver<FrontStatus>,
     report: watch::Sender<Arc<Report>>,
 }
 
@@ -208,7 +207,6 @@ struct Plan<'a> {
 struct Running {
     targets: watch::Receiver<Arc<Vec<health::Target>>>,
     verdicts: watch::Receiver<Arc<health::Verdicts>>,
-    announced: watch::Sender<FrontStatus>,
     stop: oneshot::Sender<()>,
     control: JoinHandle<()>,
     _tasks: [Task; 2],
@@ -250,7 +248,7 @@ impl Base {
     /// Takes up forwarding by what the snapshots say.
     async fn start(self, plan: Plan<'_>) -> Result<Running> {
         let Self { node, listener, ifindex, outer } = self;
-        let Plan { bpffs, snapshots, mode, in_cluster, file, report } = plan;
+        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report } = plan;
         let first = Arc::clone(&snapshots.borrow());
         let (dataplane, start) = open(&node, outer, &first, bpffs)?;
         let in_force = control::inherited(&dataplane, start, &first.desired);
@@ -274,21 +272,20 @@ impl Base {
         let verdicts = scheduler.verdicts();
 
         let (status, status_receiver) = watch::channel(Arc::default());
-        let announced = watch::Sender::new(FrontStatus::default());
         let control_metrics = ControlMetrics::default();
         let sources = metrics::Sources {
             dataplane: Arc::clone(&dataplane),
             status: status_receiver.clone(),
             file: file.clone(),
             cluster: in_cluster.cloned(),
-            announced: announced.subscribe(),
+            announced: announced.clone(),
         };
         let shown = Shown {
             node: node.name.clone(),
             status: status_receiver,
             file,
             cluster: in_cluster.cloned(),
-            announced: announced.subscribe(),
+            announced,
             registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
         };
         let inputs = Inputs {
@@ -327,7 +324,7 @@ impl Base {
             };
             control.run(inputs, stop).await;
         });
-        Ok(Running { targets: targets_receiver, verdicts, announced, stop, control, _tasks: tasks })
+        Ok(Running { targets: targets_receiver, verdicts, stop, control, _tasks: tasks })
     }
 }
 
@@ -399,15 +396,6 @@ async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Sn
         if followed.changed().await.is_err() {
             // Dropping the snapshots would end the loop that goes by them.
             std::future::pending::<()>().await;
-        }
-    }
-}
-
-async fn pass_on(mut from: watch::Receiver<FrontStatus>, to: watch::Sender<FrontStatus>) {
-    loop {
-        to.send_replace(from.borrow_and_update().clone());
-        if from.changed().await.is_err() {
-            return;
         }
     }
 }

@@ -129,7 +129,7 @@ impl Deployment {
 }
 
 /// The echo service of each VIP, unless another one is asked for at its port, and those asked for.
-fn services(cluster: &Cluster, more: &[Service]) -> Vec<Service> {
+pub(crate) fn services(cluster: &Cluster, more: &[Service]) -> Vec<Service> {
     let mut services: Vec<Service> = more.to_vec();
     for vip in &cluster.vips {
         let service = Service::echo(vip.protocol, vip.at);

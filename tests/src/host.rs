@@ -139,6 +139,23 @@ impl Host {
         })
     }
 
+    /// Runs `work` to its end on a runtime whose threads are of this host and carry its name: sockets that it and its
+    /// tasks open belong to the host. Its tasks end with it.
+    ///
+    /// # Errors
+    ///
+    /// When threads cannot be started or cannot enter the namespace. A panic in `work` goes on in the caller.
+    pub fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> Result<T> {
+        let host = self.clone();
+        self.enter(move || {
+            let name = host.name().to_owned();
+            let enter = move || host.enter_this_thread().expect("what one thread could do, its helpers can");
+            let mut runtime = tokio::runtime::Builder::new_multi_thread();
+            let runtime = runtime.worker_threads(2).thread_name(name).on_thread_start(enter).enable_all();
+            Ok(runtime.build().context("cannot start a runtime")?.block_on(work()))
+        })?
+    }
+
     /// Moves the calling thread to this host for good. For threads that live there, such as those of a client.
     pub(crate) fn enter_this_thread(&self) -> Result<()> {
         move_into_link_name_space(self.0.netns.as_fd(), Some(LinkNameSpaceType::Network))

@@ -17,7 +17,7 @@ const REAL_ADMIN_PORT: u16 = 9941;
 const START_LIMIT: Duration = Duration::from_secs(20);
 const HTTP_LIMIT: Duration = Duration::from_secs(5);
 
-/// `lb-node run --standalone` on a node.
+/// `lb-node run` on a node.
 #[derive(Debug)]
 pub struct LbNode {
     station: Station,
@@ -32,13 +32,48 @@ impl LbNode {
     ///
     /// When the binary is missing or the daemon is not ready in 20 s; with its output.
     pub fn start(station: &Station, cluster: &Path) -> Result<LbNode> {
+        let mut node = LbNode::spawn(station, "--standalone", cluster)?;
+        node.wait_ready()?;
+        Ok(node)
+    }
+
+    /// Starts the daemon as a node of a cluster on this node file, which must leave `admin` at its default. It is not
+    /// ready yet.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing.
+    pub fn launch(station: &Station, node_file: &Path) -> Result<LbNode> {
+        LbNode::spawn(station, "--config", node_file)
+    }
+
+    fn spawn(station: &Station, kind: &str, file: &Path) -> Result<LbNode> {
         let host = &station.host;
-        let command = host.command(binary()?).args(["run", "--standalone"]).arg(cluster);
-        let mut process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
-        process.wait_ready("/readyz to answer 200", START_LIMIT, || {
-            answers_well(host, NODE_ADMIN_PORT, "/readyz")
-        })?;
+        let command = host.command(binary()?).args(["run", kind]).arg(file);
+        let process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
         Ok(LbNode { station: station.clone(), process })
+    }
+
+    /// Waits until the daemon is ready: its tables are in the kernel.
+    ///
+    /// # Errors
+    ///
+    /// When it is not in 20 s; with its output.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let host = self.station.host.clone();
+        self.process.wait_ready("/readyz to answer 200", START_LIMIT, || {
+            answers_well(&host, NODE_ADMIN_PORT, "/readyz")
+        })
+    }
+
+    /// What `/status` says now.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon does not answer in JSON.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let (_, body) = self.get("/status")?;
+        serde_json::from_str(&body).context("/status is not JSON")
     }
 
     /// The process, to kill or to signal.

@@ -5,8 +5,9 @@
 //! behind goes when the next one begins.
 //!
 //! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
-//! [`Broker`], [`Fleet`] and [`LbNode`] are what runs on it: mosquitto, MQTT clients, the daemon under test; [`Front`] is
-//! BIRD on the router and the nodes.
+//! [`Broker`], [`Fleet`], [`LbNode`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon under
+//! test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
+//! [`Site`] is a cluster: several nodes behind a front, an ensemble that they share their state by, and reals.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
 //! Its clients are [`visit`]s (new flows), [`Held`] connections, [`Steady`] requests and [`bulk`] transfers.
 //!
@@ -17,6 +18,7 @@ mod broker;
 pub mod bulk;
 mod cluster;
 mod deployment;
+mod ensemble;
 mod fleet;
 mod held;
 mod host;
@@ -25,8 +27,10 @@ mod lab;
 mod lb_node;
 mod link;
 mod napi;
+mod operator;
 mod process;
 mod server;
+mod site;
 mod steady;
 pub mod store_suite;
 mod topology;
@@ -37,14 +41,17 @@ pub use bird::{Bird, Front};
 pub use broker::{Accepted, Broker, MQTT_PORT};
 pub use cluster::{Cluster, Encapsulation, Family, Protocol, Vip};
 pub use deployment::Deployment;
+pub use ensemble::{Ensemble, EnsembleBuilder, ServerTls};
 pub use fleet::{Fleet, Session, SessionState};
 pub use held::{Connection, Held};
 pub use host::{Host, HostCommand};
 pub use lab::Lab;
 pub use lb_node::{LbNode, Metrics, RealDaemon};
 pub use link::{Bridge, Port, link};
+pub use operator::Operator;
 pub use process::{Finished, Process};
 pub use server::{Server, Service};
+pub use site::{Settings, Site};
 pub use steady::{Record, Steady};
 pub use topology::{Segment, Station, Topology, TopologyBuilder};
 pub use visit::{Visits, unspecified_like, visit};

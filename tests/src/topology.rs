@@ -69,6 +69,8 @@ pub struct Topology {
     pub nodes: Vec<Station>,
     /// `real-1` and so on.
     pub reals: Vec<Station>,
+    /// `zk-1` and so on, where servers of ZooKeeper are to run.
+    pub zookeepers: Vec<Station>,
     /// The lab that all of it belongs to.
     pub lab: Lab,
 }
@@ -79,6 +81,7 @@ pub struct TopologyBuilder {
     clients: u8,
     nodes: u8,
     reals: u8,
+    zookeepers: u8,
     segment: Segment,
     client_mtu: u32,
     real_mtu: u32,
@@ -93,6 +96,7 @@ impl Topology {
             clients: 1,
             nodes: 1,
             reals: 1,
+            zookeepers: 0,
             segment: Segment::Routed,
             client_mtu: DEFAULT_MTU,
             real_mtu: DEFAULT_MTU,
@@ -125,9 +129,27 @@ impl Topology {
         Ok(())
     }
 
+    /// Cuts a host off from all others, or links it again. Its routes stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn cut(&self, station: &Station, cut: bool) -> Result<()> {
+        // Both directions vanish, and neither end is told: as when a switch between them fails.
+        for (verb, address) in [("from", station.v4), ("to", station.v4)] {
+            let action = if cut { "add" } else { "del" };
+            self.router.ip(&format!("rule {action} priority 90 {verb} {address}/32 blackhole"))?;
+        }
+        for (verb, address) in [("from", station.v6), ("to", station.v6)] {
+            let action = if cut { "add" } else { "del" };
+            self.router.ip(&format!("-6 rule {action} priority 90 {verb} {address}/128 blackhole"))?;
+        }
+        Ok(())
+    }
+
     /// All hosts, the router first.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
-        let stations = self.clients.iter().chain(&self.nodes).chain(&self.reals);
+        let stations = self.clients.iter().chain(&self.nodes).chain(&self.reals).chain(&self.zookeepers);
         std::iter::once(&self.router).chain(stations.map(|station| &station.host))
     }
 }
@@ -151,6 +173,13 @@ impl TopologyBuilder {
     #[must_use]
     pub fn reals(mut self, number: u8) -> Self {
         self.reals = number;
+        self
+    }
+
+    /// How many hosts for servers of ZooKeeper.
+    #[must_use]
+    pub fn zookeepers(mut self, number: u8) -> Self {
+        self.zookeepers = number;
         self
     }
 
@@ -208,8 +237,9 @@ impl TopologyBuilder {
         let clients = outside.all(&CLIENT, self.clients, self.client_mtu)?;
         let nodes = backbone.all(&NODE, self.nodes, DEFAULT_MTU)?;
         let reals = backbone.all(&REAL, self.reals, self.real_mtu)?;
+        let zookeepers = outside.all(&ZOOKEEPER, self.zookeepers, DEFAULT_MTU)?;
         let front = self.bird_front.then(|| Front::start(&router, &nodes)).transpose()?;
-        Ok(Topology { front, router, clients, nodes, reals, lab })
+        Ok(Topology { front, router, clients, nodes, reals, zookeepers, lab })
     }
 }
 
@@ -228,6 +258,7 @@ struct Role {
 const CLIENT: Role = Role { name: "client", port: "c", area: 1, first: 200, sends_by_xdp: false };
 const NODE: Role = Role { name: "node", port: "n", area: 2, first: 10, sends_by_xdp: true };
 const REAL: Role = Role { name: "real", port: "r", area: 3, first: 100, sends_by_xdp: false };
+const ZOOKEEPER: Role = Role { name: "zk", port: "z", area: 5, first: 250, sends_by_xdp: false };
 
 struct Attach<'a> {
     lab: &'a Lab,

@@ -37,6 +37,9 @@ const PACKAGES: &[Package] = &[
     package("mosquitto", "mosquitto", "the brokers of tests and demo"),
     package("bird2", "/usr/sbin/bird", "the routers of tests and demo"),
     package("mosquitto-clients", "mosquitto_pub", "the clients of tests and demo"),
+    package("default-jre-headless", "java", "the ZooKeeper servers of tests and demo"),
+    // Without a service; the one is in the package zookeeperd.
+    package("zookeeper", "/usr/share/java/zookeeper.jar", "the ZooKeeper servers of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
     package("curl", "curl", "tests of the HTTP endpoints"),
 ];

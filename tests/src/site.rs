@@ -1,0 +1,277 @@
+//! A cluster: nodes behind a front of BIRD, an ensemble of ZooKeeper, and reals with echo services.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use zk_schema::tree::{Assignment, Head, Term, paths};
+use zk_schema::{ClusterFile, Desired};
+
+use crate::cluster::{Cluster, replace};
+use crate::deployment::services;
+use crate::ensemble::Ensemble;
+use crate::lb_node::{LbNode, RealDaemon};
+use crate::operator::Operator;
+use crate::server::{Server, Service};
+use crate::topology::{Topology, TopologyBuilder};
+use crate::wait::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(40);
+
+/// Nodes of a cluster that balance its VIPs over the reals of a network, each of which echoes at every VIP.
+#[derive(Debug)]
+pub struct Site {
+    /// `nodes[n]` runs on `net.nodes[n]`; `None` while it does not run.
+    pub nodes: Vec<Option<LbNode>>,
+    /// `reals[n]` runs on `net.reals[n]`.
+    pub reals: Vec<RealDaemon>,
+    /// `servers[n]` runs on `net.reals[n]`.
+    pub servers: Vec<Server>,
+    /// Who reads and writes the tree by hand, on the router.
+    pub operator: Operator,
+    /// `zk-1` and so on.
+    pub ensemble: Ensemble,
+    /// VIPs and reals as they were written first.
+    pub cluster: Cluster,
+    /// What the nodes are told.
+    settings: Settings,
+    /// Where it all stands.
+    pub net: Topology,
+}
+
+/// What nodes are told beyond what they must be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The nodes' session timeout.
+    pub session_timeout: Duration,
+    /// Lines of the `[cluster]` table.
+    pub cluster: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let cluster = "autonomy_after_ms = 10000\ndrain_wait_ms = 1000\nack_timeout_ms = 3000\n".to_owned();
+        Self { session_timeout: Duration::from_secs(4), cluster }
+    }
+}
+
+impl Site {
+    /// Starts three servers of ZooKeeper, writes the tree, starts everything else, and waits until every node announces
+    /// every VIP. `topology` needs neither a front nor hosts for ZooKeeper.
+    ///
+    /// # Errors
+    ///
+    /// When something does not start.
+    pub fn start(topology: TopologyBuilder, cluster: impl FnOnce(&Topology) -> Cluster) -> Result<Site> {
+        Site::with(topology, cluster, &[], Settings::default())
+    }
+
+    /// As [`Site::start`], with more services on each real, and other settings.
+    ///
+    /// # Errors
+    ///
+    /// When something does not start.
+    pub fn with(
+        topology: TopologyBuilder,
+        cluster: impl FnOnce(&Topology) -> Cluster,
+        more: &[Service],
+        settings: Settings,
+    ) -> Result<Site> {
+        let net = topology.bird_front().zookeepers(3).build()?;
+        let cluster = cluster(&net);
+        let places: Vec<_> =
+            net.zookeepers.iter().map(|station| (station.host.clone(), IpAddr::from(station.v4))).collect();
+        let ensemble = Ensemble::start(&places)?;
+        let operator = Operator::new(&net.router, &ensemble.connect_string())?;
+        operator.write(&desired(&cluster, &net)?)?;
+
+        let vips = cluster.addresses();
+        let services = services(&cluster, more);
+        let mut reals = Vec::new();
+        let mut servers = Vec::new();
+        for station in &net.reals {
+            reals.push(RealDaemon::start(station, &vips, &net.nodes)?);
+            servers.push(Server::start(&station.host, services.iter().copied())?);
+        }
+        let nodes = net.nodes.iter().map(|_| None).collect();
+        let mut site = Site { nodes, reals, servers, operator, ensemble, cluster, settings, net };
+        for node in 0..site.nodes.len() {
+            site.launch(node)?;
+        }
+        let all: Vec<usize> = (0..site.nodes.len()).collect();
+        site.wait_for_carriers(&all)?;
+        Ok(site)
+    }
+
+    /// Starts a node, which must not run, and does not wait until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// When its file cannot be written, or the binary is missing.
+    pub fn launch(&mut self, node: usize) -> Result<()> {
+        ensure!(self.nodes[node].is_none(), "node {node} runs already");
+        let station = &self.net.nodes[node];
+        let front = self.net.front.as_ref().context("the network has a front")?;
+        let mut text = format!(
+            "[node]\nname = \"{}\"\ninterface = \"{}\"\n{}\n",
+            station.host.name(),
+            station.interface,
+            self.cluster.node_settings
+        );
+        let _ = writeln!(
+            text,
+            "[zookeeper]\nservers = \"{}\"\nsession_timeout_ms = {}\n",
+            self.ensemble.connect_string(),
+            self.settings.session_timeout.as_millis()
+        );
+        let _ = writeln!(text, "{}", front.node_file_table(node));
+        let state = station.host.dir().join("state");
+        let _ = writeln!(text, "[cluster]\nstate_dir = {:?}\n{}", state.display(), self.settings.cluster);
+        let file = station.host.dir().join("node.toml");
+        replace(&file, &text)?;
+        self.nodes[node] = Some(LbNode::launch(station, &file)?);
+        Ok(())
+    }
+
+    /// A node that runs.
+    ///
+    /// # Errors
+    ///
+    /// When it does not.
+    pub fn node(&mut self, node: usize) -> Result<&mut LbNode> {
+        self.nodes[node].as_mut().with_context(|| format!("node {node} does not run"))
+    }
+
+    /// Kills a node's daemon. Its data plane forwards on.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub fn kill(&mut self, node: usize) -> Result<()> {
+        let mut killed = self.nodes[node].take().with_context(|| format!("node {node} does not run"))?;
+        killed.process().kill()
+    }
+
+    /// Waits until the router sends every VIP's packets to these nodes and no others.
+    ///
+    /// # Errors
+    ///
+    /// When it does not in time; with what the nodes have to say.
+    pub fn wait_for_carriers(&self, nodes: &[usize]) -> Result<()> {
+        let front = self.net.front.as_ref().context("the network has a front")?;
+        for vip in self.cluster.addresses() {
+            front.wait_for_carriers(vip, nodes, LIMIT).with_context(|| self.report())?;
+        }
+        Ok(())
+    }
+
+    /// What every node says of itself, for failures.
+    #[must_use]
+    pub fn report(&self) -> String {
+        let mut report = String::new();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let said = match node.as_ref().map(LbNode::status) {
+                None => "does not run".to_owned(),
+                Some(Ok(status)) => format!("{status:#}"),
+                Some(Err(error)) => format!("{error:#}"),
+            };
+            let _ = writeln!(report, "node {}: {said}", number + 1);
+        }
+        report
+    }
+
+    /// The head in the tree.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn head(&self) -> Result<Head> {
+        self.operator.record(paths::ASSIGNMENTS)?.context("there is no head yet")
+    }
+
+    /// A VIP's assignment in the tree.
+    ///
+    /// # Errors
+    ///
+    /// When there is none.
+    pub fn assignment(&self, vip: &str) -> Result<Assignment> {
+        let path = paths::assignment(&vip.parse()?);
+        self.operator.record(&path)?.with_context(|| format!("{path}: no such znode"))
+    }
+
+    /// The node that leads, counted from 0, and its term.
+    ///
+    /// # Errors
+    ///
+    /// When nobody leads in time.
+    pub fn leader(&self) -> Result<(usize, u64)> {
+        wait_until("one node to lead", LIMIT, || {
+            let Some(term) = self.operator.record::<Term>(paths::LEADER)? else { return Ok(None) };
+            let place = self.net.nodes.iter().position(|station| station.host.name() == term.node.as_str());
+            let place = place.context("the leader is no node of this site")?;
+            let Some(node) = &self.nodes[place] else { return Ok(None) };
+            let leading = node.status().is_ok_and(|status| status["cluster"]["leading"] == term.term);
+            Ok(leading.then_some((place, term.term)))
+        })
+        .with_context(|| self.report())
+    }
+
+    /// The tables of the nodes that run, by VIP: the epoch and the digest of what is in each node's maps.
+    ///
+    /// # Errors
+    ///
+    /// When a node does not answer.
+    pub fn tables(&self) -> Result<BTreeMap<String, Vec<(u64, String)>>> {
+        let mut tables: BTreeMap<String, Vec<(u64, String)>> = BTreeMap::new();
+        for node in self.nodes.iter().flatten() {
+            let status = node.status()?;
+            for (vip, state) in status["vips"].as_object().context("/status has no VIPs")? {
+                let epoch = state["epoch"].as_u64().context("a VIP without an epoch")?;
+                let digest = state["table_digest"].as_str().unwrap_or("none").to_owned();
+                tables.entry(vip.clone()).or_default().push((epoch, digest));
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Waits until every node that runs has the tree's head in force, no two differ, and each VIP's table holds the reals
+    /// that `expected` names for it.
+    ///
+    /// # Errors
+    ///
+    /// When that takes too long.
+    pub fn wait_agreed(&self, expected: &[(&str, &[&str])]) -> Result<()> {
+        wait_until(format_args!("all nodes to agree on {expected:?}"), LIMIT, || {
+            let head = self.head()?;
+            for node in self.nodes.iter().flatten() {
+                let status = node.status()?;
+                if status["epoch"] != head.epoch || status["term"] != head.term {
+                    return Ok(None);
+                }
+                for (vip, reals) in expected {
+                    let in_table: BTreeSet<&str> = status["vips"][vip]["reals"]
+                        .as_object()
+                        .into_iter()
+                        .flatten()
+                        .filter(|(_, real)| real["weight"].as_u64().is_some_and(|weight| weight > 0))
+                        .map(|(real, _)| real.as_str())
+                        .collect();
+                    if in_table != reals.iter().copied().collect() {
+                        return Ok(None);
+                    }
+                }
+            }
+            let agreed = self.tables()?.values().all(|tables| tables.iter().all(|table| *table == tables[0]));
+            Ok(agreed.then_some(()))
+        })
+        .with_context(|| self.report())
+    }
+}
+
+/// The cluster's VIPs and reals as records.
+fn desired(cluster: &Cluster, net: &Topology) -> Result<Desired> {
+    let station = net.nodes.first().context("a site has nodes")?;
+    Ok(ClusterFile::parse(&cluster.text(station), "cluster.toml")?.desired)
+}
