@@ -480,6 +480,19 @@ driver = "bird"
     }
 
     #[test]
+    fn the_file_of_a_real_has_the_table_zookeeper_and_nothing_else() {
+        let table = "[zookeeper]\nservers = \"zk-1:2181\"\n";
+        let file = RealFile::parse(table, "real.toml").unwrap();
+        assert_eq!(file, RealFile::new("zk-1:2181"));
+        assert_eq!(file.validate(), Ok(()));
+        let refusal = |text: &str| RealFile::parse(text, "real.toml").unwrap_err().to_string();
+        assert!(refusal("").contains("zookeeper: missing"));
+        assert!(refusal(&[table, "tls_key = \"/k\"\n"].concat()).contains("3:11: zookeeper.tls_key"));
+        assert!(refusal(&[table, "[node]\n"].concat()).contains("node: unknown field"));
+        assert!(RealFile::new("zk-1:x").validate().is_err());
+    }
+
+    #[test]
     fn each_mistake_is_named_with_its_line_column_and_field() {
         for (old, new, expected) in [
             (
