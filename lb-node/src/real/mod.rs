@@ -20,30 +20,24 @@ pub mod registration;
 
 pub use prefix::{Prefix, PrefixError};
 
-use crate::front::boot_id;
-use crate::zookeeper;
-use anyhow::{Context as _, Result, ensure};
-use coordination::zookeeper::ZooKeeper;
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use host::{Host, Journal};
 use lb_ebpf::real::{DEFAULT_GUE_PORT, LAYOUT, MAX_ADDRESSES};
 use pins::Pins;
 use program::Program;
-use registration::{Learnt, Registrar, Standing};
+use registration::{Learnt, Registration, Standing};
 use rtnetlink::MulticastGroup;
 use std::collections::BTreeSet;
-use std::fs;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
-use zk_schema::tree::Registrant;
 
 /// How often the host is looked at even though netlink has told of no change: notifications can be
 /// lost, and ARP settings change without one.
@@ -204,40 +198,34 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     .context("cannot open a netlink socket")?;
     let _connection = AbortOnDrop(tokio::spawn(connection));
     let host = Host::new(netlink);
-    let registration = match options.registration.is_wanted() {
-        true => Some(registrant(&options, &host).await?),
+    let registrar = match options.registration.is_wanted() {
+        true => Some(Registration::prepare(&options, &host).await?),
         false => None,
     };
     let (mut real, counters) = Real::start(options, host).await?;
-    let (in_place, registration) = match registration {
-        Some((store, settings)) => {
-            let (in_place, receiver) = watch::channel(BTreeSet::new());
-            (
-                in_place,
-                Some(Registration::start(Registrar::new(store, settings, receiver), real.before.clone())),
-            )
-        }
-        None => (watch::Sender::default(), None),
-    };
-    let standing = registration.as_ref().map(|registration| registration.standing.clone());
+    let in_place = watch::Sender::new(real.in_place());
+    let mut registration =
+        registrar.map(|prepared| prepared.start(in_place.subscribe(), real.before.clone()));
+    let standing = registration.as_ref().map(Registration::standing);
     let _admin = match real.options.admin {
         Some(address) => Some(AbortOnDrop(admin::serve(address, real.status(standing), counters).await?)),
         None => None,
     };
-    let mut learnt = registration.as_ref().map(|registration| registration.learnt.clone());
     let mut stop = pin!(stop);
     let mut reread = tokio::time::interval(REREAD);
     reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
     reread.reset();
     let mut listening = true;
-    if real.is_complete() {
-        in_place.send_replace(real.vips.borrow().clone());
-    }
     loop {
         tokio::select! {
             () = &mut stop => break,
             _ = reread.tick() => {}
-            learnt = next_learnt(&mut learnt) => real.learn(learnt),
+            learnt = async { registration.as_mut()?.learnt().await }, if registration.is_some() => {
+                match learnt {
+                    Some(learnt) => real.learn(learnt),
+                    None => bail!("the registration has ended, which is a fault of this program"),
+                }
+            }
             change = changes.next(), if listening => {
                 if change.is_none() {
                     tracing::warn!("netlink tells of no more changes: looking every {REREAD:?} instead");
@@ -249,8 +237,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
         }
         match real.reconcile().await {
             // From its first success on, whether the host takes packets is for the nodes' probes to tell.
-            Ok(()) if real.is_complete() => drop(in_place.send_replace(real.vips.borrow().clone())),
-            Ok(()) => {}
+            Ok(()) => drop(in_place.send_replace(real.in_place())),
             Err(error) => {
                 tracing::error!("cannot bring this host to the wanted state, trying again later: {error:#}");
             }
@@ -262,64 +249,6 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     }
     tracing::info!(interface = real.options.interface, "stopping; the program stays on the interface");
     Ok(())
-}
-
-/// Where and as what this host is to be registered.
-async fn registrant(options: &Options, host: &Host) -> Result<(ZooKeeper, registration::Settings)> {
-    let interface = &options.interface;
-    let wanted = &options.registration;
-    let store = zookeeper::store(&wanted.zookeeper()?)?;
-    let boot = boot_id().context("cannot read this machine's boot id")?;
-    // One network namespace is one host, even where several share a kernel.
-    let namespace = fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?.ino();
-    let addresses = &host.primary_addresses(interface).await? - &options.vips.iter().copied().collect();
-    let mut real = zk_schema::Real::new(wanted.real_address(interface, &addresses)?);
-    real.weight = wanted.weight;
-    let settings = registration::Settings {
-        vips: wanted.vips(),
-        name: wanted.real_name()?,
-        real,
-        registrant: Registrant::new(format!("{boot}/{namespace}/{interface}")),
-        served: (!options.vips.is_empty()).then(|| options.vips.iter().copied().collect()),
-    };
-    Ok((store, settings))
-}
-
-/// What is learnt next; never ready where nothing is.
-async fn next_learnt(learnt: &mut Option<watch::Receiver<Option<Learnt>>>) -> Learnt {
-    if let Some(receiver) = learnt {
-        while receiver.changed().await.is_ok() {
-            if let Some(learnt) = receiver.borrow_and_update().clone() {
-                return learnt;
-            }
-        }
-    }
-    std::future::pending().await
-}
-
-/// A registration that is being kept.
-struct Registration {
-    learnt: watch::Receiver<Option<Learnt>>,
-    standing: watch::Receiver<Standing>,
-    stop: oneshot::Sender<()>,
-    task: AbortOnDrop<()>,
-}
-
-impl Registration {
-    fn start(registrar: Registrar<ZooKeeper>, before: Learnt) -> Self {
-        let (learnt, standing) = (registrar.learnt(), registrar.standing());
-        let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(registrar.run(before, async { drop(stopped.await) }));
-        Self { learnt, standing, stop, task: AbortOnDrop(task) }
-    }
-
-    /// Takes the host out of the tree.
-    async fn stop(mut self) {
-        drop(self.stop);
-        if let Err(panic) = (&mut self.task.0).await {
-            tracing::error!("a fault of this program: {panic}");
-        }
-    }
 }
 
 /// Undoes what [`run`] has done on an interface: takes the program off it and off the BPF file system,
@@ -397,6 +326,11 @@ impl Real {
     /// Whether nothing is left to be learnt before packets can be taken as they should.
     fn is_complete(&self) -> bool {
         self.has_learnt || !(self.options.vips.is_empty() || self.options.from.is_empty())
+    }
+
+    /// The VIPs that it takes packets for as it should, given that the host is in the wanted state.
+    fn in_place(&self) -> BTreeSet<IpAddr> {
+        if self.is_complete() { self.vips.borrow().clone() } else { BTreeSet::new() }
     }
 
     /// Takes over what was not told on the command line.

@@ -6,10 +6,12 @@
 
 mod learn;
 mod options;
+mod task;
 #[cfg(test)]
 mod tests;
 
 pub use options::Options;
+pub(super) use task::Registration;
 
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Znode};
