@@ -6,7 +6,7 @@ use coordination::follow::{Followed, follow};
 use coordination::memory::{MemorySession, MemoryStore};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::{ensure_skeleton, init, write_desired};
-use coordination::{Change, Session, Store};
+use coordination::{Change, Session, Store, Znode};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -298,7 +298,7 @@ fn keeper(
     let seen = Seen::default();
     let told = seen.clone();
     let task = tokio::spawn(async move {
-        let own = |content: &[u8]| content.starts_with(b"mine");
+        let own = |there: &Znode| there.data.starts_with(b"mine");
         keep(&session, kept, own, |obstacle| *told.0.lock().unwrap() = obstacle).await;
     });
     (content, seen, task)
@@ -351,7 +351,8 @@ async fn a_stranger_s_znode_is_told_and_waited_for() {
     stranger.commit(vec![create(HERE, "another machine", true)]).await.unwrap();
     let (_content, seen, _task) = keeper(store.client("lb-1").connect().await.unwrap(), HERE, "mine");
     sleep(Duration::from_secs(60)).await;
-    assert_eq!(*seen.0.lock().unwrap(), Some(Obstacle::Occupied(b"another machine".to_vec())));
+    let there = operator.read(&[HERE.to_owned()]).await.unwrap().remove(0).unwrap();
+    assert_eq!(*seen.0.lock().unwrap(), Some(Obstacle::Occupied(there)));
     assert_eq!(get(&operator, HERE).await.unwrap(), b"another machine");
     stranger.close().await;
     sleep(MOMENT).await;
