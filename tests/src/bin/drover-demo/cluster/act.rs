@@ -155,7 +155,8 @@ fn bring_the_node_back(stage: &mut Stage, report: &mut Report, crowd: &Crowd, no
         ),
         now == (leader, term),
     );
-    watched.finding("back", stage, crowd, report)
+    report.note(format_args!("{} changes of routes", watched.changes(stage)?));
+    watched.finding(&format!("{name} back"), stage, crowd, report)
 }
 
 fn kill_a_broker(stage: &mut Stage, report: &mut Report, crowd: &mut Crowd, waves: &mut Waves) -> Result<()> {
@@ -163,7 +164,7 @@ fn kill_a_broker(stage: &mut Stage, report: &mut Report, crowd: &mut Crowd, wave
     report.step(format_args!("{victim}, which both VIPs share, is killed (SIGKILL)"));
     wait_until("the leader to have settled", LIMIT, || Ok((!stage.site.head()?.settling).then_some(())))?;
     report.note("a new leader removes nothing until all can have voted: it may now");
-    let old_epoch = stage.site.head()?.epoch;
+    let (old_epoch, old_digests) = stage.agreed(None)?;
     let death = Death::of(VICTIM, &mut stage.site.servers, crowd, report)?;
     let (epoch, digests) = stage.agreed(Some(VICTIM))?;
     let after = death.time.elapsed();
@@ -187,8 +188,12 @@ fn kill_a_broker(stage: &mut Stage, report: &mut Report, crowd: &mut Crowd, wave
     let host = stage.site.net.reals[VICTIM].host.clone();
     death.undo(&host, &mut stage.site.servers, waves, report)?;
     death.check_survivors(crowd, &stage.site.servers, "back", report)?;
-    let (epoch, _) = stage.agreed(None)?;
-    report.note(format_args!("all nodes have the same tables again, epoch {epoch}"));
+    let (epoch, digests) = stage.agreed(None)?;
+    report.finding(
+        "all nodes have the tables again that they had before",
+        format_args!("{}, epoch {epoch}", digests.join(", ")),
+        digests == old_digests,
+    );
     // In the place of those who lost their broker.
     crowd.connect(&stage.some_ways(), HELD, "demo-again")
 }
@@ -258,7 +263,7 @@ fn kill_a_node(stage: &mut Stage, report: &mut Report, crowd: &Crowd, waves: &mu
     let carried = packets(stage.site.node(victim)?)?;
     crowd.settle()?;
     let carried = packets(stage.site.node(victim)?)? - carried;
-    report.note(format_args!("a moment ago {carried} packets of a round of messages went through it"));
+    report.note(format_args!("of the last round of messages {carried} packets went through it"));
     let gone = Instant::now();
     stage.destroy(victim)?;
     let rest = stage.running();
@@ -269,12 +274,14 @@ fn kill_a_node(stage: &mut Stage, report: &mut Report, crowd: &Crowd, waves: &mu
     report.finding(
         "the router sends all packets to the other nodes",
         format_args!(
-            "{:.0} ms after; {} of {} new clients served",
+            "{:.0} ms after, by {} changes of routes; {} of {} new clients served",
             moved.as_secs_f64() * 1e3,
+            watched.changes(stage)?,
             wave.served(),
             wave.size()
         ),
-        wave.failed() == 0,
+        // The changes prove that the promises of no changes could have been broken.
+        wave.failed() == 0 && watched.changes(stage)? > 0,
     );
     watched.finding(&format!("{name} gone"), stage, crowd, report)?;
     let noticed = wait_until("the leader to count two nodes", LIMIT, || {

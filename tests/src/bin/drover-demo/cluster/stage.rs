@@ -49,6 +49,7 @@ impl Stage {
         report.step(
             "A site: two clients, a router with ECMP, three nodes, three servers of ZooKeeper, three brokers",
         );
+        report.note("all of it starts, which takes some seconds");
         let topology = Topology::builder().clients(CLIENTS).nodes(NODES).reals(REALS);
         let site =
             Site::serving(topology, cluster, Settings::default(), |_, station| Broker::start(&station.host))?;
