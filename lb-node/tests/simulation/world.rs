@@ -67,6 +67,8 @@ pub(crate) struct Machine {
     pub(crate) cached: Option<Arc<Decided>>,
     /// How often a node has started on it.
     pub(crate) starts: u64,
+    /// Whether the node began with what was on the disk.
+    pub(crate) keeps: bool,
 }
 
 /// A program that a node put in force.
@@ -165,7 +167,7 @@ impl World {
             let client = world.store.client(node.as_str());
             world
                 .machines
-                .insert(node.clone(), Machine { client, node: None, cached: None, starts: 0 });
+                .insert(node.clone(), Machine { client, node: None, cached: None, starts: 0, keeps: false });
             world.start(&node);
         }
         world
@@ -175,6 +177,7 @@ impl World {
     pub(crate) fn start(&mut self, node: &NodeName) {
         let machine = self.machines.get_mut(node).expect("there is such a machine");
         machine.starts += 1;
+        machine.keeps = machine.cached.is_some();
         let start = machine.starts;
         let settings = Settings {
             node: node.clone(),
