@@ -278,7 +278,8 @@ impl Chaos {
             (9, _) => self.toggle_flag(&paths::maintenance(node)).await,
             (10, _) => self.toggle_flag(paths::FREEZE).await,
             (11, _) => {
-                let confirm = [paths::confirm(&name), paths::CONFIRM_VIPS.into(), paths::CONFIRM_NODES.into()];
+                let confirm =
+                    [paths::confirm(&name), paths::CONFIRM_VIPS.into(), paths::CONFIRM_NODES.into()];
                 let path = self.chance.of(&confirm).expect("not empty").clone();
                 self.toggle_flag(&path).await
             }
@@ -293,8 +294,14 @@ impl Chaos {
                 garbage.extend([paths::health(node), paths::applied(node), paths::node(node)]);
                 self.scribble(&garbage).await
             }
+            (14, _) if self.chance.one_in(3) => {
+                let outcome =
+                    self.change(Change::Delete { path: paths::LEADER.to_owned(), version: None }).await;
+                format!("the record of terms is deleted: {outcome:?}")
+            }
             (14, _) => {
-                let outcome = self.change(Change::Delete { path: paths::assignment(&name), version: None }).await;
+                let outcome =
+                    self.change(Change::Delete { path: paths::assignment(&name), version: None }).await;
                 format!("the assignment of {name} is deleted: {outcome:?}")
             }
             _ => {
@@ -318,7 +325,8 @@ impl Chaos {
         let path = self.chance.of(paths).expect("not empty").clone();
         let data = self.chance.of(&["{\"", "{}", "", "[1]", "{\"version\":99}"]).expect("not empty");
         let data = data.as_bytes().to_vec();
-        let outcome = self.change(Change::Set { path: path.clone(), data: data.clone(), version: None }).await;
+        let outcome =
+            self.change(Change::Set { path: path.clone(), data: data.clone(), version: None }).await;
         format!("{path} is overwritten with {:?}: {outcome:?}", String::from_utf8_lossy(&data))
     }
 
@@ -377,7 +385,9 @@ impl Chaos {
             let used = state.reals.iter().filter(|(_, real)| real.weight > 0).map(|(name, _)| name);
             let used: Vec<&RealName> = used.collect();
             let share = if used.contains(&&dead) { 100 } else { 0 };
-            state.vip.health.is_some() && share <= used.len() * usize::from(state.vip.panic_threshold) && used.len() > 1
+            state.vip.health.is_some()
+                && share <= used.len() * usize::from(state.vip.panic_threshold)
+                && used.len() > 1
         });
         {
             let mut truth = lock(&self.world.truth);
@@ -386,8 +396,12 @@ impl Chaos {
         }
         self.drained.clear();
         let there: Vec<String> = self.world.store.dump().into_keys().collect();
-        let flags = there.into_iter().filter(|path| path.starts_with("/drover/ops/") && path.split('/').count() > 4);
-        let flags: Vec<String> = flags.chain([paths::FREEZE.to_owned()]).collect();
+        let flags =
+            there.into_iter().filter(|path| path.starts_with("/drover/ops/") && path.split('/').count() > 4);
+        // What nodes that are gone had in force is kept for ever, and nobody but an operator mends it.
+        let gone = self.world.machines.iter().filter(|(_, machine)| machine.node.is_none());
+        let gone = gone.map(|(node, _)| paths::applied(node));
+        let flags: Vec<String> = flags.chain(gone).chain([paths::FREEZE.to_owned()]).collect();
         for path in flags {
             self.flag(&path, false).await;
         }
@@ -397,9 +411,16 @@ impl Chaos {
         self.world.write_wanted().await;
         self.observer.circumstances(&self.world, &self.drained);
         // What is held because it looked like an accident was meant.
-        let confirm: Vec<String> = self.world.store.dump().into_keys().filter_map(|path| {
-            path.strip_prefix("/drover/assignments/").map(|vip| format!("{}/{vip}", paths::CONFIRM))
-        }).chain([paths::CONFIRM_VIPS.to_owned(), paths::CONFIRM_NODES.to_owned()]).collect();
+        let confirm: Vec<String> = self
+            .world
+            .store
+            .dump()
+            .into_keys()
+            .filter_map(|path| {
+                path.strip_prefix("/drover/assignments/").map(|vip| format!("{}/{vip}", paths::CONFIRM))
+            })
+            .chain([paths::CONFIRM_VIPS.to_owned(), paths::CONFIRM_NODES.to_owned()])
+            .collect();
         for path in &confirm {
             self.flag(path, true).await;
         }

@@ -173,7 +173,9 @@ impl Observer {
         let by_leader = entry.client != "operator";
         let parts: Vec<&str> = entry.path.split('/').skip(2).collect();
         let shown = match (&parts[..], &entry.data) {
-            (["leader"], Some(data)) => Term::parse(data).map(|term| format!("{} {}", term.node, term.term)).ok(),
+            (["leader"], Some(data)) => {
+                Term::parse(data).map(|term| format!("{} {}", term.node, term.term)).ok()
+            }
             (["health", _], Some(data)) => Vote::parse(data).ok().map(|vote| {
                 let down: Vec<String> = vote.down.keys().map(ToString::to_string).collect();
                 let unknown: Vec<String> = vote.unknown.iter().map(ToString::to_string).collect();
@@ -232,12 +234,20 @@ impl Observer {
         }
         self.newest = head.order();
         match self.heads.insert(head.epoch, head) {
-            Some(other) => Err(format!("two heads of epoch {}, terms {} and {}", other.epoch, other.term, self.term)),
+            Some(other) => {
+                Err(format!("two heads of epoch {}, terms {} and {}", other.epoch, other.term, self.term))
+            }
             None => Ok(()),
         }
     }
 
-    fn assignment(&mut self, vip: VipName, new: Assignment, digest: String, at: Instant) -> Result<(), String> {
+    fn assignment(
+        &mut self,
+        vip: VipName,
+        new: Assignment,
+        digest: String,
+        at: Instant,
+    ) -> Result<(), String> {
         if new.term != self.term {
             return Err(format!("an assignment of {vip} of term {} in term {}", new.term, self.term));
         }
@@ -270,7 +280,8 @@ impl Observer {
         let shown = shown.collect::<Vec<_>>().join(" ");
         self.note(*at, &format!("{node} applies {}: {shown}", program.epoch));
         let head = self.heads.get(&program.epoch);
-        let head = head.ok_or_else(|| format!("{node} applies epoch {}, which nobody wrote", program.epoch))?;
+        let head =
+            head.ok_or_else(|| format!("{node} applies epoch {}, which nobody wrote", program.epoch))?;
         let order = head.order();
         let before = self.in_force.remove(node).filter(|before| before.start == *start);
         if before.as_ref().is_some_and(|before| before.order > order) {
@@ -311,7 +322,8 @@ impl Observer {
         self.in_force.insert(node.clone(), InForce { start: *start, order, weights });
         for (vip, epoch, table) in whole {
             let digest = self.digest(&table);
-            let (first, whose) = self.tables.entry((vip.clone(), epoch)).or_insert_with(|| (digest, node.clone()));
+            let (first, whose) =
+                self.tables.entry((vip.clone(), epoch)).or_insert_with(|| (digest, node.clone()));
             if *first != digest {
                 return Err(format!("{node} and {whose} have different tables of {vip} at epoch {epoch}"));
             }

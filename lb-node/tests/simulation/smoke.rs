@@ -16,9 +16,8 @@ async fn cluster() -> World {
 }
 
 fn leader(world: &World) -> (NodeName, u64) {
-    let leaders = world
-        .running()
-        .filter_map(|(name, node)| Some((name.clone(), node.learnt.leading.borrow().term?)));
+    let leaders =
+        world.running().filter_map(|(name, node)| Some((name.clone(), node.learnt.leading.borrow().term?)));
     let leaders: Vec<_> = leaders.collect();
     assert_eq!(leaders.len(), 1, "{leaders:?}");
     leaders[0].clone()
@@ -112,9 +111,8 @@ async fn a_real_that_dies_while_the_store_is_away_is_left_out_by_each_node_and_d
     let dead = Instant::now();
     sleep(AUTONOMY + Duration::from_secs(8)).await;
     let left: Vec<String> = moves(&world, &mut last);
-    let expected: Vec<String> = (1..=3)
-        .flat_map(|node| (1..=2).map(move |vip| format!("lb-{node} vip-{vip} -real-2")))
-        .collect();
+    let expected: Vec<String> =
+        (1..=3).flat_map(|node| (1..=2).map(move |vip| format!("lb-{node} vip-{vip} -real-2"))).collect();
     assert_eq!(left, expected, "{:?} after its death", dead.elapsed());
     for (_, node) in world.running() {
         assert_eq!(node.report.borrow().mode, Mode::Autonomous);

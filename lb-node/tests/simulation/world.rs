@@ -145,7 +145,12 @@ pub(crate) fn vip_state(number: u8, reals: impl IntoIterator<Item = u8>) -> VipS
 
 impl World {
     /// A tree with these VIPs, and this many nodes that start.
-    pub(crate) async fn new(nodes: u8, vips: BTreeMap<VipName, VipState>, seed: u64, tables: TableCache) -> Self {
+    pub(crate) async fn new(
+        nodes: u8,
+        vips: BTreeMap<VipName, VipState>,
+        seed: u64,
+        tables: TableCache,
+    ) -> Self {
         let store = MemoryStore::new().with_session_timeout(SESSION);
         store.journal();
         let wanted = Desired { cluster: Cluster::default(), vips };
@@ -261,7 +266,8 @@ impl World {
     pub(crate) fn expected(&self) -> BTreeMap<VipName, BTreeMap<RealName, u16>> {
         let truth = lock(&self.truth);
         let of_vip = |state: &VipState| {
-            let used = state.reals.iter().filter(|(name, real)| real.weight > 0 && !truth.down.contains(*name));
+            let used =
+                state.reals.iter().filter(|(name, real)| real.weight > 0 && !truth.down.contains(*name));
             used.map(|(name, real)| (name.clone(), real.weight)).collect()
         };
         self.wanted.vips.iter().map(|(name, state)| (name.clone(), of_vip(state))).collect()
