@@ -5,6 +5,7 @@ use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::{Decided, Followed};
 use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -155,10 +156,9 @@ impl Campaign {
         let mut seen = contents.borrow_and_update().clone();
         let mut view = View::parse(&seen, wall());
         loop {
-            if contents.has_changed().is_ok_and(|changed| changed)
-                || view.until.is_some_and(|end| wall() >= end)
-            {
-                seen = contents.borrow_and_update().clone();
+            let newest = contents.borrow_and_update().clone();
+            if !Arc::ptr_eq(&newest, &seen) || view.until.is_some_and(|end| wall() >= end) {
+                seen = newest;
                 view = View::parse(&seen, wall());
             }
             if Instant::now() > echoed_by {
