@@ -1,6 +1,8 @@
 //! What a leader sees: the tree, parsed.
 
+use super::is_listed;
 use coordination::Contents;
+use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::tree::{
     Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Vote, paths,
@@ -30,6 +32,8 @@ pub struct View {
     pub confirmed_vips: bool,
     /// Most nodes may go.
     pub confirmed_nodes: bool,
+    /// When the first of the flags that count ceases to, in seconds since 1970, if one does.
+    pub until: Option<u64>,
     /// What could not be read, other than the operators' VIPs and reals.
     pub problems: BTreeSet<String>,
 }
@@ -90,16 +94,16 @@ impl View {
                 ["applied", node] => insert(&mut view.applied, node, &znode.data),
                 ["health", node] => insert(&mut view.votes, node, &znode.data),
                 ["ops", "drain", real] => {
-                    let counts = Flag::read(&znode.data).counts(now);
+                    let counts = view.flag(&znode.data, now);
                     let target = real.replacen('.', "/", 1).parse();
                     target.map(|target| counts && view.drains.insert(target)).map(|_| ())
                 }
                 ["ops", "freeze"] => {
-                    view.frozen = Flag::read(&znode.data).counts(now);
+                    view.frozen = view.flag(&znode.data, now);
                     Ok(())
                 }
                 ["ops", "confirm", name] => {
-                    let counts = Flag::read(&znode.data).counts(now);
+                    let counts = view.flag(&znode.data, now);
                     match name {
                         _ if !counts => Ok(()),
                         "_vips" => {
@@ -122,6 +126,16 @@ impl View {
             }
         }
         view
+    }
+
+    /// Whether a flag counts.
+    fn flag(&mut self, data: &[u8], now: u64) -> bool {
+        let flag = Flag::read(data);
+        let counts = flag.counts(now);
+        if counts {
+            self.until = self.until.into_iter().chain(flag.until).min();
+        }
+        counts
     }
 
     fn vip(&mut self, vip: &str, data: &[u8]) -> Result<(), String> {
@@ -168,6 +182,30 @@ impl Published {
             }
         }
         published
+    }
+
+    /// Takes what is missing or damaged in the tree from what this node has `known` of it; returns the VIPs whose
+    /// assignments are to be written anew.
+    ///
+    /// What is newer than the head was written by a predecessor that ended before it wrote the head, and stays.
+    pub fn complete(&mut self, known: Option<&Decided>) -> BTreeSet<VipName> {
+        let Some(known) = known else { return BTreeSet::new() };
+        let head = self.head.get_or_insert_with(|| known.head.clone());
+        let mut completed = BTreeSet::new();
+        for (name, entry) in &head.vips {
+            let Some(last) = known.assignments.get(name) else { continue };
+            let is_right =
+                |assignment: &Assignment| assignment.epoch > head.epoch || is_listed(head, name, assignment);
+            let is_lost = match self.assignments.get(name) {
+                None => true,
+                Some(there) => !is_right(there) && known.head.vips.get(name) == Some(entry),
+            };
+            if is_lost {
+                self.assignments.insert(name.clone(), Assignment::clone(last));
+                completed.insert(name.clone());
+            }
+        }
+        completed
     }
 
     /// The greatest epoch that any record bears; 0 if there is none.
