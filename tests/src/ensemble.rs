@@ -250,6 +250,16 @@ impl Ensemble {
         self.servers[index].process.as_mut().with_context(|| format!("server {index} has been killed"))
     }
 
+    /// A server's process id.
+    ///
+    /// # Errors
+    ///
+    /// When the server has been killed.
+    pub fn pid(&self, index: usize) -> Result<u32> {
+        let process = self.servers[index].process.as_ref();
+        Ok(process.with_context(|| format!("server {index} has been killed"))?.pid())
+    }
+
     /// Kills a server, as a crash would. Its data stay.
     ///
     /// # Errors
