@@ -3,9 +3,10 @@
 use super::leader::{self, Leader, PATTERNS, Publication, Published, View};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::Followed;
+use coordination::setup::ensure_skeleton;
 
 use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,6 +20,8 @@ const TICK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a leader gives its own writes to come back to it before it takes what it sees for somebody else's.
 const ECHO: Duration = Duration::from_secs(3);
+/// How long a node must have been away until what it had in force is deleted.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Bytes that one commit may hold: ZooKeeper breaks connections over requests near 1 MiB.
 const COMMIT_BYTES: usize = 600 * 1024;
 
@@ -93,6 +96,10 @@ impl Campaign {
         followed: &watch::Receiver<Followed>,
         leading: &watch::Sender<Leading>,
     ) -> Result<End, ElectionError> {
+        // Somebody may have deleted a part of the tree since this session began.
+        if !ensure_skeleton(session).await? {
+            return Err(Error::NoNode(paths::CLUSTER.to_owned()).into());
+        }
         let candidate = Candidate::stand(session.clone(), self.node.clone(), &self.instance).await?;
         candidate.wait().await?;
         let known = followed.borrow().decided.as_ref().map_or((0, 0), |decided| decided.head.order());
@@ -131,11 +138,20 @@ impl Campaign {
         let mut own = std::pin::pin!(own);
         let mut echoed_by = Instant::now() + ECHO;
         let mut failed: Option<String> = None;
+        let mut gone: BTreeMap<NodeName, Instant> = BTreeMap::new();
         loop {
             let seen = contents.borrow_and_update().clone();
             let view = View::parse(&seen, wall());
             let damaged = if Instant::now() > echoed_by { damage(&seen, &leader) } else { BTreeSet::new() };
             let before = Instant::now();
+            if let Some(old) = long_gone(&mut gone, &view, before) {
+                let delete = Change::Delete { path: paths::applied(&old), version: None };
+                match leadership.commit(vec![delete]).await {
+                    Err(error) if leadership.is_over(&error) => return End::SteppedDown(error.to_string()),
+                    Ok(()) | Err(Error::NoNode(_)) => info!(node = %old, "forgotten, since it is long gone"),
+                    Err(error) => return End::SteppedDown(error.to_string()),
+                }
+            }
             match leader.decide(&view, &damaged, start.elapsed()) {
                 Ok(None) => {}
                 Ok(Some(publication)) => match write(session, leadership, &publication).await {
@@ -182,6 +198,17 @@ fn over<S: Session>(session: &S) -> End {
         State::Expired => End::Expired,
         _ => End::SteppedDown("the connection to ZooKeeper was lost".to_owned()),
     }
+}
+
+/// A node that has not been there for so long that what it had in force is of no interest any more.
+fn long_gone(gone: &mut BTreeMap<NodeName, Instant>, view: &View, now: Instant) -> Option<NodeName> {
+    gone.retain(|node, _| view.applied.contains_key(node) && !view.nodes.contains(node));
+    for node in view.applied.keys().filter(|node| !view.nodes.contains(*node)) {
+        gone.entry(node.clone()).or_insert(now);
+    }
+    let old = gone.iter().find(|(_, since)| now.duration_since(**since) >= FORGET_AFTER)?.0.clone();
+    gone.remove(&old);
+    Some(old)
 }
 
 /// Assignments that are not as this leader wrote them; with the head, all of them.

@@ -2,7 +2,9 @@
 
 use coordination::Contents;
 use std::collections::{BTreeMap, BTreeSet};
-use zk_schema::tree::{Applied, Assignment, Flag, Head, Member, StateRecord, Target, Vote, paths};
+use zk_schema::tree::{
+    Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Vote, paths,
+};
 use zk_schema::{Cluster, NodeName, Real, RealName, Vip, VipName, from_json};
 
 /// The part of the tree that others write.
@@ -137,7 +139,11 @@ impl View {
     fn real(&mut self, vip: &str, real: &str, data: &[u8]) -> Result<(), String> {
         let name: VipName = vip.parse().map_err(in_words)?;
         let real: RealName = real.parse().map_err(in_words)?;
-        let record = from_json(data).map_err(|error| error.to_string());
+        let mut record: Result<Real, String> = from_json(data).map_err(|error| error.to_string());
+        // Whoever wrote it: that another agent did, or the same one after a reboot, is no change of the real.
+        if let Ok(record) = &mut record {
+            Registrant::strip(record);
+        }
         // A VIP's znode is read before those of its reals; if it is gone by now, so will they be.
         if let Some(wish) = self.wishes.get_mut(&name) {
             wish.reals.insert(real, record);
