@@ -8,14 +8,15 @@ use crate::{
 use anyhow::Result;
 use std::process::ExitCode;
 
-/// Shows Drover at work: MQTT clients reach mosquitto brokers through a VIP that an XDP program balances.
+/// Shows Drover at work: MQTT clients reach mosquitto brokers through VIPs that three nodes balance.
 ///
-/// Lays out clients, a router, a balancer node and brokers in network namespaces of this machine, publishes and
-/// subscribes through the VIP over IPv4 and IPv6, kills a broker, shows what happens, and cleans up. Exits with 0
-/// only if everything it promises was seen. Needs root (network namespaces, BPF). Nothing leaves this machine.
+/// Lays out clients, a router with BIRD and ECMP, three nodes, three servers of ZooKeeper and three brokers in network
+/// namespaces of this machine; then kills the leader, a broker, a server of ZooKeeper and a whole node, one after the
+/// other, shows what happens, and cleans up. Exits with 0 only if everything it promises was seen. Needs root (network
+/// namespaces, BPF). Nothing leaves this machine.
 ///
 /// Options are the demo's own: `cargo xtask demo -- --help` lists them; `--keep` leaves everything standing and
-/// prints how to enter each host.
+/// prints how to enter each host, `--standalone` shows one node without ZooKeeper.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Options of the demo, such as `--keep`.

@@ -20,8 +20,8 @@ use workspace::Workspace;
 
 /// Drover's developer commands.
 ///
-/// Start with `cargo xtask demo` (MQTT clients reach brokers through an XDP balancer, in network namespaces of
-/// this machine) or `cargo xtask test`. Both first bring the machine to where they can run, as `setup` does.
+/// Start with `cargo xtask demo` (a cluster of XDP balancers serves MQTT clients while its parts die, in network
+/// namespaces of this machine) or `cargo xtask test`. Both first bring the machine to where they can run, as `setup` does.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
 struct Cli {

@@ -85,14 +85,15 @@ impl Death {
         Ok(())
     }
 
-    /// Starts the broker again on its host, and waits until it is met by every way.
+    /// Starts the broker again on its host, and waits until new clients have met it by every way. Returns how long that
+    /// took; `None` if it does not come about.
     pub(crate) fn undo(
         &self,
         host: &Host,
         brokers: &mut [Broker],
         waves: &mut Waves,
-        report: &mut Report,
-    ) -> Result<()> {
+        report: &Report,
+    ) -> Result<Option<Duration>> {
         let victim = broker_name(self.victim);
         brokers[self.victim] = Broker::start(host)?;
         let started = Instant::now();
@@ -116,6 +117,18 @@ impl Death {
                 "{cut} of them were cut: their slots went back to {victim} while they were connected"
             ));
         }
+        Ok(is_back.then_some(back))
+    }
+
+    /// It has its share again, after [`Death::undo`] took `back`.
+    pub(crate) fn check_share(
+        &self,
+        back: Option<Duration>,
+        brokers: &[Broker],
+        waves: &mut Waves,
+        report: &mut Report,
+    ) -> Result<()> {
+        let victim = broker_name(self.victim);
         let wave = waves.send(brokers, SHOW)?;
         report.note(wave.shown());
         let shares = wave.shares();
@@ -125,10 +138,10 @@ impl Death {
                 "{} of {}, after {:.1} s; {} refused",
                 shares[self.victim],
                 wave.size(),
-                back.as_secs_f64(),
+                back.unwrap_or(HEALTH_LIMIT).as_secs_f64(),
                 wave.failed()
             ),
-            is_back && wave.failed() == 0 && shares.iter().all(|share| *share > 0),
+            back.is_some() && wave.failed() == 0 && shares.iter().all(|share| *share > 0),
         );
         Ok(())
     }

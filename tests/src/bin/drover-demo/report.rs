@@ -42,13 +42,14 @@ impl Report {
         println!("            {line}");
     }
 
-    /// Says that everything is left standing, where it is and how to get at it.
-    pub(crate) fn left_standing(&mut self, net: &Topology) {
+    /// Says that everything is left standing, where it is and how to get at it, and what `more` there is to say.
+    pub(crate) fn left_standing(&mut self, net: &Topology, more: &[String]) {
         self.step("Everything is left standing");
         self.line(format_args!("logs and configuration: {}", net.lab.dir().display()));
         for host in net.hosts() {
             self.line(format_args!("{:9} ip netns exec {} bash", host.name(), host.namespace()));
         }
+        more.iter().for_each(|line| self.line(line));
         self.line("remove:   run the demo with --remove; a new run removes it too");
     }
 

@@ -186,14 +186,15 @@ fn kill_a_broker(stage: &mut Stage, report: &mut Report, crowd: &mut Crowd, wave
 
     report.step(format_args!("{victim} is started again"));
     let host = stage.site.net.reals[VICTIM].host.clone();
-    death.undo(&host, &mut stage.site.servers, waves, report)?;
-    death.check_survivors(crowd, &stage.site.servers, "back", report)?;
+    let back = death.undo(&host, &mut stage.site.servers, waves, report)?;
     let (epoch, digests) = stage.agreed(None)?;
     report.finding(
         "all nodes have the tables again that they had before",
         format_args!("{}, epoch {epoch}", digests.join(", ")),
         digests == old_digests,
     );
+    death.check_share(back, &stage.site.servers, waves, report)?;
+    death.check_survivors(crowd, &stage.site.servers, "back", report)?;
     // In the place of those who lost their broker.
     crowd.connect(&stage.some_ways(), HELD, "demo-again")
 }

@@ -148,26 +148,29 @@ impl Stage {
 
     /// Leaves everything standing and says how to look at it.
     pub(crate) fn keep(self, report: &mut Report) -> Result<()> {
+        let node = self.running().into_iter().map(|node| &self.site.net.nodes[node].host).next();
+        let node = node.context("some node runs")?;
+        let Topology { clients, router, .. } = &self.site.net;
+        let hints = [
+            "look:     at the tree, in ZooKeeper's own shell; and at a node".to_owned(),
+            format!(
+                "          ip netns exec {} {ZK_CLI} -server {}",
+                router.namespace(),
+                self.site.ensemble.connect_string()
+            ),
+            "            ls -R /drover".to_owned(),
+            "            get /drover/leader".to_owned(),
+            format!("          ip netns exec {} curl -s localhost:9940/status", node.namespace()),
+            "try:      a subscriber and a publisher see each other when both meet the same broker".to_owned(),
+            format!(
+                "          ip netns exec {} mosquitto_sub -h {} -t hello -v",
+                clients[0].host.namespace(),
+                SERVICES[0].address
+            ),
+        ];
+        report.left_standing(&self.site.net, &hints);
         let Stage { routes, site } = self;
         let Site { nodes, reals, servers, operator, ensemble, net, .. } = site;
-        report.left_standing(&net);
-        let (client, router) = (net.clients[0].host.namespace(), net.router.namespace());
-        report.line("look:     at the tree, in ZooKeeper's own shell; and at a node");
-        report.line(format_args!(
-            "          ip netns exec {router} {ZK_CLI} -server {}",
-            ensemble.connect_string()
-        ));
-        report.line("            ls -R /drover");
-        report.line("            get /drover/leader");
-        report.line(format_args!(
-            "          ip netns exec {} curl -s localhost:9940/status",
-            net.nodes[0].host.namespace()
-        ));
-        report.line("try:      a subscriber and a publisher see each other when both meet the same broker");
-        report.line(format_args!(
-            "          ip netns exec {client} mosquitto_sub -h {} -t hello -v",
-            SERVICES[0].address
-        ));
         // The processes stay because the lab is kept before their handles are dropped.
         net.lab.keep()?;
         drop((routes, nodes, reals, servers, operator, ensemble));

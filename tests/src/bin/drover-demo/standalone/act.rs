@@ -38,7 +38,8 @@ pub(crate) fn perform(stage: &mut Stage, report: &mut Report) -> Result<()> {
     death.check_survivors(&crowd, &stage.brokers, "out", report)?;
 
     report.step(format_args!("{victim} is started again"));
-    death.undo(&stage.net.reals[VICTIM].host, &mut stage.brokers, &mut waves, report)?;
+    let back = death.undo(&stage.net.reals[VICTIM].host, &mut stage.brokers, &mut waves, report)?;
+    death.check_share(back, &stage.brokers, &mut waves, report)?;
     death.check_survivors(&crowd, &stage.brokers, "back", report)
 }
 

@@ -56,10 +56,12 @@ impl Stage {
 
     /// Leaves everything standing and says how to look at it.
     pub(crate) fn keep(self, report: &mut Report) -> Result<()> {
-        report.left_standing(&self.net);
         let client = self.net.clients[0].host.namespace();
-        report.line("try:      a subscriber and a publisher see each other when both meet the same broker");
-        report.line(format_args!("          ip netns exec {client} mosquitto_sub -h {VIP4} -t hello -v"));
+        let hints = [
+            "try:      a subscriber and a publisher see each other when both meet the same broker".to_owned(),
+            format!("          ip netns exec {client} mosquitto_sub -h {VIP4} -t hello -v"),
+        ];
+        report.left_standing(&self.net, &hints);
         // The processes stay because the lab is kept before their handles are dropped.
         let Stage { net, brokers, node, reals } = self;
         net.lab.keep()?;
