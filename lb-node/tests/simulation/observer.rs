@@ -5,14 +5,14 @@
 //! node of many should not matter either, but may be the only one that votes), and the operator wanted it in the
 //! table: the last good record gave it a weight, and no flag drained it. A sound real never leaves a table.
 
-use crate::world::{Apply, World, lock, members};
+use crate::world::{ACK, Apply, SESSION, World, lock, members};
 use coordination::memory::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Assignment, Head, Mode, StateRecord as _, Term, Vote};
+use zk_schema::tree::{Applied, Assignment, Head, Mode, StateRecord as _, Term, Vote};
 use zk_schema::{NodeName, RealName, VipName};
 
 /// How long a real must have been well until nobody may take it out any more: longer than votes of the past live.
@@ -60,6 +60,13 @@ pub(crate) struct Observer {
     /// When each node was on its own last.
     alone: BTreeMap<NodeName, Instant>,
     up_since: BTreeMap<RealName, Instant>,
+    /// When each VIP's weights were announced, by the announcement's epoch.
+    announced: BTreeMap<(VipName, u64), Instant>,
+    /// Nodes that are there, since when, and the epochs that they acknowledged.
+    present: BTreeMap<NodeName, Instant>,
+    acknowledged: BTreeMap<NodeName, u64>,
+    /// VIPs of which operators confirm whatever change.
+    confirmed: BTreeSet<VipName>,
     nodes: BTreeSet<NodeName>,
     seeing_since: BTreeMap<NodeName, Instant>,
     wanted_since: BTreeMap<(VipName, RealName), Instant>,
@@ -85,6 +92,10 @@ impl Observer {
             digests: HashMap::new(),
             alone: BTreeMap::new(),
             up_since: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            present: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            confirmed: BTreeSet::new(),
             nodes: BTreeSet::new(),
             seeing_since: BTreeMap::new(),
             wanted_since: BTreeMap::new(),
@@ -196,6 +207,27 @@ impl Observer {
                 }
                 self.term = term;
             }
+            (["nodes", node], data) => {
+                let node: NodeName = node.parse().map_err(|error| format!("{node}: {error}"))?;
+                match data {
+                    Some(_) => drop(self.present.entry(node).or_insert(entry.at)),
+                    None => drop(self.present.remove(&node)),
+                }
+            }
+            (["applied", node], Some(data)) => {
+                let node: NodeName = node.parse().map_err(|error| format!("{node}: {error}"))?;
+                if let Ok(applied) = Applied::parse(data) {
+                    self.acknowledged.insert(node, applied.epoch);
+                }
+            }
+            (["ops", "confirm", vip], data) => {
+                if let Ok(vip) = vip.parse() {
+                    match data {
+                        Some(_) => drop(self.confirmed.insert(vip)),
+                        None => drop(self.confirmed.remove(&vip)),
+                    }
+                }
+            }
             (["assignments"], Some(data)) if by_leader && !data.is_empty() => {
                 let head = Head::parse(data).map_err(|error| format!("the head: {error}"))?;
                 self.head(head)?;
@@ -258,15 +290,39 @@ impl Observer {
                     return Err(format!("{vip}: the leader takes out {real}, which is sound: {}", new.why));
                 }
             }
-            if new.weights.is_empty() && !before.assignment.weights.is_empty() && !new.reals.is_empty() {
+            self.adoption(&vip, &before.assignment, &new, at)?;
+            let emptied = new.weights.is_empty() && !before.assignment.weights.is_empty();
+            if emptied && !new.reals.is_empty() && !self.confirmed.contains(&vip) {
                 return Err(format!("{vip}: the leader empties the table: {}", new.why));
             }
+        }
+        if let Some(next) = &new.next {
+            self.announced.entry((vip.clone(), next.epoch)).or_insert(at);
         }
         let life = self.lives.get(&vip).copied().unwrap_or(0);
         let written = Arc::new(Written { assignment: new, life });
         self.current.insert(vip.clone(), Arc::clone(&written));
         self.assignments.insert((vip, digest), written);
         Ok(())
+    }
+
+    /// Weights that were announced take effect when every node has acknowledged them or has had the time to; a leader
+    /// that stood still may act on what it saw up to a session's timeout ago.
+    fn adoption(&self, vip: &VipName, old: &Assignment, new: &Assignment, at: Instant) -> Result<(), String> {
+        let Some(next) = old.next.as_ref().filter(|next| next.weights == new.weights) else { return Ok(()) };
+        // Where nothing of the old table is left, there is nothing to wait with.
+        let replaced = !old.weights.keys().any(|real| new.weights.contains_key(real));
+        let waited = self.announced.get(&(vip.clone(), next.epoch)).is_none_or(|since| *since + ACK <= at);
+        if old.weights == new.weights || replaced || waited {
+            return Ok(());
+        }
+        let knows = |node: &NodeName| self.acknowledged.get(node).is_some_and(|epoch| *epoch >= next.epoch);
+        let there = self.present.iter().filter(|(_, since)| **since + SESSION <= at).map(|(node, _)| node);
+        let unaware: Vec<&NodeName> = there.filter(|node| !knows(node)).collect();
+        match unaware.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{vip} goes over to epoch {} while {unaware:?} do not know it", next.epoch)),
+        }
     }
 
     /// A program that a node put in force.
@@ -313,7 +369,8 @@ impl Observer {
                         return Err(format!("{node} takes {real} out of {vip} at {order:?}, which is sound"));
                     }
                 }
-                if now.is_empty() && !last.is_empty() && !written.assignment.reals.is_empty() {
+                let may_be = written.assignment.reals.is_empty() || self.confirmed.contains(vip);
+                if now.is_empty() && !last.is_empty() && !may_be {
                     return Err(format!("{node} empties {vip} at {order:?}, life {life}"));
                 }
             }
