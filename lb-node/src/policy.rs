@@ -153,27 +153,30 @@ impl Exclusions {
         let finds_down = |key: &Key| {
             verdicts.get(key).is_some_and(|verdict| verdict.state == State::Down && !verdict.blind)
         };
-        if !autonomous {
-            if order != self.order && !decided.head.settling {
-                return Self::default();
-            }
-            let may_be_down = |key: &&Key| !verdicts.contains_key(*key) || finds_down(key);
-            let reals: BTreeSet<Key> = self.reals.iter().filter(may_be_down).cloned().collect();
-            return if reals.is_empty() { Self::default() } else { Self { order: self.order, reals } };
+        if !autonomous && order != self.order && !decided.head.settling {
+            return Self::default();
         }
+        let is_down = |key: &Key| match autonomous {
+            true => finds_down(key),
+            false => self.reals.contains(key) && (!verdicts.contains_key(key) || finds_down(key)),
+        };
         let mut reals = BTreeSet::new();
         for (vip, assignment) in &decided.assignments {
-            let standing = |real: &RealName| match finds_down(&(vip.clone(), real.clone())) {
+            let standing = |real: &RealName| match is_down(&(vip.clone(), real.clone())) {
                 true => Standing::Down,
                 false => Standing::Up,
             };
             let candidates = assignment.weights.keys().map(|real| (real.clone(), standing(real))).collect();
             let in_force = assignment.weights.keys().cloned().collect();
+            // What was bearable when the node left it out may be too much of what the leader has decided since.
             let decision = panic::decide(&candidates, &in_force, assignment.vip.panic_threshold);
             let left_out = assignment.weights.keys().filter(|real| !decision.reals.contains(*real));
             reals.extend(left_out.map(|real| (vip.clone(), real.clone())));
         }
-        Self { order, reals }
+        match reals.is_empty() {
+            true => Self::default(),
+            false => Self { order: if autonomous { order } else { self.order }, reals },
+        }
     }
 }
 
@@ -345,5 +348,55 @@ mod tests {
     #[test]
     fn the_first_assignment_of_no_vips_has_an_epoch_too() {
         assert_eq!(Case::default().assign(&Assignment::default()).epoch, 1);
+    }
+
+    /// What a leader decided by itself at this epoch.
+    fn decided(epoch: u64, settling: bool, reals: &[&str]) -> Decided {
+        let wanted =
+            desired([("mqtt", checked_vip(&reals.iter().map(|real| (*real, 100)).collect::<Vec<_>>()))]);
+        let state = &wanted.vips["mqtt"];
+        let assignment = serde_json::json!({
+            "term": 1, "epoch": epoch, "weights": {}, "since": epoch, "why": "", "reals": {},
+            "vip": { "address": "198.51.100.1", "port": 1883, "protocol": "tcp" },
+        });
+        let mut assignment: zk_schema::tree::Assignment = serde_json::from_value(assignment).unwrap();
+        assignment.reals = state.reals.clone();
+        assignment.weights = state.reals.iter().map(|(real, record)| (real.clone(), record.weight)).collect();
+        let head = serde_json::json!({
+            "term": 1, "epoch": epoch, "cluster": {}, "nodes": [], "targets": 1, "settling": settling, "vips": {},
+        });
+        Decided {
+            head: serde_json::from_value(head).unwrap(),
+            assignments: [(name("mqtt"), std::sync::Arc::new(assignment))].into(),
+        }
+    }
+
+    #[test]
+    fn what_a_node_left_out_on_its_own_stays_out_until_a_leader_that_has_settled_decides() {
+        let down = verdicts("mqtt", &[("a", State::Up), ("b", State::Down)]);
+        let both = decided(7, false, &["a", "b"]);
+        let alone = Exclusions::default().revised(&both, &down, true);
+        let members = |decided: &Decided, exclusions: &Exclusions| {
+            adopt(decided, exclusions).vips["mqtt"]
+                .weights
+                .keys()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(members(&both, &alone), ["a"]);
+        assert_eq!(members(&both, &alone.revised(&both, &down, false)), ["a"], "no newer head yet");
+        let settling = decided(8, true, &["a", "b"]);
+        assert_eq!(members(&settling, &alone.revised(&settling, &down, false)), ["a"]);
+        let settled = decided(9, false, &["a", "b"]);
+        assert_eq!(members(&settled, &alone.revised(&settled, &down, false)), ["a", "b"]);
+    }
+
+    #[test]
+    fn what_a_node_left_out_never_empties_what_a_leader_decided_since() {
+        let down = verdicts("mqtt", &[("a", State::Up), ("b", State::Down)]);
+        let alone = Exclusions::default().revised(&decided(7, false, &["a", "b"]), &down, true);
+        let only = decided(8, true, &["b"]);
+        let exclusions = alone.revised(&only, &down, false);
+        assert_eq!(adopt(&only, &exclusions).members(), [key("mqtt", "b")].into());
     }
 }

@@ -153,7 +153,8 @@ impl Observer {
         }
         let now = Instant::now();
         for (name, node) in world.running() {
-            if *node.learnt.mode.borrow() == Mode::Autonomous {
+            let reported = node.report.borrow().mode;
+            if [reported, *node.learnt.mode.borrow()].contains(&Mode::Autonomous) {
                 self.alone.insert(name.clone(), now);
             }
         }
