@@ -365,8 +365,10 @@ impl Observer {
             }
             let last = before.as_ref().and_then(|before| before.weights.get(vip));
             if let Some((last, life)) = last.filter(|(_, life)| *life == written.life) {
-                for real in last.keys().filter(|real| !now.contains_key(*real)) {
-                    if self.is_sound(vip, real, decided.contains_key(real).then_some(node), *at) {
+                // What the leader took out, it was asked for when it did: a node that was cut off learns of it late.
+                for real in last.keys().filter(|real| !now.contains_key(*real) && decided.contains_key(*real))
+                {
+                    if self.is_sound(vip, real, Some(node), *at) {
                         return Err(format!("{node} takes {real} out of {vip} at {order:?}, which is sound"));
                     }
                 }
