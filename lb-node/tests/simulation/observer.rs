@@ -52,6 +52,10 @@ pub(crate) struct Observer {
     heads: BTreeMap<u64, Head>,
     newest: (u64, u64),
     in_force: BTreeMap<NodeName, InForce>,
+    /// The newest start of each node.
+    starts: BTreeMap<NodeName, u64>,
+    /// VIPs whose assignments an operator damaged and no leader has written since.
+    damaged: BTreeSet<VipName>,
     /// What nodes reported last: the start, and the order.
     reported: BTreeMap<NodeName, (u64, (u64, u64))>,
     /// Tables by VIP and its assignment's epoch, with who had it first.
@@ -87,6 +91,8 @@ impl Observer {
             heads: BTreeMap::new(),
             newest: (0, 0),
             in_force: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             reported: BTreeMap::new(),
             tables: BTreeMap::new(),
             digests: HashMap::new(),
@@ -148,6 +154,7 @@ impl Observer {
     /// # Errors
     /// What should not have been.
     pub(crate) fn look(&mut self, world: &World) -> Result<(), String> {
+        self.starts = world.machines.iter().map(|(node, machine)| (node.clone(), machine.starts)).collect();
         for entry in world.store.journal() {
             self.entry(&entry).map_err(|problem| self.blame(entry.at, &problem))?;
         }
@@ -233,9 +240,17 @@ impl Observer {
                 let head = Head::parse(data).map_err(|error| format!("the head: {error}"))?;
                 self.head(head)?;
             }
+            (["assignments", vip], _) if !by_leader => {
+                self.damaged.insert(vip.parse().map_err(|error| format!("{vip}: {error}"))?);
+            }
             (["assignments", vip], Some(data)) if by_leader => {
                 let vip = vip.parse().map_err(|error| format!("{vip}: {error}"))?;
                 let assignment = Assignment::parse(data).map_err(|error| format!("{vip}: {error}"))?;
+                // Where nobody is left who knows what was destroyed, the VIP is new.
+                if self.damaged.remove(&vip) && self.knows_nothing(&entry.client) {
+                    self.current.remove(&vip);
+                    *self.lives.entry(vip.clone()).or_default() += 1;
+                }
                 self.assignment(vip, assignment, Assignment::digest(data), entry.at)?;
             }
             (["assignments", vip], None) if by_leader => {
@@ -251,6 +266,12 @@ impl Observer {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether a node has had nothing in force since it started.
+    fn knows_nothing(&self, client: &str) -> bool {
+        let Ok(node) = client.parse::<NodeName>() else { return false };
+        self.in_force.get(&node).map(|last| last.start) != self.starts.get(&node).copied()
     }
 
     fn head(&mut self, head: Head) -> Result<(), String> {
