@@ -153,27 +153,30 @@ impl Exclusions {
         let finds_down = |key: &Key| {
             verdicts.get(key).is_some_and(|verdict| verdict.state == State::Down && !verdict.blind)
         };
-        if !autonomous {
-            if order != self.order && !decided.head.settling {
-                return Self::default();
-            }
-            let may_be_down = |key: &&Key| !verdicts.contains_key(*key) || finds_down(key);
-            let reals: BTreeSet<Key> = self.reals.iter().filter(may_be_down).cloned().collect();
-            return if reals.is_empty() { Self::default() } else { Self { order: self.order, reals } };
+        if !autonomous && order != self.order && !decided.head.settling {
+            return Self::default();
         }
+        let is_down = |key: &Key| match autonomous {
+            true => finds_down(key),
+            false => self.reals.contains(key) && (!verdicts.contains_key(key) || finds_down(key)),
+        };
         let mut reals = BTreeSet::new();
         for (vip, assignment) in &decided.assignments {
-            let standing = |real: &RealName| match finds_down(&(vip.clone(), real.clone())) {
+            let standing = |real: &RealName| match is_down(&(vip.clone(), real.clone())) {
                 true => Standing::Down,
                 false => Standing::Up,
             };
             let candidates = assignment.weights.keys().map(|real| (real.clone(), standing(real))).collect();
             let in_force = assignment.weights.keys().cloned().collect();
+            // What was bearable when the node left it out may be too much of what the leader has decided since.
             let decision = panic::decide(&candidates, &in_force, assignment.vip.panic_threshold);
             let left_out = assignment.weights.keys().filter(|real| !decision.reals.contains(*real));
             reals.extend(left_out.map(|real| (vip.clone(), real.clone())));
         }
-        Self { order, reals }
+        match reals.is_empty() {
+            true => Self::default(),
+            false => Self { order: if autonomous { order } else { self.order }, reals },
+        }
     }
 }
 
@@ -390,5 +393,15 @@ mod tests {
         let up = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Up)]);
         assert_eq!(back(&three(6, true), &up), ["a", "b", "c"]);
         assert_eq!(back(&three(6, true), &Verdicts::new()), ["b", "c"], "others probe it now");
+    }
+
+    #[test]
+    fn what_a_node_left_out_never_empties_what_a_leader_decided_since() {
+        let found = verdicts("mqtt", &[("a", State::Up), ("b", State::Down), ("c", State::Up)]);
+        let alone = Exclusions::default().revised(&three(7, false), &found, true);
+        let only = desired([("mqtt", checked_vip(&[("b", 100)]))]);
+        let mut only = crate::testing::decided(1, 8, &only);
+        only.head.settling = true;
+        assert_eq!(used(&only, &alone.revised(&only, &found, false)), ["b"]);
     }
 }

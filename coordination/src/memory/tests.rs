@@ -309,3 +309,19 @@ async fn it_works_on_several_threads() {
     assert_eq!(store.writes(), 80);
     assert!(store.dump().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_journal_tells_who_changed_what_in_order_and_once() {
+    let (store, [(_a, of_a), (b, of_b)]) = pair().await;
+    of_a.commit(create("/before", false)).await.unwrap();
+    assert!(store.journal().is_empty(), "it begins when it is first asked for");
+    of_a.commit(create("/x", false)).await.unwrap();
+    of_b.commit(create("/e", true)).await.unwrap();
+    of_a.commit(create("/x", false)).await.unwrap_err();
+    b.expire_now();
+    let told = store.journal().into_iter().map(|entry| (entry.client, entry.path, entry.data.is_some()));
+    let told: Vec<_> = told.collect();
+    let expected = [("a", "/x", true), ("b", "/e", true), ("b", "/e", false)];
+    assert_eq!(told, expected.map(|(client, path, there)| (client.to_owned(), path.to_owned(), there)));
+    assert!(store.journal().is_empty());
+}

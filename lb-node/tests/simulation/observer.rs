@@ -5,14 +5,14 @@
 //! node of many should not matter either, but may be the only one that votes), and the operator wanted it in the
 //! table: the last good record gave it a weight, and no flag drained it. A sound real never leaves a table.
 
-use crate::world::{Apply, World, lock, members};
+use crate::world::{ACK, Apply, SESSION, World, lock, members};
 use coordination::memory::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Assignment, Head, Mode, StateRecord as _, Term, Vote};
+use zk_schema::tree::{Applied, Assignment, Head, Mode, StateRecord as _, Term, Vote};
 use zk_schema::{NodeName, RealName, VipName};
 
 /// How long a real must have been well until nobody may take it out any more: longer than votes of the past live.
@@ -52,6 +52,10 @@ pub(crate) struct Observer {
     heads: BTreeMap<u64, Head>,
     newest: (u64, u64),
     in_force: BTreeMap<NodeName, InForce>,
+    /// The newest start of each node.
+    starts: BTreeMap<NodeName, u64>,
+    /// VIPs whose assignments an operator damaged and no leader has written since.
+    damaged: BTreeSet<VipName>,
     /// What nodes reported last: the start, and the order.
     reported: BTreeMap<NodeName, (u64, (u64, u64))>,
     /// Tables by VIP and its assignment's epoch, with who had it first.
@@ -60,6 +64,13 @@ pub(crate) struct Observer {
     /// When each node was on its own last.
     alone: BTreeMap<NodeName, Instant>,
     up_since: BTreeMap<RealName, Instant>,
+    /// When each VIP's weights were announced, by the announcement's epoch.
+    announced: BTreeMap<(VipName, u64), Instant>,
+    /// Nodes that are there, since when, and the epochs that they acknowledged.
+    present: BTreeMap<NodeName, Instant>,
+    acknowledged: BTreeMap<NodeName, u64>,
+    /// VIPs of which operators confirm whatever change.
+    confirmed: BTreeSet<VipName>,
     nodes: BTreeSet<NodeName>,
     seeing_since: BTreeMap<NodeName, Instant>,
     wanted_since: BTreeMap<(VipName, RealName), Instant>,
@@ -80,11 +91,17 @@ impl Observer {
             heads: BTreeMap::new(),
             newest: (0, 0),
             in_force: BTreeMap::new(),
+            starts: BTreeMap::new(),
+            damaged: BTreeSet::new(),
             reported: BTreeMap::new(),
             tables: BTreeMap::new(),
             digests: HashMap::new(),
             alone: BTreeMap::new(),
             up_since: BTreeMap::new(),
+            announced: BTreeMap::new(),
+            present: BTreeMap::new(),
+            acknowledged: BTreeMap::new(),
+            confirmed: BTreeSet::new(),
             nodes: BTreeSet::new(),
             seeing_since: BTreeMap::new(),
             wanted_since: BTreeMap::new(),
@@ -137,12 +154,14 @@ impl Observer {
     /// # Errors
     /// What should not have been.
     pub(crate) fn look(&mut self, world: &World) -> Result<(), String> {
+        self.starts = world.machines.iter().map(|(node, machine)| (node.clone(), machine.starts)).collect();
         for entry in world.store.journal() {
             self.entry(&entry).map_err(|problem| self.blame(entry.at, &problem))?;
         }
         let now = Instant::now();
         for (name, node) in world.running() {
-            if *node.learnt.mode.borrow() == Mode::Autonomous {
+            let reported = node.report.borrow().mode;
+            if [reported, *node.learnt.mode.borrow()].contains(&Mode::Autonomous) {
                 self.alone.insert(name.clone(), now);
             }
         }
@@ -196,13 +215,42 @@ impl Observer {
                 }
                 self.term = term;
             }
+            (["nodes", node], data) => {
+                let node: NodeName = node.parse().map_err(|error| format!("{node}: {error}"))?;
+                match data {
+                    Some(_) => drop(self.present.entry(node).or_insert(entry.at)),
+                    None => drop(self.present.remove(&node)),
+                }
+            }
+            (["applied", node], Some(data)) => {
+                let node: NodeName = node.parse().map_err(|error| format!("{node}: {error}"))?;
+                if let Ok(applied) = Applied::parse(data) {
+                    self.acknowledged.insert(node, applied.epoch);
+                }
+            }
+            (["ops", "confirm", vip], data) => {
+                if let Ok(vip) = vip.parse() {
+                    match data {
+                        Some(_) => drop(self.confirmed.insert(vip)),
+                        None => drop(self.confirmed.remove(&vip)),
+                    }
+                }
+            }
             (["assignments"], Some(data)) if by_leader && !data.is_empty() => {
                 let head = Head::parse(data).map_err(|error| format!("the head: {error}"))?;
                 self.head(head)?;
             }
+            (["assignments", vip], _) if !by_leader => {
+                self.damaged.insert(vip.parse().map_err(|error| format!("{vip}: {error}"))?);
+            }
             (["assignments", vip], Some(data)) if by_leader => {
                 let vip = vip.parse().map_err(|error| format!("{vip}: {error}"))?;
                 let assignment = Assignment::parse(data).map_err(|error| format!("{vip}: {error}"))?;
+                // Where nobody is left who knows what was destroyed, the VIP is new.
+                if self.damaged.remove(&vip) && self.knows_nothing(&entry.client) {
+                    self.current.remove(&vip);
+                    *self.lives.entry(vip.clone()).or_default() += 1;
+                }
                 self.assignment(vip, assignment, Assignment::digest(data), entry.at)?;
             }
             (["assignments", vip], None) if by_leader => {
@@ -218,6 +266,12 @@ impl Observer {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Whether a node has had nothing in force since it started.
+    fn knows_nothing(&self, client: &str) -> bool {
+        let Ok(node) = client.parse::<NodeName>() else { return false };
+        self.in_force.get(&node).map(|last| last.start) != self.starts.get(&node).copied()
     }
 
     fn head(&mut self, head: Head) -> Result<(), String> {
@@ -258,15 +312,39 @@ impl Observer {
                     return Err(format!("{vip}: the leader takes out {real}, which is sound: {}", new.why));
                 }
             }
-            if new.weights.is_empty() && !before.assignment.weights.is_empty() && !new.reals.is_empty() {
+            self.adoption(&vip, &before.assignment, &new, at)?;
+            let emptied = new.weights.is_empty() && !before.assignment.weights.is_empty();
+            if emptied && !new.reals.is_empty() && !self.confirmed.contains(&vip) {
                 return Err(format!("{vip}: the leader empties the table: {}", new.why));
             }
+        }
+        if let Some(next) = &new.next {
+            self.announced.entry((vip.clone(), next.epoch)).or_insert(at);
         }
         let life = self.lives.get(&vip).copied().unwrap_or(0);
         let written = Arc::new(Written { assignment: new, life });
         self.current.insert(vip.clone(), Arc::clone(&written));
         self.assignments.insert((vip, digest), written);
         Ok(())
+    }
+
+    /// Weights that were announced take effect when every node has acknowledged them or has had the time to; a leader
+    /// that stood still may act on what it saw up to a session's timeout ago.
+    fn adoption(&self, vip: &VipName, old: &Assignment, new: &Assignment, at: Instant) -> Result<(), String> {
+        let Some(next) = old.next.as_ref().filter(|next| next.weights == new.weights) else { return Ok(()) };
+        // Where nothing of the old table is left, there is nothing to wait with.
+        let replaced = !old.weights.keys().any(|real| new.weights.contains_key(real));
+        let waited = self.announced.get(&(vip.clone(), next.epoch)).is_none_or(|since| *since + ACK <= at);
+        if old.weights == new.weights || replaced || waited {
+            return Ok(());
+        }
+        let knows = |node: &NodeName| self.acknowledged.get(node).is_some_and(|epoch| *epoch >= next.epoch);
+        let there = self.present.iter().filter(|(_, since)| **since + SESSION <= at).map(|(node, _)| node);
+        let unaware: Vec<&NodeName> = there.filter(|node| !knows(node)).collect();
+        match unaware.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{vip} goes over to epoch {} while {unaware:?} do not know it", next.epoch)),
+        }
     }
 
     /// A program that a node put in force.
@@ -308,12 +386,15 @@ impl Observer {
             }
             let last = before.as_ref().and_then(|before| before.weights.get(vip));
             if let Some((last, life)) = last.filter(|(_, life)| *life == written.life) {
-                for real in last.keys().filter(|real| !now.contains_key(*real)) {
-                    if self.is_sound(vip, real, decided.contains_key(real).then_some(node), *at) {
+                // What the leader took out, it was asked for when it did: a node that was cut off learns of it late.
+                for real in last.keys().filter(|real| !now.contains_key(*real) && decided.contains_key(*real))
+                {
+                    if self.is_sound(vip, real, Some(node), *at) {
                         return Err(format!("{node} takes {real} out of {vip} at {order:?}, which is sound"));
                     }
                 }
-                if now.is_empty() && !last.is_empty() && !written.assignment.reals.is_empty() {
+                let may_be = written.assignment.reals.is_empty() || self.confirmed.contains(vip);
+                if now.is_empty() && !last.is_empty() && !may_be {
                     return Err(format!("{node} empties {vip} at {order:?}, life {life}"));
                 }
             }

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::testing::{checked_vip, desired, name, unchecked_vip};
+use coordination::follow::Decided;
 use coordination::{Contents, Znode};
+use std::sync::Arc;
 use zk_schema::tree::{Applied, Finding, Registrant};
 use zk_schema::{Cluster, Desired, Real, Vip, to_json};
 
@@ -280,6 +282,39 @@ fn a_node_that_goes_is_no_longer_counted_on() {
 }
 
 #[test]
+fn a_new_leader_takes_what_is_damaged_in_the_tree_from_what_its_node_has_in_force() {
+    let case = three();
+    let sound = case.leader.in_force().clone();
+    let head = sound.head.clone().unwrap();
+    let assignments = sound.assignments.iter().map(|(vip, current)| (vip.clone(), Arc::new(current.clone())));
+    let known = Decided { head: head.clone(), assignments: assignments.collect() };
+    let damaged = [name::<VipName>("mqtt")].into();
+
+    let mut gone = Published { head: Some(head.clone()), ..Published::default() };
+    assert_eq!((gone.complete(Some(&known)), &gone), (damaged, &sound));
+
+    let mut empty = Published::default();
+    empty.complete(Some(&known));
+    assert_eq!(empty, sound, "a head that is lost is known, too");
+
+    let mut edited = sound.clone();
+    edited.assignments.get_mut("mqtt").unwrap().weights.clear();
+    edited.complete(Some(&known));
+    assert_eq!(edited, sound);
+
+    let mut newer = sound.clone();
+    newer.assignments.get_mut("mqtt").unwrap().epoch = head.epoch + 1;
+    let before = newer.clone();
+    assert!(
+        newer.complete(Some(&known)).is_empty() && newer == before,
+        "a predecessor had begun to write that"
+    );
+
+    let mut unknown = Published { head: Some(head), ..Published::default() };
+    assert!(unknown.complete(None).is_empty() && unknown.assignments.is_empty());
+}
+
+#[test]
 fn most_reals_or_vips_that_vanish_at_once_are_used_on_until_that_is_confirmed() {
     let mut case = three();
     case.wish().reals.clear();
@@ -298,6 +333,27 @@ fn most_reals_or_vips_that_vanish_at_once_are_used_on_until_that_is_confirmed() 
     case.view.confirmed_vips = true;
     case.step().unwrap();
     assert!(case.leader.in_force().assignments.is_empty());
+}
+
+#[test]
+fn the_last_real_of_a_table_is_not_removed_while_all_others_are_drained() {
+    let mut case = Case::new(&desired([("mqtt", checked_vip(&[("a", 100), ("b", 100)]))]));
+    case.view.drains.insert(Target { vip: name("mqtt"), real: name("a") });
+    for _ in 0..2 {
+        case.step();
+        case.acknowledge();
+    }
+    assert_eq!(case.members(), ["b"]);
+    case.wish().reals.remove("b");
+    case.step().unwrap();
+    assert_eq!(case.members(), ["b"]);
+    assert!(case.problems().contains("nothing is left to take connections"), "{}", case.problems());
+    case.view.drains.clear();
+    for _ in 0..2 {
+        case.step();
+        case.acknowledge();
+    }
+    assert_eq!(case.members(), ["a"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use super::view::{Published, View, Wish};
 use std::collections::BTreeSet;
-use zk_schema::tree::{Assignment, Head, paths};
+use zk_schema::tree::{Assignment, Head, Target, paths};
 use zk_schema::{Cluster, Desired, Real, RealName, VipName, VipState};
 
 /// The accepted part, and what was refused or held.
@@ -123,13 +123,21 @@ fn vip(
     }
     let vanished: Vec<(&RealName, &Real)> =
         known.iter().filter(|(real, _)| !wish.reals.contains_key(*real)).collect();
-    let suspect = is_most(vanished.len(), known.len()) && !view.confirmed.contains(name);
+    let is_usable = |(real, record): (&RealName, &Real)| {
+        record.weight > 0 && !view.drains.contains(&Target { vip: name.clone(), real: real.clone() })
+    };
+    let in_table = || current.into_iter().flat_map(|current| current.weights.keys());
+    let empties = in_table().count() > 0
+        && !in_table().any(|real| reals.contains_key(real))
+        && !reals.iter().any(is_usable);
+    let suspect = (is_most(vanished.len(), known.len()) || empties) && !view.confirmed.contains(name);
     if suspect && !settling {
         problems.insert(format!(
-            "{}: {} of {} reals vanished at once; they are used on until they return or `create {}` confirms it",
+            "{}: {} of {} reals vanished at once{}; they are used on until they return or `create {}` confirms it",
             paths::reals(name),
             vanished.len(),
             known.len(),
+            if empties { ", and nothing is left to take connections" } else { "" },
             paths::confirm(name),
         ));
     }
