@@ -4,7 +4,7 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
-use crate::cluster::agent::{self, Agent, Learnt};
+use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report};
@@ -400,8 +400,8 @@ async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Sn
     }
 }
 
-/// Keeps what is to be announced: what this node serves, unless it is out of service, or has fallen behind the others: it
-/// is told that it is late, and `patience` later still has not applied what it was told.
+/// Keeps what is to be announced: what this node serves, unless it is out of service, bears another's name, or has fallen
+/// behind the others: it is told that it is late, and `patience` later still has not applied what it was told.
 async fn keep_wanted(
     node: Node,
     patience: Duration,
@@ -409,12 +409,13 @@ async fn keep_wanted(
     learnt: Learnt,
     wanted: watch::Sender<BTreeSet<IpAddr>>,
 ) {
-    let (mut followed, mut maintenance) = (learnt.followed, learnt.maintenance);
+    let (mut followed, mut maintenance, mut name) = (learnt.followed, learnt.maintenance, learnt.name);
     let mut late_since = None;
     let mut fallen_behind = false;
     loop {
         let report_now = Arc::clone(&report.borrow_and_update());
         let out_of_service = *maintenance.borrow_and_update();
+        let name_is_taken = matches!(*name.borrow_and_update(), Name::Taken(_));
         let head = followed.borrow_and_update().decided.as_ref().map(|decided| decided.head.clone());
         // If most nodes are behind, withdrawing would take the VIPs off the front altogether.
         let late = head.is_some_and(|head| {
@@ -435,7 +436,8 @@ async fn keep_wanted(
         }
         // Before the first report, what a predecessor announced stays.
         if report_now.order.is_some() {
-            let serving = if out_of_service || behind { BTreeSet::new() } else { report_now.serving.clone() };
+            let out = out_of_service || behind || name_is_taken;
+            let serving = if out { BTreeSet::new() } else { report_now.serving.clone() };
             wanted.send_if_modified(|wanted| {
                 let differs = *wanted != serving;
                 *wanted = serving;
@@ -445,6 +447,7 @@ async fn keep_wanted(
         tokio::select! {
             Ok(()) = report.changed() => {}
             Ok(()) = maintenance.changed() => {}
+            Ok(()) = name.changed() => {}
             Ok(()) = followed.changed() => {}
             () = control::sleep_until(behind_at), if !behind && behind_at.is_some() => {}
             else => return,
