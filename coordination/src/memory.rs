@@ -33,6 +33,19 @@ pub struct MemoryClient {
     name: Arc<str>,
 }
 
+/// A change of the tree, as its servers made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When.
+    pub at: Instant,
+    /// By which client's session.
+    pub client: String,
+    /// Of which znode.
+    pub path: String,
+    /// What it holds since; `None`: it is gone.
+    pub data: Option<Vec<u8>>,
+}
+
 /// A session of a [`MemoryClient`].
 #[derive(Clone, Debug)]
 pub struct MemorySession {
@@ -89,6 +102,12 @@ impl MemoryStore {
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.shared.with(|server, _| server.writes)
+    }
+
+    /// All changes since this was called last, in the order in which they were made; none the first time, which begins
+    /// the journal.
+    pub fn journal(&self) -> Vec<Entry> {
+        self.shared.with(|server, _| server.journal.replace(Vec::new()).unwrap_or_default())
     }
 
     /// All znodes by path, without the root.
@@ -229,7 +248,7 @@ impl Session for MemorySession {
         self.call(move |server, id, now| {
             let steps = server.tree.commit(id, changes)?;
             server.writes += 1;
-            server.fire(&steps, now);
+            server.fire(id, &steps, now);
             Ok(())
         })
         .await
@@ -240,7 +259,7 @@ impl Session for MemorySession {
         self.call(move |server, id, now| {
             let (path, steps) = server.tree.create_sequential(id, &prefix, data)?;
             server.writes += 1;
-            server.fire(&steps, now);
+            server.fire(id, &steps, now);
             Ok(path)
         })
         .await

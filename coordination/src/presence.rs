@@ -22,18 +22,18 @@ pub struct Kept {
 /// What stands in the way of keeping a znode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Another session's znode is there, with this content.
-    Occupied(Vec<u8>),
+    /// A znode is there that is neither this session's nor a predecessor's.
+    Occupied(Znode),
     /// The store fails.
     Failing(Error),
 }
 
-/// Keeps a znode until the session has expired. If another session's is there, `is_own_predecessor` says by its content
-/// whether it may be replaced; otherwise it is waited for to vanish. What stands in the way is told to `obstacle`.
+/// Keeps a znode until the session has expired. If another one is there, `is_own_predecessor` says whether it may be
+/// replaced; otherwise it is waited for to vanish. What stands in the way is told to `obstacle`.
 pub async fn keep<S: Session>(
     session: &S,
     mut kept: Kept,
-    is_own_predecessor: impl Fn(&[u8]) -> bool,
+    is_own_predecessor: impl Fn(&Znode) -> bool,
     obstacle: impl Fn(Option<Obstacle>),
 ) {
     let mut state = session.state();
@@ -93,7 +93,7 @@ fn changes<S: Session>(
     kept: &Kept,
     there: Option<&Znode>,
     content: Option<Vec<u8>>,
-    is_own_predecessor: &impl Fn(&[u8]) -> bool,
+    is_own_predecessor: &impl Fn(&Znode) -> bool,
 ) -> Result<Vec<Change>, Obstacle> {
     let path = || kept.path.clone();
     let delete = |znode: &Znode| Change::Delete { path: path(), version: Some(znode.version) };
@@ -112,7 +112,7 @@ fn changes<S: Session>(
             false => vec![Change::Set { path: path(), data, version: Some(znode.version) }],
         },
         // An ephemeral of a session before this one would vanish later, and take its place with it.
-        (Some(znode), Some(data)) if is_own_predecessor(&znode.data) => vec![delete(znode), create(data)],
-        (Some(znode), Some(_)) => return Err(Obstacle::Occupied(znode.data.clone())),
+        (Some(znode), Some(data)) if is_own_predecessor(znode) => vec![delete(znode), create(data)],
+        (Some(znode), Some(_)) => return Err(Obstacle::Occupied(znode.clone())),
     })
 }

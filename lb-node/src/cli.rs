@@ -84,9 +84,16 @@ enum Command {
     /// Run the agent of a real: decapsulate what nodes send, and own the VIPs.
     ///
     /// When the process ends, program and VIPs stay. `lb-node detach` removes them.
+    ///
+    /// In a cluster the agent can have the host in the tree as a real of VIPs (--register), as long as it runs: SIGTERM
+    /// takes the host out at once, a crash when the agent's session has expired, unless it is started again before.
+    /// Addresses of VIPs and nodes come from the tree then, and stay as they are without it.
+    ///
+    /// The `admin` address answers /healthz, /readyz, /status and /metrics.
     #[command(after_help = "Examples:
   lb-node real --interface eth0 --vip 198.51.100.10 --vip 2001:db8::10 \\
-               --from 10.0.0.0/24 --from 2001:db8:1::/64")]
+               --from 10.0.0.0/24 --from 2001:db8:1::/64
+  lb-node real --interface eth0 --register mqtt --zookeeper zk-1:2181,zk-2:2181,zk-3:2181")]
     Real(real::Options),
 
     /// Remove programs, pins and all else that `run` and `real` left on an interface.

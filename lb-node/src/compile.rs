@@ -5,7 +5,7 @@ use crate::program::{Program, RealProgram, VipProgram};
 use slot_table::flow::Seed;
 use slot_table::maglev::{self, BuildError, Table, TableSize, TableSizeError};
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use zk_schema::{Desired, RealName, VipName};
 
 /// A desired state that no program follows from; records that were validated do not cause it.
@@ -36,10 +36,23 @@ pub fn compile(
     assignment: &Assignment,
     previous: Option<&Program>,
 ) -> Result<Program, CompileError> {
+    compile_with(desired, assignment, previous, None)
+}
+
+/// As [`compile`], and tables that `shared` knows are taken from there, others put there.
+///
+/// # Errors
+/// As there.
+pub fn compile_with(
+    desired: &Desired,
+    assignment: &Assignment,
+    previous: Option<&Program>,
+    shared: Option<&TableCache>,
+) -> Result<Program, CompileError> {
     let (k0, k1) = desired.cluster.seed();
     let seed = Seed { k0, k1 };
     let size = TableSize::try_from(desired.cluster.table_size)?;
-    let mut tables = Tables::from_previous(previous, seed, size);
+    let mut tables = Tables::from_previous(previous, shared, seed, size);
     let mut program =
         Program { epoch: assignment.epoch, seed, table_size: size.slots(), vips: Default::default() };
     for (name, state) in &desired.vips {
@@ -73,21 +86,27 @@ pub fn compile(
 
 /// Tables that exist already, by what they were built from. Owners are indices into the list of reals, so those
 /// without a weight are part of the key.
-struct Tables {
+struct Tables<'a> {
     seed: Seed,
     size: TableSize,
     known: HashMap<Vec<(RealName, u16)>, Arc<Table>>,
+    shared: Option<&'a TableCache>,
 }
 
-impl Tables {
-    fn from_previous(previous: Option<&Program>, seed: Seed, size: TableSize) -> Self {
+impl<'a> Tables<'a> {
+    fn from_previous(
+        previous: Option<&Program>,
+        shared: Option<&'a TableCache>,
+        seed: Seed,
+        size: TableSize,
+    ) -> Self {
         let alike = previous.filter(|program| program.seed == seed && program.table_size == size.slots());
         let known = alike
             .into_iter()
             .flat_map(|program| program.vips.values())
             .map(|vip| (key(&vip.reals), Arc::clone(&vip.table)))
             .collect();
-        Self { seed, size, known }
+        Self { seed, size, known, shared }
     }
 
     fn table(&mut self, reals: &[RealProgram]) -> Result<Arc<Table>, BuildError> {
@@ -97,8 +116,41 @@ impl Tables {
         }
         let members: Vec<maglev::Real<'_>> =
             reals.iter().map(|real| maglev::Real { id: real.name.as_str(), weight: real.weight }).collect();
-        let table = Arc::new(maglev::build(self.seed, &members, self.size)?);
+        let build = || maglev::build(self.seed, &members, self.size).map(Arc::new);
+        let table = match self.shared {
+            Some(shared) => shared.get_or_build((self.seed, self.size.slots(), key.clone()), build)?,
+            None => build()?,
+        };
         self.known.insert(key, Arc::clone(&table));
+        Ok(table)
+    }
+}
+
+/// Tables for several nodes of one process, which would each build the same ones. Clones are the same cache.
+#[derive(Clone, Debug, Default)]
+pub struct TableCache(Arc<Mutex<HashMap<CacheKey, Arc<Table>>>>);
+
+/// Seed and size, and names and weights of the reals.
+type CacheKey = (Seed, u32, Vec<(RealName, u16)>);
+
+impl TableCache {
+    /// Tables that it holds at most: some 130 MiB of the smaller size.
+    const MOST: usize = 1000;
+
+    fn get_or_build<E>(
+        &self,
+        key: CacheKey,
+        build: impl FnOnce() -> Result<Arc<Table>, E>,
+    ) -> Result<Arc<Table>, E> {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = tables.get(&key) {
+            return Ok(Arc::clone(table));
+        }
+        let table = build()?;
+        if tables.len() >= Self::MOST {
+            tables.clear();
+        }
+        tables.insert(key, Arc::clone(&table));
         Ok(table)
     }
 }

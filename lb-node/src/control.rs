@@ -14,7 +14,7 @@
 //! 4. Verdicts arrive, and tables are filled: see [`crate::policy::assign`].
 
 use crate::cluster::probers::probers;
-use crate::compile::{CompileError, compile};
+use crate::compile::{CompileError, TableCache, compile_with};
 use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
 use crate::health::{Key, Target, Verdicts};
 use crate::metrics::ControlMetrics;
@@ -58,6 +58,9 @@ pub trait Forwarding: Send + 'static {
     /// What goes wrong.
     type Error: std::error::Error + Send + Sync + 'static;
 
+    /// Whether what it does takes long enough to be kept off the threads that run tasks.
+    const BLOCKS: bool = true;
+
     /// See [`Dataplane::apply`].
     ///
     /// # Errors
@@ -93,6 +96,11 @@ pub trait Forwarding: Send + 'static {
 
     /// See [`Dataplane::is_native`].
     fn is_native(&self) -> bool;
+
+    /// Tables that several data planes share, if they do.
+    fn tables(&self) -> Option<TableCache> {
+        None
+    }
 }
 
 impl Forwarding for Dataplane {
@@ -319,13 +327,15 @@ impl<D: Forwarding> Control<D> {
             (false, false, false, false);
         loop {
             let wake = self.reconcile(&mut inputs).await;
+            // In this order, so that a run of a simulation can be repeated. What is rare comes first.
             tokio::select! {
+                biased;
                 () = &mut stop => return,
+                _ = self_tests.tick() => self.test_itself().await,
                 changed = inputs.snapshots.changed(), if !snapshots_end => snapshots_end = changed.is_err(),
                 changed = inputs.verdicts.changed(), if !verdicts_end => verdicts_end = changed.is_err(),
                 changed = inputs.next_hops.changed(), if !next_hops_end => next_hops_end = changed.is_err(),
                 changed = inputs.mode.changed(), if !mode_ends => mode_ends = changed.is_err(),
-                _ = self_tests.tick() => self.test_itself().await,
                 () = sleep_until(wake) => {}
             }
         }
@@ -407,7 +417,7 @@ impl<D: Forwarding> Control<D> {
             before: self.applied.clone(),
             again: self.failure.is_some(),
         };
-        let done = match tokio::task::spawn_blocking(move || job.run()).await {
+        let done = match work::<D, _>(move || job.run()).await {
             Ok(done) => done,
             Err(panic) => Err(format!("a fault of this program: {panic}")),
         };
@@ -476,7 +486,7 @@ impl<D: Forwarding> Control<D> {
             return;
         }
         let dataplane = Arc::clone(&self.dataplane);
-        match tokio::task::spawn_blocking(move || locked(&dataplane).self_test()).await {
+        match work::<D, _>(move || locked(&dataplane).self_test()).await {
             Ok(test) => self.tested(test),
             Err(panic) => error!("the self-test is at fault itself: {panic}"),
         }
@@ -560,6 +570,13 @@ fn is_prober(head: &Head, node: &NodeName, target: &Target) -> bool {
     probers(&head.nodes, &target).contains(&node)
 }
 
+/// Works for a data plane, where its work belongs.
+async fn work<D: Forwarding, T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    if D::BLOCKS { tokio::task::spawn_blocking(work).await } else { Ok(work()) }
+}
+
 /// Compiling and applying, off the threads that must not block.
 struct Job<D> {
     dataplane: Shared<D>,
@@ -582,10 +599,12 @@ struct Done {
 impl<D: Forwarding> Job<D> {
     fn run(self) -> Result<Done, String> {
         let before = self.before.as_deref();
-        let program = compile(
+        let shared = locked(&self.dataplane).tables();
+        let program = compile_with(
             &self.snapshot.desired,
             &self.assignment,
             before.and_then(|before| before.program.as_ref()),
+            shared.as_ref(),
         )
         .map_err(|error: CompileError| error.to_string())?;
 

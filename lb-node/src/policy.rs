@@ -346,4 +346,49 @@ mod tests {
     fn the_first_assignment_of_no_vips_has_an_epoch_too() {
         assert_eq!(Case::default().assign(&Assignment::default()).epoch, 1);
     }
+
+    /// A decision on three reals, at this epoch.
+    fn three(epoch: u64, settling: bool) -> Decided {
+        let all = desired([("mqtt", checked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
+        let mut decided = crate::testing::decided(1, epoch, &all);
+        decided.head.settling = settling;
+        decided
+    }
+
+    fn used(decided: &Decided, exclusions: &Exclusions) -> Vec<String> {
+        adopt(decided, exclusions).vips["mqtt"].weights.keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_node_that_sees_the_tree_does_what_the_leader_decided_whatever_it_finds_itself() {
+        let found = verdicts("mqtt", &[("a", State::Down), ("b", State::Up), ("c", State::Up)]);
+        let exclusions = Exclusions::default().revised(&three(5, false), &found, false);
+        assert!(exclusions.is_empty());
+        let adopted = adopt(&three(5, false), &exclusions);
+        assert_eq!((adopted.epoch, used(&three(5, false), &exclusions).len()), (5, 3));
+    }
+
+    #[test]
+    fn an_autonomous_node_leaves_out_what_it_finds_down_within_the_panic_threshold() {
+        let alone = |states: &[(&str, State)]| {
+            let exclusions = Exclusions::default().revised(&three(5, false), &verdicts("mqtt", states), true);
+            used(&three(5, false), &exclusions)
+        };
+        assert_eq!(alone(&[("a", State::Down), ("b", State::Up), ("c", State::Unknown)]), ["b", "c"]);
+        assert_eq!(alone(&[("a", State::Down), ("b", State::Down), ("c", State::Up)]), ["a", "b", "c"]);
+        assert_eq!(alone(&[("a", State::Up)]), ["a", "b", "c"], "what it knows nothing of stays");
+    }
+
+    #[test]
+    fn what_was_left_out_returns_when_it_is_up_or_a_settled_leader_has_decided_anew() {
+        let down = verdicts("mqtt", &[("a", State::Down), ("b", State::Up), ("c", State::Up)]);
+        let alone = Exclusions::default().revised(&three(5, false), &down, true);
+        let back = |decided: &Decided, found: &Verdicts| used(decided, &alone.revised(decided, found, false));
+        assert_eq!(back(&three(5, false), &down), ["b", "c"], "no newer head has come yet");
+        assert_eq!(back(&three(6, true), &down), ["b", "c"], "the new leader removes nothing yet");
+        assert_eq!(back(&three(7, false), &down), ["a", "b", "c"], "the leader knows better");
+        let up = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Up)]);
+        assert_eq!(back(&three(6, true), &up), ["a", "b", "c"]);
+        assert_eq!(back(&three(6, true), &Verdicts::new()), ["b", "c"], "others probe it now");
+    }
 }

@@ -1,8 +1,12 @@
 //! States that unit tests start from.
 
 use crate::nexthop::{NextHop, NextHops};
+use coordination::follow::Decided;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
-use zk_schema::{CheckKind, Desired, HealthCheck, NameError, Protocol, Real, Vip, VipState};
+use std::sync::Arc;
+use zk_schema::tree::{Assignment, Entry, Head, StateRecord as _};
+use zk_schema::{CheckKind, Desired, Extra, HealthCheck, NameError, Protocol, Real, Vip, VipName, VipState};
 
 /// A name (of a VIP, a real or a node) from a text that is one.
 pub(crate) fn name<T: FromStr<Err = NameError>>(text: &str) -> T {
@@ -41,4 +45,40 @@ pub(crate) fn next_hops(desired: &Desired) -> NextHops {
     let hop = NextHop { ifindex: 2, source_mac: [2; 6], destination_mac: [4; 6], vlan: None, mtu: 1500 };
     let reals = desired.vips.values().flat_map(|state| state.reals.values());
     reals.map(|real| (real.address, hop)).collect()
+}
+
+/// What a leader would decide at (term, epoch): every real with the weight that operators gave it.
+pub(crate) fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
+    let assignment = |state: &VipState| Assignment {
+        term,
+        epoch,
+        vip: state.vip.clone(),
+        reals: state.reals.clone(),
+        weights: state.reals.iter().map(|(name, real)| (name.clone(), real.weight)).collect(),
+        since: epoch,
+        next: None,
+        history: Vec::new(),
+        held: None,
+        why: "a test".to_owned(),
+        extra: Extra::new(),
+    };
+    let assignments: BTreeMap<VipName, Arc<Assignment>> =
+        desired.vips.iter().map(|(name, state)| (name.clone(), Arc::new(assignment(state)))).collect();
+    let entry = |assignment: &Assignment| Entry {
+        epoch,
+        digest: Assignment::digest(&assignment.bytes().expect("a small record")),
+    };
+    let head = Head {
+        term,
+        epoch,
+        cluster: desired.cluster.clone(),
+        nodes: BTreeSet::new(),
+        targets: epoch,
+        settling: false,
+        lagging: BTreeSet::new(),
+        problems: BTreeSet::new(),
+        vips: assignments.iter().map(|(name, assignment)| (name.clone(), entry(assignment))).collect(),
+        extra: Extra::new(),
+    };
+    Decided { head, assignments }
 }

@@ -70,3 +70,54 @@ fn login(path: &Path) -> Result<Login> {
         _ => bail!("{shown}: holds no credentials; one line `user:password` is expected"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+
+    fn secret(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("credentials");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (directory, path)
+    }
+
+    fn settings(credentials: &Path) -> ZookeeperSettings {
+        let mut settings = ZookeeperSettings::new("zk-1:2181,zk-2:2181/site");
+        settings.credentials_file = Some(credentials.to_owned());
+        settings
+    }
+
+    #[test]
+    fn credentials_come_from_a_file_that_only_its_owner_may_read() {
+        let (_directory, path) = secret("anna:swordfish\n", 0o600);
+        store(&settings(&path)).unwrap();
+        for mode in [0o640, 0o604, 0o660] {
+            let (_directory, path) = secret("anna:swordfish", mode);
+            let error = format!("{:#}", store(&settings(&path)).unwrap_err());
+            assert!(error.contains("chmod 600") && !error.contains("swordfish"), "{error}");
+        }
+    }
+
+    #[test]
+    fn credentials_that_are_none_are_told_without_showing_them() {
+        for text in ["", "anna", ":swordfish", "anna:"] {
+            let (_directory, path) = secret(text, 0o600);
+            let error = format!("{:#}", store(&settings(&path)).unwrap_err());
+            assert!(error.contains("user:password") && !error.contains("swordfish"), "{error}");
+        }
+        let error = format!("{:#}", store(&settings(Path::new("/nonexistent/file"))).unwrap_err());
+        assert!(error.contains("/nonexistent/file"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_that_cannot_be_read_is_named() {
+        let mut settings = ZookeeperSettings::new("zk-1:2281");
+        settings.tls_ca = Some("/nonexistent/ca.pem".into());
+        let error = format!("{:#}", store(&settings).unwrap_err());
+        assert!(error.contains("/nonexistent/ca.pem"), "{error}");
+    }
+}

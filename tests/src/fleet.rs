@@ -5,6 +5,7 @@
 //! that a connection that broke is seen to be broken.
 
 use std::convert::Infallible;
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -37,6 +38,8 @@ pub struct Session {
     pub state: SessionState,
     /// How many of its messages have come back.
     pub echoes: u64,
+    /// The longest that one of them took, since [`Fleet::take_slowest`].
+    pub slowest: Duration,
 }
 
 /// How a client fares.
@@ -71,7 +74,8 @@ impl Fleet {
     /// When the thread for the clients cannot be started. A failed connection is not an error but a
     /// [`SessionState::Broken`].
     pub fn connect(host: &Host, vip: SocketAddr, ids: impl IntoIterator<Item = String>) -> Result<Fleet> {
-        let session = |id| Session { id, vip, state: SessionState::Connecting, echoes: 0 };
+        let session =
+            |id| Session { id, vip, state: SessionState::Connecting, echoes: 0, slowest: Duration::ZERO };
         let sessions: Arc<Mutex<Vec<_>>> = Arc::new(Mutex::new(ids.into_iter().map(session).collect()));
         let (stop, stopped) = watch::channel(false);
         let thread = {
@@ -112,6 +116,13 @@ impl Fleet {
     pub fn alive(&self) -> Vec<String> {
         let sessions = locked(&self.sessions);
         sessions.iter().filter(|s| s.state == SessionState::Alive).map(|s| s.id.clone()).collect()
+    }
+
+    /// The longest that any message has taken to come back since the last call of this.
+    #[must_use]
+    pub fn take_slowest(&self) -> Duration {
+        let mut sessions = locked(&self.sessions);
+        sessions.iter_mut().map(|session| mem::take(&mut session.slowest)).max().unwrap_or_default()
     }
 
     /// Waits until each client that lives has had `more` messages back since now, or has broken: afterwards
@@ -157,7 +168,7 @@ async fn run_all(vip: SocketAddr, sessions: &Arc<Mutex<Vec<Session>>>, stopped: 
                 let _ = stopped.wait_for(|stop| *stop).await;
             };
             let ended = tokio::select! {
-                ended = live(&client, &mut events, &id, || alive(&sessions, index)) => Some(ended),
+                ended = live(&client, &mut events, &id, |took| alive(&sessions, index, took)) => Some(ended),
                 () = told_to_stop => None,
             };
             match ended {
@@ -190,11 +201,12 @@ async fn live(
     client: &AsyncClient,
     events: &mut EventLoop,
     id: &str,
-    mut echoed: impl FnMut(),
+    mut echoed: impl FnMut(Duration),
 ) -> Result<Infallible> {
     let topic = format!("drover/echo/{id}");
     let mut sent = 0_u64;
-    let mut deadline = Instant::now() + CONNECT_LIMIT;
+    let mut sent_at = Instant::now();
+    let mut deadline = sent_at + CONNECT_LIMIT;
     let mut next_message: Option<Instant> = None;
     loop {
         let wake = next_message.unwrap_or(deadline);
@@ -206,7 +218,8 @@ async fn live(
                 }
                 sent += 1;
                 client.publish(&topic, QoS::AtMostOnce, false, sent.to_string()).await?;
-                deadline = Instant::now() + ECHO_LIMIT;
+                sent_at = Instant::now();
+                deadline = sent_at + ECHO_LIMIT;
                 continue;
             }
         };
@@ -217,7 +230,7 @@ async fn live(
                 if message.payload != sent.to_string() {
                     bail!("message {sent} came back as {:?}", message.payload);
                 }
-                echoed();
+                echoed(sent_at.elapsed());
                 next_message = Some(Instant::now() + PACE);
             }
             Event::Incoming(Packet::Disconnect) => bail!("the broker disconnected the client"),
@@ -242,9 +255,10 @@ async fn farewell(client: &AsyncClient, events: &mut EventLoop) {
     let _ = tokio::time::timeout(Duration::from_millis(500), sent).await;
 }
 
-fn alive(sessions: &Mutex<Vec<Session>>, index: usize) {
+fn alive(sessions: &Mutex<Vec<Session>>, index: usize, took: Duration) {
     let session = &mut locked(sessions)[index];
     session.echoes += 1;
+    session.slowest = session.slowest.max(took);
     session.state = SessionState::Alive;
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::host::Host;
+use crate::host::{Host, HostCommand};
 use crate::process::Process;
 use crate::topology::Station;
 
@@ -98,7 +98,7 @@ impl LbNode {
         get(&self.station.host, NODE_ADMIN_PORT, page)
     }
 
-    /// Takes programs and pins away, as an operator does who takes the node out of service.
+    /// Takes programs and pins away, and a real's VIPs, as an operator does who takes the node or real out of service.
     ///
     /// # Errors
     ///
@@ -133,11 +133,42 @@ impl RealDaemon {
         for node in nodes {
             command = command.arg("--from").arg(node.v4.to_string()).arg("--from").arg(node.v6.to_string());
         }
+        RealDaemon::spawn(host, command, "/healthz")
+    }
+
+    /// Starts the daemon, which registers its host as a real of the `vips` in the tree at `zookeeper`, by the host's
+    /// name, and waits until it is ready: registered, and able to take packets.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing or the daemon is not ready in 20 s; with its output.
+    pub fn register(station: &Station, vips: &[&str], zookeeper: &str) -> Result<RealDaemon> {
+        let host = &station.host;
+        let mut command = host.command(binary()?).args(["real", "--interface", station.interface]);
+        for vip in vips {
+            command = command.args(["--register", vip]);
+        }
+        command = command.args(["--zookeeper", zookeeper, "--name", host.name()]);
+        command = command.arg("--address").arg(station.v4.to_string());
+        RealDaemon::spawn(host, command, "/readyz")
+    }
+
+    /// Starts the daemon, and waits until this page says that all is well.
+    fn spawn(host: &Host, command: HostCommand, page: &str) -> Result<RealDaemon> {
         let mut process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
-        process.wait_ready("/healthz to answer 200", START_LIMIT, || {
-            answers_well(host, REAL_ADMIN_PORT, "/healthz")
+        process.wait_ready(&format!("{page} to answer 200"), START_LIMIT, || {
+            answers_well(host, REAL_ADMIN_PORT, page)
         })?;
         Ok(RealDaemon { host: host.clone(), process })
+    }
+
+    /// Status code and body of a page of the admin server, such as `/readyz`.
+    ///
+    /// # Errors
+    ///
+    /// When the daemon does not answer.
+    pub fn get(&self, page: &str) -> Result<(u16, String)> {
+        get(&self.host, REAL_ADMIN_PORT, page)
     }
 
     /// The process, to kill or to signal.

@@ -1,4 +1,4 @@
-//! A cluster: nodes behind a front of BIRD, an ensemble of ZooKeeper, and reals with echo services.
+//! A cluster: nodes behind a front of BIRD, an ensemble of ZooKeeper, and reals with services.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::ensemble::Ensemble;
 use crate::lb_node::{LbNode, RealDaemon};
 use crate::operator::Operator;
 use crate::server::{Server, Service};
-use crate::topology::{Topology, TopologyBuilder};
+use crate::topology::{Station, Topology, TopologyBuilder};
 use crate::wait::wait_until;
 
 /// The address of both services of [`Site::of_two_services`].
@@ -27,15 +27,16 @@ pub const SUBSCRIBE: SocketAddr = SocketAddr::new(SERVICES, 7001);
 
 const LIMIT: Duration = Duration::from_secs(40);
 
-/// Nodes of a cluster that balance its VIPs over the reals of a network, each of which echoes at every VIP.
+/// Nodes of a cluster that balance its VIPs over the reals of a network. On each real runs an `S`: unless told otherwise
+/// a server that echoes at every VIP.
 #[derive(Debug)]
-pub struct Site {
+pub struct Site<S = Server> {
     /// `nodes[n]` runs on `net.nodes[n]`; `None` while it does not run.
     pub nodes: Vec<Option<LbNode>>,
     /// `reals[n]` runs on `net.reals[n]`.
     pub reals: Vec<RealDaemon>,
     /// `servers[n]` runs on `net.reals[n]`.
-    pub servers: Vec<Server>,
+    pub servers: Vec<S>,
     /// Who reads and writes the tree by hand, on the router.
     pub operator: Operator,
     /// `zk-1` and so on.
@@ -68,7 +69,7 @@ impl Default for Settings {
 
 impl Site {
     /// Starts three servers of ZooKeeper, writes the tree, starts everything else, and waits until every node announces
-    /// every VIP. `topology` needs neither a front nor hosts for ZooKeeper.
+    /// every VIP. `topology` needs neither a front nor hosts for ZooKeeper. The reals echo.
     ///
     /// # Errors
     ///
@@ -108,6 +109,24 @@ impl Site {
         more: &[Service],
         settings: Settings,
     ) -> Result<Site> {
+        Site::serving(topology, cluster, settings, |cluster, station| {
+            Server::start(&station.host, services(cluster, more))
+        })
+    }
+}
+
+impl<S> Site<S> {
+    /// As [`Site::start`], with other settings, and with what `serve` starts on each real.
+    ///
+    /// # Errors
+    ///
+    /// When something does not start.
+    pub fn serving(
+        topology: TopologyBuilder,
+        cluster: impl FnOnce(&Topology) -> Cluster,
+        settings: Settings,
+        serve: impl Fn(&Cluster, &Station) -> Result<S>,
+    ) -> Result<Site<S>> {
         let net = topology.bird_front().zookeepers(3).build()?;
         let cluster = cluster(&net);
         let places: Vec<_> =
@@ -117,12 +136,11 @@ impl Site {
         operator.write(&desired(&cluster, &net)?)?;
 
         let vips = cluster.addresses();
-        let services = services(&cluster, more);
         let mut reals = Vec::new();
         let mut servers = Vec::new();
         for station in &net.reals {
             reals.push(RealDaemon::start(station, &vips, &net.nodes)?);
-            servers.push(Server::start(&station.host, services.iter().copied())?);
+            servers.push(serve(&cluster, station)?);
         }
         let nodes = net.nodes.iter().map(|_| None).collect();
         let mut site = Site { nodes, reals, servers, operator, ensemble, cluster, settings, net };

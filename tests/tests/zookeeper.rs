@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use coordination::zookeeper::{Acl, Identity, Login, Options, Tls, ZooKeeper, ZooKeeperSession};
 use coordination::{Change, Error, Session, State, Store};
-use drover_tests::{Ensemble, Host, Lab, Port, ServerTls, link};
+use drover_tests::{Ensemble, Host, Lab, Port, ServerTls, link, store_suite};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use tokio::time::{sleep, timeout};
 
@@ -695,4 +695,15 @@ fn tls_needs_a_server_of_the_right_authority_and_name_and_shows_the_nodes_own_ce
         }
     })
     .unwrap();
+}
+
+#[test]
+fn the_suite_that_all_stores_share_passes_on_three_servers() {
+    let lab = Lab::new().unwrap();
+    let host = lab.host("suite").unwrap();
+    let ensemble = Ensemble::on_one_host(&host, 3).unwrap();
+    // Two clients, each at a server of its own.
+    let client = |server: usize| ZooKeeper::new(Options::new(ensemble.address(server).to_string())).unwrap();
+    let clients = (client(0), client(1));
+    host.block_on(async || store_suite::run_all(clients).await).unwrap().unwrap();
 }

@@ -3,8 +3,8 @@
 //! serde and validation only; no I/O, no async.
 //!
 //! - [`from_json`] and [`to_json`] read and write one znode's record; fields they do not know are kept.
-//! - [`ClusterFile::parse`] reads the file of a standalone node, [`NodeFile::parse`] that of a node in a cluster; there
-//!   an unknown field is a mistake.
+//! - [`ClusterFile::parse`] reads the file of a standalone node, [`NodeFile::parse`] that of a node in a cluster,
+//!   [`RealFile::parse`] that of a real that registers itself; there an unknown field is a mistake.
 //! - All list everything that is wrong, each [`Problem`] with its field, value and allowed range, and all
 //!   follow one description of the records (`decode`) and one set of rules (`validate`).
 
@@ -24,7 +24,8 @@ pub use file::{FileErrors, FileProblem};
 pub use json::{MAX_RECORD_BYTES, Record, RecordError, from_json, to_json};
 pub use names::{NameError, NodeName, RealName, VipName};
 pub use node_file::{
-    ClusterSettings, FrontDriver, FrontSettings, NodeFile, ZookeeperAcl, ZookeeperAuth, ZookeeperSettings,
+    ClusterSettings, FrontDriver, FrontSettings, NodeFile, RealFile, ZookeeperAcl, ZookeeperAuth,
+    ZookeeperSettings,
 };
 pub use problem::{FieldPath, Problem, Problems};
 pub use records::*;

@@ -73,6 +73,39 @@ impl NodeFile {
     }
 }
 
+/// What the agent of a real that registers itself is configured with: how it reaches the cluster's tree.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RealFile {
+    /// Where the cluster's tree is.
+    pub zookeeper: ZookeeperSettings,
+}
+
+impl RealFile {
+    /// A file with every optional setting at its default.
+    #[must_use]
+    pub fn new(servers: impl Into<String>) -> Self {
+        Self { zookeeper: ZookeeperSettings::new(servers) }
+    }
+
+    /// Reads and validates a file's text. `name` is what messages call the file.
+    ///
+    /// # Errors
+    ///
+    /// All problems by line. An unknown field is one, so that no misspelt setting passes for its default.
+    pub fn parse(text: &str, name: &str) -> Result<Self, FileErrors> {
+        parse(text, name)
+    }
+
+    /// Checks every rule.
+    ///
+    /// # Errors
+    ///
+    /// All problems, each with the field, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), Problems> {
+        self.validated()
+    }
+}
+
 /// How to reach the cluster's ZooKeeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ZookeeperSettings {
@@ -236,14 +269,26 @@ const ABSOLUTE: &str = "an absolute path";
 
 impl Decode for NodeFile {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        let node = Node::required(fields);
-        let zookeeper = fields.required_table("zookeeper", "a table with at least `servers`");
         Self {
-            node,
-            zookeeper: zookeeper.unwrap_or_else(|| ZookeeperSettings::new("missing")),
+            node: Node::required(fields),
+            zookeeper: ZookeeperSettings::required(fields),
             front: fields.table("front", Decode::decode).unwrap_or_default(),
             cluster: fields.table("cluster", Decode::decode).unwrap_or_default(),
         }
+    }
+}
+
+impl Decode for RealFile {
+    fn decode(fields: &mut Fields<'_>) -> Self {
+        Self { zookeeper: ZookeeperSettings::required(fields) }
+    }
+}
+
+impl ZookeeperSettings {
+    /// The table `zookeeper`, which must be there.
+    fn required(fields: &mut Fields<'_>) -> Self {
+        let zookeeper = fields.required_table("zookeeper", "a table with at least `servers`");
+        zookeeper.unwrap_or_else(|| Self::new("missing"))
     }
 }
 
@@ -304,6 +349,12 @@ impl Rules for NodeFile {
         self.zookeeper.check(&mut scope.at("zookeeper"));
         self.front.check(&mut scope.at("front"));
         self.cluster.check(&mut scope.at("cluster"));
+    }
+}
+
+impl Rules for RealFile {
+    fn check(&self, scope: &mut Scope<'_>) {
+        self.zookeeper.check(&mut scope.at("zookeeper"));
     }
 }
 
@@ -426,6 +477,19 @@ driver = "bird"
         assert_eq!(file, expected);
         assert_eq!(file.validate(), Ok(()));
         assert_eq!(NodeFile::parse(&file.to_toml().unwrap(), "again").unwrap(), file);
+    }
+
+    #[test]
+    fn the_file_of_a_real_has_the_table_zookeeper_and_nothing_else() {
+        let table = "[zookeeper]\nservers = \"zk-1:2181\"\n";
+        let file = RealFile::parse(table, "real.toml").unwrap();
+        assert_eq!(file, RealFile::new("zk-1:2181"));
+        assert_eq!(file.validate(), Ok(()));
+        let refusal = |text: &str| RealFile::parse(text, "real.toml").unwrap_err().to_string();
+        assert!(refusal("").contains("zookeeper: missing"));
+        assert!(refusal(&[table, "tls_key = \"/k\"\n"].concat()).contains("3:11: zookeeper.tls_key"));
+        assert!(refusal(&[table, "[node]\n"].concat()).contains("node: unknown field"));
+        assert!(RealFile::new("zk-1:x").validate().is_err());
     }
 
     #[test]

@@ -118,3 +118,53 @@ fn the_documented_defaults_of_a_node_file_are_the_codes() {
         assert_default(NODE_FILE, field, &default);
     }
 }
+
+/// Reads what stands after each `get` in `docs/znodes.md` as the record of its path, and writes it again.
+#[test]
+fn the_records_in_the_documentation_of_the_tree_are_such_records() {
+    use zk_schema::tree::{Applied, Assignment, Head, Member, StateRecord, Term, Vote};
+    use zk_schema::{Cluster, Real, Vip, from_json, to_json};
+
+    fn written<T: StateRecord>(json: &str) -> String {
+        let record = T::parse(json.as_bytes()).unwrap_or_else(|error| panic!("{error}: {json}"));
+        String::from_utf8(record.bytes().unwrap()).unwrap()
+    }
+    fn wished<T: zk_schema::Record>(json: &str) -> String {
+        let record: T = from_json(json.as_bytes()).unwrap_or_else(|error| panic!("{error}: {json}"));
+        String::from_utf8(to_json(&record).unwrap()).unwrap()
+    }
+
+    let text = include_str!("../../docs/znodes.md");
+    let lines: Vec<&str> = text.lines().collect();
+    let mut read = 0;
+    for pair in lines.windows(2) {
+        let Some(path) = pair[0].strip_prefix("get ").map(|rest| rest.trim_start_matches("-s ")) else {
+            continue;
+        };
+        let json = pair[1];
+        let parts: Vec<&str> = path.split('/').skip(2).collect();
+        let again = match parts[..] {
+            [] => wished::<Cluster>(json),
+            ["vips", _] => wished::<Vip>(json),
+            ["vips", _, "reals", _] => wished::<Real>(json),
+            ["leader"] => written::<Term>(json),
+            ["assignments"] => written::<Head>(json),
+            ["assignments", vip] => {
+                // The digest that the head of the same moment lists.
+                if json.contains("\"epoch\":5,\"reals\"") {
+                    let digest =
+                        format!("\"{vip}\":{{\"digest\":\"{}\"", Assignment::digest(json.as_bytes()));
+                    assert!(text.contains(&digest), "{digest}");
+                }
+                written::<Assignment>(json)
+            }
+            ["nodes", _] => written::<Member>(json),
+            ["health", _] => written::<Vote>(json),
+            ["applied", _] => written::<Applied>(json),
+            _ => panic!("{path}: what is there?"),
+        };
+        assert_eq!(again, json, "{path}");
+        read += 1;
+    }
+    assert!(read >= 12, "{read}");
+}

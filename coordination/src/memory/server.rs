@@ -1,6 +1,7 @@
 //! The servers' part and the clients' part of sessions, and the network between them: a state machine that is told
 //! the time.
 
+use super::Entry;
 use super::tree::{Step, Tree, split};
 use crate::{Error, State};
 use std::collections::{BTreeMap, VecDeque};
@@ -32,6 +33,8 @@ pub(super) struct Server {
     clients: BTreeMap<String, Client>,
     sessions: BTreeMap<i64, Session>,
     last_session: i64,
+    /// What has changed since it was taken, if it is kept.
+    pub(super) journal: Option<Vec<Entry>>,
     /// When the driver looks again by itself.
     pub(super) wakes: Option<Instant>,
 }
@@ -103,6 +106,7 @@ impl Server {
             clients: BTreeMap::new(),
             sessions: BTreeMap::new(),
             last_session: 0,
+            journal: None,
             wakes: None,
         }
     }
@@ -194,7 +198,7 @@ impl Server {
     pub(super) fn end_at_server(&mut self, id: i64, now: Instant) {
         self.session(id).alive = false;
         let steps = self.tree.delete_owned(id);
-        self.fire(&steps, now);
+        self.fire(id, &steps, now);
     }
 
     /// Whether the servers know the session.
@@ -202,8 +206,9 @@ impl Server {
         self.sessions.get(&id).is_some_and(|session| session.alive)
     }
 
-    /// Fires what watches these changes.
-    pub(super) fn fire(&mut self, steps: &[Step], now: Instant) {
+    /// Fires what watches these changes, made by this session.
+    pub(super) fn fire(&mut self, id: i64, steps: &[Step], now: Instant) {
+        self.note(id, steps, now);
         for step in steps {
             let (path, itself) = match step {
                 Step::Created(path) | Step::Deleted(path, _) => (path, true),
@@ -221,6 +226,20 @@ impl Server {
                     session.down.extend(watches.map(|watch| (arrival, Message::Fire(watch))));
                 }
             }
+        }
+    }
+
+    /// Notes changes in the journal, if it is kept.
+    fn note(&mut self, id: i64, steps: &[Step], at: Instant) {
+        let Some(journal) = &mut self.journal else { return };
+        let client = &self.sessions[&id].client;
+        for step in steps {
+            let path = match step {
+                Step::Created(path) | Step::Written(path, _) | Step::Deleted(path, _) => path,
+            };
+            let znode = self.tree.znode(path).ok().flatten();
+            let (path, client) = (path.clone(), client.clone());
+            journal.push(Entry { at, client, path, data: znode.map(|znode| znode.data) });
         }
     }
 

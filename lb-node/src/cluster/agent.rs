@@ -9,7 +9,7 @@ use crate::control::Report;
 use coordination::follow::{Decided, Followed, follow};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
-use coordination::{Error, Session, State, Store};
+use coordination::{Error, Session, State, Store, Znode};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -207,8 +207,8 @@ impl<S: Store> Agent<S> {
         };
         let own = {
             let (boot, instance) = (self.settings.member.boot.clone(), self.settings.member.instance.clone());
-            move |content: &[u8]| {
-                Member::parse(content).is_ok_and(|other| other.boot == boot || other.instance == instance)
+            move |there: &Znode| {
+                Member::parse(&there.data).is_ok_and(|other| other.boot == boot || other.instance == instance)
             }
         };
         let node = &self.settings.node;
@@ -287,8 +287,8 @@ impl<S: Store> Agent<S> {
 
     fn occupied(&self, obstacle: Option<Obstacle>) {
         match obstacle {
-            Some(Obstacle::Occupied(content)) => {
-                let other = Member::parse(&content);
+            Some(Obstacle::Occupied(znode)) => {
+                let other = Member::parse(&znode.data);
                 let who = other.map_or_else(
                     |_| "somebody else".to_owned(),
                     |other| format!("instance {}", other.instance),

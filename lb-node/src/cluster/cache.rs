@@ -110,3 +110,63 @@ impl Cache {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{checked_vip, decided, desired, name};
+
+    fn cache() -> (tempfile::TempDir, Cache) {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = Cache::new(&directory.path().join("below"), &name("lb-1"));
+        (directory, cache)
+    }
+
+    fn some() -> Decided {
+        decided(
+            3,
+            17,
+            &desired([("mqtt", checked_vip(&[("a", 100), ("b", 50)])), ("other", checked_vip(&[]))]),
+        )
+    }
+
+    #[test]
+    fn what_was_stored_is_loaded_and_nothing_was_stored_at_first() {
+        let (_directory, cache) = cache();
+        assert!(cache.load().unwrap().is_none());
+        cache.store(&some()).unwrap();
+        assert_eq!(cache.load().unwrap(), Some(some()));
+        let empty = decided(4, 18, &desired([]));
+        cache.store(&empty).unwrap();
+        assert_eq!(cache.load().unwrap(), Some(empty));
+        let files = std::fs::read_dir(cache.path().parent().unwrap()).unwrap();
+        assert_eq!(files.count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_by_name_wherever_it_is_damaged() {
+        let (_directory, cache) = cache();
+        cache.store(&some()).unwrap();
+        let whole = std::fs::read(cache.path()).unwrap();
+        for damaged in [&whole[..whole.len() / 2], b"", b"{}", b"[1]", &[0xff; 100]] {
+            std::fs::write(cache.path(), damaged).unwrap();
+            let error = cache.load().unwrap_err().to_string();
+            assert!(error.contains("lb-1.json") && error.contains("written anew"), "{error}");
+        }
+        // One digit of a weight: still JSON, but not what the head lists.
+        let text = String::from_utf8(whole).unwrap().replacen("\"a\":100", "\"a\":101", 1);
+        std::fs::write(cache.path(), text).unwrap();
+        assert!(cache.load().unwrap_err().to_string().contains("/drover/assignments/mqtt: not what"));
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told_and_what_was_there_stays() {
+        let (_directory, cache) = cache();
+        cache.store(&some()).unwrap();
+        // The place where the new file is written first is taken.
+        std::fs::create_dir(cache.path().with_extension("new")).unwrap();
+        let error = cache.store(&decided(4, 18, &desired([]))).unwrap_err().to_string();
+        assert!(error.contains("lb-1.json"), "{error}");
+        assert_eq!(cache.load().unwrap(), Some(some()));
+    }
+}

@@ -2,15 +2,16 @@
 
 use super::leader::{self, Leader, PATTERNS, Publication, Published, View};
 use coordination::election::{Candidate, ElectionError, Leadership};
-use coordination::follow::Followed;
-
+use coordination::follow::{Decided, Followed};
+use coordination::setup::ensure_skeleton;
 use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Assignment, Head, StateRecord as _, paths};
+use zk_schema::tree::{Applied, Assignment, Head, StateRecord as _, paths};
 use zk_schema::{NodeName, RecordError, VipName};
 
 /// How often a leader looks at the clock when nothing changes.
@@ -19,6 +20,12 @@ const TICK: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a leader gives its own writes to come back to it before it takes what it sees for somebody else's.
 const ECHO: Duration = Duration::from_secs(3);
+/// How long a node must have been away until what it had in force is deleted.
+const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// How many sessions' timeouts a node that knows nothing of what is in force waits for one that does to lead.
+const UNKNOWING: u32 = 3;
+/// How many small records are read at once.
+const READ_AT_ONCE: usize = 100;
 /// Bytes that one commit may hold: ZooKeeper breaks connections over requests near 1 MiB.
 const COMMIT_BYTES: usize = 600 * 1024;
 
@@ -93,21 +100,42 @@ impl Campaign {
         followed: &watch::Receiver<Followed>,
         leading: &watch::Sender<Leading>,
     ) -> Result<End, ElectionError> {
+        // Somebody may have deleted a part of the tree since this session began.
+        if !ensure_skeleton(session).await? {
+            return Err(Error::NoNode(paths::CLUSTER.to_owned()).into());
+        }
+        self.learn(followed).await;
         let candidate = Candidate::stand(session.clone(), self.node.clone(), &self.instance).await?;
         candidate.wait().await?;
-        let known = followed.borrow().decided.as_ref().map_or((0, 0), |decided| decided.head.order());
-        let leadership = candidate.lead(known.0, wall()).await?;
+        let known = followed.borrow().decided.clone();
+        let beyond = greatest(session, known.as_deref()).await?;
+        let leadership = candidate.lead(beyond.term, wall()).await?;
         info!(term = leadership.term(), "leads");
         leading.send_replace(Leading { term: Some(leadership.term()), problem: None });
-        let end = self.lead(session, &leadership, known.1).await;
+        let end = self.lead(session, &leadership, known.as_deref(), beyond.epoch).await;
         if !matches!(end, End::Expired) && *session.state().borrow() == State::Connected {
             candidate.leave().await?;
         }
         Ok(end)
     }
 
-    /// Leads until that is over.
-    async fn lead<S: Session>(&self, session: &S, leadership: &Leadership<S>, beyond: u64) -> End {
+    /// Waits until this node knows what is in force, for some time: somebody who knows it should lead, since what is in
+    /// the tree may be damaged.
+    async fn learn(&self, followed: &watch::Receiver<Followed>) {
+        let mut followed = followed.clone();
+        let known = followed.wait_for(|followed| followed.current || followed.decided.is_some());
+        let _ = tokio::time::timeout(self.settings.session_timeout * UNKNOWING, known).await;
+    }
+
+    /// Leads until that is over. What is damaged in the tree is taken from what is `known` here; no epoch up to
+    /// `beyond` is written.
+    async fn lead<S: Session>(
+        &self,
+        session: &S,
+        leadership: &Leadership<S>,
+        known: Option<&Decided>,
+        beyond: u64,
+    ) -> End {
         let start = Instant::now();
         let mut state = session.state();
         let patterns = PATTERNS.iter().map(|pattern| Pattern::new(pattern)).collect();
@@ -120,7 +148,8 @@ impl Campaign {
             first = contents.wait_for(|contents| contents.complete) => first.ok().map(|first| first.clone()),
         };
         let Some(first) = first else { return over(session) };
-        let published = Published::parse(&first);
+        let mut published = Published::parse(&first);
+        let mut damaged = published.complete(known);
         let mut leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed());
         let own = match session.watch(leadership.candidate()).await {
             Ok((Some(_), gone)) => gone,
@@ -131,17 +160,34 @@ impl Campaign {
         let mut own = std::pin::pin!(own);
         let mut echoed_by = Instant::now() + ECHO;
         let mut failed: Option<String> = None;
+        let mut gone: BTreeMap<NodeName, Instant> = BTreeMap::new();
+        let mut seen = contents.borrow_and_update().clone();
+        let mut view = View::parse(&seen, wall());
         loop {
-            let seen = contents.borrow_and_update().clone();
-            let view = View::parse(&seen, wall());
-            let damaged = if Instant::now() > echoed_by { damage(&seen, &leader) } else { BTreeSet::new() };
+            let newest = contents.borrow_and_update().clone();
+            if !Arc::ptr_eq(&newest, &seen) || view.until.is_some_and(|end| wall() >= end) {
+                seen = newest;
+                view = View::parse(&seen, wall());
+            }
+            if Instant::now() > echoed_by {
+                damaged.extend(damage(&seen, &leader));
+            }
             let before = Instant::now();
+            if let Some(old) = long_gone(&mut gone, &view, before) {
+                let delete = Change::Delete { path: paths::applied(&old), version: None };
+                match leadership.commit(vec![delete]).await {
+                    Err(error) if leadership.is_over(&error) => return End::SteppedDown(error.to_string()),
+                    Ok(()) | Err(Error::NoNode(_)) => info!(node = %old, "forgotten, since it is long gone"),
+                    Err(error) => return End::SteppedDown(error.to_string()),
+                }
+            }
             match leader.decide(&view, &damaged, start.elapsed()) {
                 Ok(None) => {}
                 Ok(Some(publication)) => match write(session, leadership, &publication).await {
                     Ok(()) => {
                         tell(&publication, &leader);
                         leader.published(publication, start.elapsed());
+                        damaged.clear();
                         echoed_by = Instant::now() + ECHO;
                         failed = None;
                     }
@@ -182,6 +228,39 @@ fn over<S: Session>(session: &S) -> End {
         State::Expired => End::Expired,
         _ => End::SteppedDown("the connection to ZooKeeper was lost".to_owned()),
     }
+}
+
+/// A node that has not been there for so long that what it had in force is of no interest any more.
+fn long_gone(gone: &mut BTreeMap<NodeName, Instant>, view: &View, now: Instant) -> Option<NodeName> {
+    gone.retain(|node, _| view.applied.contains_key(node) && !view.nodes.contains(node));
+    for node in view.applied.keys().filter(|node| !view.nodes.contains(*node)) {
+        gone.entry(node.clone()).or_insert(now);
+    }
+    let old = gone.iter().find(|(_, since)| now.duration_since(**since) >= FORGET_AFTER)?.0.clone();
+    gone.remove(&old);
+    Some(old)
+}
+
+/// The greatest term and the greatest epoch that anybody is known to have in force or to have written, which what is
+/// new must exceed: a head may be lost, and with it its number.
+struct Greatest {
+    term: u64,
+    epoch: u64,
+}
+
+async fn greatest<S: Session>(session: &S, known: Option<&Decided>) -> Result<Greatest, Error> {
+    let names = session.children(paths::APPLIED).await?.unwrap_or_default();
+    let mut paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", paths::APPLIED)).collect();
+    paths.push(paths::ASSIGNMENTS.to_owned());
+    let mut orders: Vec<(u64, u64)> = known.iter().map(|known| known.head.order()).collect();
+    for paths in paths.chunks(READ_AT_ONCE) {
+        for znode in session.read(paths).await?.into_iter().flatten() {
+            orders.extend(Applied::parse(&znode.data).map(|applied| (applied.term, applied.epoch)));
+            orders.extend(Head::parse(&znode.data).map(|head| head.order()));
+        }
+    }
+    let term = orders.iter().map(|(term, _)| *term).max().unwrap_or(0);
+    Ok(Greatest { term, epoch: orders.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0) })
 }
 
 /// Assignments that are not as this leader wrote them; with the head, all of them.

@@ -3,6 +3,7 @@
 
 use super::agent::{Agent, Learnt, Settings};
 use super::vote;
+use crate::compile::TableCache;
 use crate::control::{Control, Forwarding, Inputs, Outputs, Report, Shared};
 use crate::dataplane::{Applied, SelfTest, Start, Statistics};
 use crate::health::scheduler::{self, Probe, Scheduler};
@@ -15,6 +16,7 @@ use coordination::follow::Decided;
 use coordination::{Snapshots, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -22,10 +24,12 @@ use tokio::task::JoinHandle;
 use zk_schema::{Desired, VipName};
 
 /// A data plane that only takes notes.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Recorder {
     program: Option<Program>,
     applied: u64,
+    on_apply: Option<Box<dyn FnMut(&Program) + Send>>,
+    tables: Option<TableCache>,
 }
 
 impl Recorder {
@@ -40,14 +44,40 @@ impl Recorder {
     pub fn applied(&self) -> u64 {
         self.applied
     }
+
+    /// Has `hook` called with each program that is applied from now on.
+    pub fn on_apply(&mut self, hook: impl FnMut(&Program) + Send + 'static) {
+        self.on_apply = Some(Box::new(hook));
+    }
+
+    /// Has tables taken from `tables`, where other nodes' are.
+    pub fn share_tables(&mut self, tables: TableCache) {
+        self.tables = Some(tables);
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (program, applied) = (&self.program, &self.applied);
+        formatter
+            .debug_struct("Recorder")
+            .field("program", program)
+            .field("applied", applied)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Forwarding for Recorder {
     type Error = Infallible;
 
+    const BLOCKS: bool = false;
+
     fn apply(&mut self, program: &Program, _: &NextHops) -> Result<Applied, Infallible> {
         self.program = Some(program.clone());
         self.applied += 1;
+        if let Some(hook) = &mut self.on_apply {
+            hook(program);
+        }
         Ok(Applied { tables: program.vips.len(), index: false, duration: Duration::ZERO })
     }
 
@@ -88,6 +118,10 @@ impl Forwarding for Recorder {
 
     fn is_native(&self) -> bool {
         true
+    }
+
+    fn tables(&self) -> Option<TableCache> {
+        self.tables.clone()
     }
 }
 

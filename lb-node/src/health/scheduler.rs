@@ -127,7 +127,9 @@ impl<P: Probe> Driver<P> {
             let due = self.schedule.next_due().map(|due| self.origin + due);
             let reasons = (self.change == Change::Reason).then(|| self.published + REASONS_EVERY);
             let wake = due.into_iter().chain(reasons).min();
+            // In this order, so that a run of a simulation can be repeated.
             tokio::select! {
+                biased;
                 changed = targets.changed() => {
                     if changed.is_err() {
                         debug!("the targets' sender is gone: health checks stop");

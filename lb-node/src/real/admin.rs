@@ -1,21 +1,24 @@
-//! `/healthz` and `/metrics` of a real.
+//! `/healthz`, `/readyz`, `/status` and `/metrics` of a real.
 
 use super::host::Host;
 use super::program::Counters;
+use super::registration::Standing;
 use anyhow::{Context as _, Result};
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
-use prometheus_client::metrics::{MetricType, counter::ConstCounter};
+use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge};
 use prometheus_client::registry::Registry;
+use serde::Serialize;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// What the endpoints look at.
 #[derive(Debug)]
@@ -24,7 +27,20 @@ pub(super) struct Status {
     pub(super) interface: String,
     /// The kernel's number of the program that should be on the interface.
     pub(super) program: u32,
-    pub(super) vips: BTreeSet<IpAddr>,
+    /// The VIPs that should be in place.
+    pub(super) vips: watch::Receiver<BTreeSet<IpAddr>>,
+    /// How the registration stands, if there is to be one.
+    pub(super) registration: Option<watch::Receiver<Standing>>,
+}
+
+/// What `/status` shows.
+#[derive(Debug, Serialize)]
+struct Shown {
+    interface: String,
+    vips: BTreeSet<IpAddr>,
+    problems: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    registration: Option<Standing>,
 }
 
 impl Status {
@@ -38,12 +54,22 @@ impl Status {
         }
         match self.host.loopback_addresses().await {
             Ok(present) => {
-                let missing = self.vips.difference(&present);
+                let vips = self.vips.borrow();
+                let missing = vips.difference(&present);
                 problems.extend(missing.map(|vip| format!("{vip} is not on the loopback")));
             }
             Err(error) => problems.push(format!("{error:#}")),
         }
         problems
+    }
+
+    /// What keeps this real from serving, or from being asked to; empty when nothing does.
+    async fn shortcomings(&self) -> Vec<String> {
+        let mut shortcomings = self.problems().await;
+        if let Some(registration) = &self.registration {
+            shortcomings.extend(registration.borrow().problems());
+        }
+        shortcomings
     }
 }
 
@@ -58,8 +84,13 @@ pub(super) async fn serve(
     })?;
     let mut registry = Registry::default();
     registry.register_collector(Box::new(counters));
+    if let Some(registration) = &status.registration {
+        registry.register_collector(Box::new(Registration(registration.clone())));
+    }
     let router = Router::new()
         .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/status", get(shown))
         .with_state(Arc::new(status))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(registry));
@@ -71,7 +102,24 @@ pub(super) async fn serve(
 }
 
 async fn healthz(State(status): State<Arc<Status>>) -> (StatusCode, String) {
-    let problems = status.problems().await;
+    answer(&status.problems().await)
+}
+
+async fn readyz(State(status): State<Arc<Status>>) -> (StatusCode, String) {
+    answer(&status.shortcomings().await)
+}
+
+async fn shown(State(status): State<Arc<Status>>) -> Json<Shown> {
+    let problems = status.shortcomings().await;
+    Json(Shown {
+        interface: status.interface.clone(),
+        vips: status.vips.borrow().clone(),
+        problems,
+        registration: status.registration.as_ref().map(|registration| registration.borrow().clone()),
+    })
+}
+
+fn answer(problems: &[String]) -> (StatusCode, String) {
     if problems.is_empty() {
         (StatusCode::OK, "ok\n".into())
     } else {
@@ -127,6 +175,34 @@ impl Collector for Counters {
         )?;
         for (reason, packets) in self.drops().map_err(unreadable)? {
             ConstCounter::new(packets).encode(drops.encode_family(&[("reason", reason.name())])?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The registration's metrics.
+#[derive(Debug)]
+struct Registration(watch::Receiver<Standing>);
+
+impl Collector for Registration {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let standing = self.0.borrow().clone();
+        let connected = encoder.encode_descriptor(
+            "drover_real_zookeeper_connected",
+            "1 while a server of ZooKeeper answers",
+            None,
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(i64::from(standing.connected)).encode(connected)?;
+        let mut registered = encoder.encode_descriptor(
+            "drover_real_registered",
+            "1 while this host is a real of the VIP by a record of its own, as far as is known",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (vip, place) in &standing.vips {
+            let labels = [("vip", vip.as_str())];
+            ConstGauge::new(i64::from(place.registered)).encode(registered.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use aya::maps::{HashMap, Map, MapData};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo,
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
 };
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
 use std::collections::BTreeSet;
@@ -83,6 +83,19 @@ impl Host {
         let messages = self.address_messages().await?;
         let on_loopback = messages.iter().filter(|message| message.header.index == index);
         Ok(on_loopback.filter_map(own_address).collect())
+    }
+
+    /// The addresses of an interface that others may know it by: no link-local, secondary, temporary or deprecated ones.
+    pub(super) async fn primary_addresses(&self, interface: &str) -> Result<BTreeSet<IpAddr>> {
+        let index = self.interface_index(interface).await?;
+        let messages = self.address_messages().await?;
+        let primary = messages.iter().filter(|message| {
+            let flags = message.header.flags;
+            message.header.index == index
+                && message.header.scope == AddressScope::Universe
+                && !flags.intersects(AddressHeaderFlags::Secondary | AddressHeaderFlags::Deprecated)
+        });
+        Ok(primary.filter_map(own_address).collect())
     }
 
     async fn address_messages(&self) -> Result<Vec<AddressMessage>> {
@@ -241,6 +254,15 @@ impl Journal {
             format!("{} is not a map of changes to the host: remove it and start again", pin.display())
         })?;
         Ok(Self { changes })
+    }
+
+    /// The VIPs that it put on the loopback.
+    pub(super) fn vips(&self) -> Result<BTreeSet<IpAddr>> {
+        let vip = |(change, _)| match change {
+            Change::Address(vip) => Some(vip),
+            Change::Setting(_) => None,
+        };
+        Ok(self.changes()?.into_iter().filter_map(vip).collect())
     }
 
     /// Puts every VIP on the loopback that is not there, takes those off that this journal put there

@@ -5,6 +5,9 @@
 //! state is the kernel's: the program stays on the interface and the VIPs on the loopback while no
 //! process runs.
 //!
+//! In a cluster, [`registration`] has the host in the tree for as long as the process runs, and learns VIPs and nodes
+//! from there.
+//!
 //! For a real that is reached without encapsulation (L2 direct server return) there is nothing to
 //! decapsulate, but the VIPs on the loopback and the ARP settings are what it needs too.
 
@@ -13,15 +16,17 @@ mod host;
 mod pins;
 mod prefix;
 mod program;
+pub mod registration;
 
 pub use prefix::{Prefix, PrefixError};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use host::{Host, Journal};
 use lb_ebpf::real::{DEFAULT_GUE_PORT, LAYOUT, MAX_ADDRESSES};
 use pins::Pins;
 use program::Program;
+use registration::{Learnt, Registration, Standing};
 use rtnetlink::MulticastGroup;
 use std::collections::BTreeSet;
 use std::future::Future;
@@ -30,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
@@ -56,15 +62,16 @@ pub struct Options {
     /// A VIP that this host serves. Repeat for each.
     ///
     /// It is put on the loopback as /32 or /128 unless it is there already, and taken off again when it
-    /// is no longer named, or by `lb-node detach`. Let the server listen on it, or on all addresses.
-    #[arg(long = "vip", value_name = "ADDRESS", required = true)]
+    /// is no longer named, or by `lb-node detach`. Let the server listen on it, or on all addresses. May be left out with
+    /// --register.
+    #[arg(long = "vip", value_name = "ADDRESS", required_unless_present = "register")]
     pub vips: Vec<IpAddr>,
 
     /// A node that may send packets through a tunnel: its address, or a prefix. Repeat for each.
     ///
     /// Tunnel packets of anyone else are dropped and counted (reason unknown_source). Examples:
-    /// 10.0.0.7, 10.0.0.0/24, 2001:db8:1::/64.
-    #[arg(long = "from", value_name = "ADDRESS[/LENGTH]", required = true)]
+    /// 10.0.0.7, 10.0.0.0/24, 2001:db8:1::/64. May be left out with --register.
+    #[arg(long = "from", value_name = "ADDRESS[/LENGTH]", required_unless_present = "register")]
     pub from: Vec<Prefix>,
 
     /// UDP port that Generic UDP Encapsulation arrives on.
@@ -72,7 +79,7 @@ pub struct Options {
           value_parser = clap::value_parser!(u16).range(1..))]
     pub gue_port: u16,
 
-    /// Address and port of /healthz and /metrics.
+    /// Address and port of /healthz, /readyz, /status and /metrics.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9941")]
     pub admin: Option<SocketAddr>,
 
@@ -87,6 +94,10 @@ pub struct Options {
     /// Native mode needs support by the interface's driver; generic mode works everywhere and is slower.
     #[arg(long, value_enum, default_value_t)]
     pub xdp_mode: XdpMode,
+
+    /// How the host is registered with a cluster.
+    #[command(flatten)]
+    pub registration: registration::Options,
 }
 
 /// How an XDP program is attached.
@@ -109,8 +120,16 @@ impl Options {
     /// Names the flag, the value, and what is expected of it.
     pub fn validate(&self) -> Result<()> {
         validate_interface(&self.interface)?;
-        ensure!(!self.vips.is_empty(), "--vip is missing: name at least one VIP that this host serves");
-        ensure!(!self.from.is_empty(), "--from is missing: name the nodes, else every packet is refused");
+        self.registration.validate()?;
+        let learns = self.registration.is_wanted();
+        ensure!(
+            learns || !self.vips.is_empty(),
+            "--vip is missing: name at least one VIP that this host serves"
+        );
+        ensure!(
+            learns || !self.from.is_empty(),
+            "--from is missing: name the nodes, else every packet is refused"
+        );
         for (flag, count) in [("--vip", self.vips.len()), ("--from", self.from.len())] {
             ensure!(
                 u32::try_from(count).is_ok_and(|count| count <= MAX_ADDRESSES),
@@ -178,9 +197,18 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     ])
     .context("cannot open a netlink socket")?;
     let _connection = AbortOnDrop(tokio::spawn(connection));
-    let (mut real, counters) = Real::start(options, Host::new(netlink)).await?;
+    let host = Host::new(netlink);
+    let registrar = match options.registration.is_wanted() {
+        true => Some(Registration::prepare(&options, &host).await?),
+        false => None,
+    };
+    let (mut real, counters) = Real::start(options, host).await?;
+    let in_place = watch::Sender::new(real.in_place());
+    let mut registration =
+        registrar.map(|prepared| prepared.start(in_place.subscribe(), real.before.clone()));
+    let standing = registration.as_ref().map(Registration::standing);
     let _admin = match real.options.admin {
-        Some(address) => Some(AbortOnDrop(admin::serve(address, real.status(), counters).await?)),
+        Some(address) => Some(AbortOnDrop(admin::serve(address, real.status(standing), counters).await?)),
         None => None,
     };
     let mut stop = pin!(stop);
@@ -192,6 +220,12 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
         tokio::select! {
             () = &mut stop => break,
             _ = reread.tick() => {}
+            learnt = async { registration.as_mut()?.learnt().await }, if registration.is_some() => {
+                match learnt {
+                    Some(learnt) => real.learn(learnt),
+                    None => bail!("the registration has ended, which is a fault of this program"),
+                }
+            }
             change = changes.next(), if listening => {
                 if change.is_none() {
                     tracing::warn!("netlink tells of no more changes: looking every {REREAD:?} instead");
@@ -201,9 +235,17 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
                 while changes.try_recv().is_ok() {}
             }
         }
-        if let Err(error) = real.reconcile().await {
-            tracing::error!("cannot bring this host to the wanted state, trying again later: {error:#}");
+        match real.reconcile().await {
+            // From its first success on, whether the host takes packets is for the nodes' probes to tell.
+            Ok(()) => drop(in_place.send_replace(real.in_place())),
+            Err(error) => {
+                tracing::error!("cannot bring this host to the wanted state, trying again later: {error:#}");
+            }
         }
+    }
+    if let Some(registration) = registration {
+        registration.stop().await;
+        tokio::time::sleep(real.options.registration.drain_wait()).await;
     }
     tracing::info!(interface = real.options.interface, "stopping; the program stays on the interface");
     Ok(())
@@ -235,7 +277,12 @@ pub async fn detach(interface: &str, bpffs: &Path) -> Result<()> {
 #[derive(Debug)]
 struct Real {
     options: Options,
-    vips: BTreeSet<IpAddr>,
+    /// The VIPs to take packets for.
+    vips: watch::Sender<BTreeSet<IpAddr>>,
+    from: BTreeSet<Prefix>,
+    /// What it goes by until it has learnt better.
+    before: Learnt,
+    has_learnt: bool,
     host: Host,
     pins: Pins,
     program: Program,
@@ -246,44 +293,81 @@ impl Real {
     async fn start(options: Options, host: Host) -> Result<(Self, program::Counters)> {
         host.interface_index(&options.interface).await?;
         let pins = Pins::open(&options.bpffs, &options.interface, LAYOUT)?;
-        let (mut program, counters) = Program::load(&pins, options.gue_port)?;
+        let (program, counters) = Program::load(&pins, options.gue_port)?;
         let journal = Journal::open(&pins)?;
-        program.set_sources(&options.from.iter().copied().collect())?;
-        let vips = options.vips.iter().copied().collect();
-        let mut real = Self { options, vips, host, pins, program, journal };
+        // What is to be learnt is as a predecessor had it, until then.
+        let vips = match options.vips.is_empty() {
+            true => &program.vips()? | &journal.vips()?,
+            false => options.vips.iter().copied().collect(),
+        };
+        let sources = if options.from.is_empty() { program.single_sources()? } else { BTreeSet::new() };
+        let from = match options.from.is_empty() {
+            true => sources.iter().copied().map(Prefix::from).collect(),
+            false => options.from.iter().copied().collect(),
+        };
+        let before = Learnt { vips: vips.clone(), sources };
+        let vips = watch::Sender::new(vips);
+        let mut real = Self { options, vips, from, before, has_learnt: false, host, pins, program, journal };
         real.reconcile().await?;
         real.pins.remove_other_layouts()?;
         tracing::info!(
             interface = real.options.interface,
-            vips = real.vips.len(),
-            from = real.options.from.len(),
+            vips = real.vips.borrow().len(),
+            from = real.from.len(),
             gue_port = real.options.gue_port,
             "this host is a real"
         );
+        if !real.is_complete() {
+            tracing::info!("waiting for ZooKeeper to tell of VIPs and nodes; as before until then");
+        }
         Ok((real, counters))
+    }
+
+    /// Whether nothing is left to be learnt before packets can be taken as they should.
+    fn is_complete(&self) -> bool {
+        self.has_learnt || !(self.options.vips.is_empty() || self.options.from.is_empty())
+    }
+
+    /// The VIPs that it takes packets for as it should, given that the host is in the wanted state.
+    fn in_place(&self) -> BTreeSet<IpAddr> {
+        if self.is_complete() { self.vips.borrow().clone() } else { BTreeSet::new() }
+    }
+
+    /// Takes over what was not told on the command line.
+    fn learn(&mut self, learnt: Learnt) {
+        self.has_learnt = true;
+        if self.options.vips.is_empty() {
+            self.vips.send_replace(learnt.vips);
+        }
+        if self.options.from.is_empty() {
+            self.from = learnt.sources.into_iter().map(Prefix::from).collect();
+        }
     }
 
     /// Brings the program's sets, its place on the interface, and the loopback to the wanted state.
     async fn reconcile(&mut self) -> Result<()> {
         // Any address of the host may be the tunnel's end, for instance one of a VLAN on the interface,
         // or a routed one on the loopback; a VIP never is.
-        let local = &self.host.addresses().await? - &self.vips;
+        let vips = self.vips.borrow().clone();
+        let local = &self.host.addresses().await? - &vips;
         self.program.set_local(&local)?;
-        self.program.set_vips(&self.vips)?;
+        self.program.set_sources(&self.from)?;
+        self.program.set_vips(&vips)?;
         let interface = &self.options.interface;
         let attached = self.host.attached(interface).await?;
         if attached.is_none_or(|attached| attached.program != self.program.id()) {
             self.program.attach(&self.host, interface, self.options.xdp_mode, &self.pins).await?;
         }
-        self.journal.apply(&self.host, interface, &self.vips).await
+        self.journal.apply(&self.host, interface, &vips).await
     }
 
-    fn status(&self) -> admin::Status {
+    fn status(&self, registration: Option<watch::Receiver<Standing>>) -> admin::Status {
         admin::Status {
             host: self.host.clone(),
             interface: self.options.interface.clone(),
             program: self.program.id(),
-            vips: self.vips.clone(),
+            vips: self.vips.subscribe(),
+            registration,
         }
     }
 }
@@ -324,6 +408,16 @@ mod tests {
     }
 
     #[test]
+    fn a_real_of_a_cluster_learns_vips_and_nodes_from_the_tree() {
+        let options = parse("--interface eth0 --register mqtt --register web --zookeeper zk-1:2181").unwrap();
+        let names: Vec<&str> = options.registration.register.iter().map(|vip| vip.as_str()).collect();
+        assert_eq!(names, ["mqtt", "web"]);
+        assert!(options.vips.is_empty() && options.from.is_empty());
+        assert_eq!(options.registration.weight, 100);
+        parse("--interface eth0 --register mqtt --config /etc/drover/real.toml").unwrap();
+    }
+
+    #[test]
     fn what_cannot_be_is_refused_by_name() {
         let refused = |arguments: &str, word: &str| {
             let error = format!("{:#}", parse(arguments).unwrap_err());
@@ -332,6 +426,10 @@ mod tests {
         refused("--interface ../x --vip 198.51.100.1 --from 10.0.0.1", "--interface");
         refused("--interface eth0 --from 10.0.0.1", "--vip");
         refused("--interface eth0 --vip 198.51.100.1", "--from");
+        refused("--interface eth0 --register mqtt", "--zookeeper");
+        refused("--interface eth0 --register mqtt --zookeeper zk-1:port", "zk-1:port");
+        refused("--interface eth0 --register MQTT --zookeeper zk-1:2181", "MQTT");
+        refused("--interface eth0 --vip 198.51.100.1 --from 10.0.0.1 --weight 1", "--register");
         refused("--interface eth0 --vip 127.0.0.2 --from 10.0.0.1", "127.0.0.2");
         refused("--interface eth0 --vip ::ffff:192.0.2.1 --from 10.0.0.1", "::ffff:192.0.2.1");
         refused("--interface eth0 --vip fe80::1 --from 10.0.0.1", "fe80::1");

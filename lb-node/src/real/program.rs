@@ -73,6 +73,25 @@ impl Program {
         set_keys(&mut self.local, addresses).context("cannot set this host's addresses")
     }
 
+    /// The set of inner destinations: at first what a predecessor left.
+    pub(super) fn vips(&self) -> Result<BTreeSet<IpAddr>> {
+        let vips = self.vips.keys().map(|key| key.map(IpAddr::from));
+        vips.collect::<Result<_, _>>().context("cannot read the VIPs")
+    }
+
+    /// The known outer sources that are single addresses: at first what a predecessor left.
+    pub(super) fn single_sources(&self) -> Result<BTreeSet<IpAddr>> {
+        let mut single = BTreeSet::new();
+        for key in self.sources.keys() {
+            let key = key.context("cannot read the known nodes")?;
+            let (bits, address) = (key.prefix_len(), IpAddr::from(key.data()));
+            if bits == Address::prefix_bits(Prefix::from(address).length()) {
+                single.insert(address);
+            }
+        }
+        Ok(single)
+    }
+
     /// Makes the set of inner destinations exactly this one.
     pub(super) fn set_vips(&mut self, vips: &BTreeSet<IpAddr>) -> Result<()> {
         set_keys(&mut self.vips, vips).context("cannot set the VIPs")

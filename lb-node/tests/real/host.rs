@@ -163,6 +163,7 @@ impl Lab {
             admin: Some(ADMIN.parse().unwrap()),
             bpffs: self.bpffs.clone(),
             xdp_mode: XdpMode::Auto,
+            registration: Default::default(),
         }
     }
 

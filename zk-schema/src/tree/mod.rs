@@ -5,8 +5,10 @@
 //! leader decided ([`Term`], [`Assignment`], [`Head`]).
 
 pub mod paths;
+mod registration;
 mod state;
 
+pub use registration::Registrant;
 pub use state::{
     Adoption, Applied, Assignment, Entry, Finding, Flag, Head, Member, Mode, Past, StateRecord, Target, Term,
     Vote,

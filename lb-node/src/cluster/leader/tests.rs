@@ -2,8 +2,9 @@
 
 use super::*;
 use crate::testing::{checked_vip, desired, name, unchecked_vip};
-use zk_schema::tree::{Applied, Finding};
-use zk_schema::{Cluster, Desired, Vip};
+use coordination::{Contents, Znode};
+use zk_schema::tree::{Applied, Finding, Registrant};
+use zk_schema::{Cluster, Desired, Real, Vip, to_json};
 
 const SETTINGS: Settings =
     Settings { session_timeout: Duration::from_secs(6), ack_timeout: Duration::from_secs(3) };
@@ -389,4 +390,26 @@ fn a_vip_without_a_health_check_is_served_at_once_and_its_definition_changes_at_
     case.wish().vip.as_mut().unwrap().port = 8883;
     case.step().unwrap();
     assert_eq!((case.mqtt().vip.port, old.port), (8883, 1883));
+}
+
+#[test]
+fn who_registered_a_real_is_no_part_of_what_is_served() {
+    let view = |registrant: Option<&str>| {
+        let mut real = Real::new([10, 0, 2, 1].into());
+        if let Some(registrant) = registrant {
+            Registrant::new(registrant).sign(&mut real);
+        }
+        let vip = Vip::new([198, 51, 100, 1].into(), 1883, zk_schema::Protocol::Tcp);
+        let records = [
+            ("/drover/vips/mqtt", to_json(&vip).unwrap()),
+            ("/drover/vips/mqtt/reals/a", to_json(&real).unwrap()),
+        ];
+        let znode = |data| Znode { data, version: 0, created: 0, modified: 0, owner: None };
+        let znodes = records.map(|(path, data)| (path.to_owned(), znode(data)));
+        View::parse(&Contents { znodes: znodes.into(), complete: true }, 0)
+    };
+    let plain = view(None);
+    assert!(plain.wishes["mqtt"].reals["a"].is_ok());
+    assert_eq!(view(Some("boot-1/1/eth0")), plain);
+    assert_eq!(view(Some("boot-2/1/eth0")), plain);
 }

@@ -1,8 +1,12 @@
 //! What a leader sees: the tree, parsed.
 
+use super::is_listed;
 use coordination::Contents;
+use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
-use zk_schema::tree::{Applied, Assignment, Flag, Head, Member, StateRecord, Target, Vote, paths};
+use zk_schema::tree::{
+    Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Vote, paths,
+};
 use zk_schema::{Cluster, NodeName, Real, RealName, Vip, VipName, from_json};
 
 /// The part of the tree that others write.
@@ -28,6 +32,8 @@ pub struct View {
     pub confirmed_vips: bool,
     /// Most nodes may go.
     pub confirmed_nodes: bool,
+    /// When the first of the flags that count ceases to, in seconds since 1970, if one does.
+    pub until: Option<u64>,
     /// What could not be read, other than the operators' VIPs and reals.
     pub problems: BTreeSet<String>,
 }
@@ -88,16 +94,16 @@ impl View {
                 ["applied", node] => insert(&mut view.applied, node, &znode.data),
                 ["health", node] => insert(&mut view.votes, node, &znode.data),
                 ["ops", "drain", real] => {
-                    let counts = Flag::read(&znode.data).counts(now);
+                    let counts = view.flag(&znode.data, now);
                     let target = real.replacen('.', "/", 1).parse();
                     target.map(|target| counts && view.drains.insert(target)).map(|_| ())
                 }
                 ["ops", "freeze"] => {
-                    view.frozen = Flag::read(&znode.data).counts(now);
+                    view.frozen = view.flag(&znode.data, now);
                     Ok(())
                 }
                 ["ops", "confirm", name] => {
-                    let counts = Flag::read(&znode.data).counts(now);
+                    let counts = view.flag(&znode.data, now);
                     match name {
                         _ if !counts => Ok(()),
                         "_vips" => {
@@ -122,6 +128,16 @@ impl View {
         view
     }
 
+    /// Whether a flag counts.
+    fn flag(&mut self, data: &[u8], now: u64) -> bool {
+        let flag = Flag::read(data);
+        let counts = flag.counts(now);
+        if counts {
+            self.until = self.until.into_iter().chain(flag.until).min();
+        }
+        counts
+    }
+
     fn vip(&mut self, vip: &str, data: &[u8]) -> Result<(), String> {
         let name: VipName = vip.parse().map_err(in_words)?;
         let record = from_json(data).map_err(|error| error.to_string());
@@ -137,7 +153,11 @@ impl View {
     fn real(&mut self, vip: &str, real: &str, data: &[u8]) -> Result<(), String> {
         let name: VipName = vip.parse().map_err(in_words)?;
         let real: RealName = real.parse().map_err(in_words)?;
-        let record = from_json(data).map_err(|error| error.to_string());
+        let mut record: Result<Real, String> = from_json(data).map_err(|error| error.to_string());
+        // Whoever wrote it: that another agent did, or the same one after a reboot, is no change of the real.
+        if let Ok(record) = &mut record {
+            Registrant::strip(record);
+        }
         // A VIP's znode is read before those of its reals; if it is gone by now, so will they be.
         if let Some(wish) = self.wishes.get_mut(&name) {
             wish.reals.insert(real, record);
@@ -162,6 +182,30 @@ impl Published {
             }
         }
         published
+    }
+
+    /// Takes what is missing or damaged in the tree from what this node has `known` of it; returns the VIPs whose
+    /// assignments are to be written anew.
+    ///
+    /// What is newer than the head was written by a predecessor that ended before it wrote the head, and stays.
+    pub fn complete(&mut self, known: Option<&Decided>) -> BTreeSet<VipName> {
+        let Some(known) = known else { return BTreeSet::new() };
+        let head = self.head.get_or_insert_with(|| known.head.clone());
+        let mut completed = BTreeSet::new();
+        for (name, entry) in &head.vips {
+            let Some(last) = known.assignments.get(name) else { continue };
+            let is_right =
+                |assignment: &Assignment| assignment.epoch > head.epoch || is_listed(head, name, assignment);
+            let is_lost = match self.assignments.get(name) {
+                None => true,
+                Some(there) => !is_right(there) && known.head.vips.get(name) == Some(entry),
+            };
+            if is_lost {
+                self.assignments.insert(name.clone(), Assignment::clone(last));
+                completed.insert(name.clone());
+            }
+        }
+        completed
     }
 
     /// The greatest epoch that any record bears; 0 if there is none.

@@ -1,12 +1,13 @@
-//! Shows Drover at work on hosts made of network namespaces: MQTT clients reach mosquitto brokers through a VIP, a
-//! broker dies and comes back, and only its own connections notice. Exits with 0 if all that was promised was seen.
+//! Shows Drover at work on hosts made of network namespaces: MQTT clients reach mosquitto brokers through VIPs while
+//! leaders, brokers, servers of ZooKeeper and whole nodes die. Exits with 0 if all that was promised was seen.
 
 #![expect(clippy::print_stderr, reason = "a command-line program talks to its user")]
 
-mod act;
-mod observe;
+mod broker_death;
+mod clients;
+mod cluster;
 mod report;
-mod stage;
+mod standalone;
 
 use std::process::ExitCode;
 
@@ -15,10 +16,9 @@ use clap::Parser;
 use drover_tests::{Lab, interrupt};
 
 use report::Report;
-use stage::Stage;
 
-/// Shows Drover at work: clients, a router, one load balancer node and three MQTT brokers, in network namespaces of
-/// this machine.
+/// Shows Drover at work: clients, a router, three load balancer nodes, three servers of ZooKeeper and three MQTT brokers,
+/// in network namespaces of this machine.
 ///
 /// Needs root. Sends no packet outside the namespaces, and removes them at the end.
 #[derive(Debug, Parser)]
@@ -32,7 +32,7 @@ struct Arguments {
     #[arg(long, conflicts_with = "keep")]
     remove: bool,
 
-    /// One node that reads its cluster from a file, without ZooKeeper. The only form there is, and the default.
+    /// One node that reads its cluster from a file, without ZooKeeper: a smaller demo.
     #[arg(long)]
     standalone: bool,
 }
@@ -68,11 +68,10 @@ fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
 
-    let mut stage = Stage::set(&mut report)?;
-    let outcome = act::perform(&mut stage, &mut report);
-    if arguments.keep && !interrupt::requested() {
-        stage.keep(&mut report)?;
+    if arguments.standalone {
+        standalone::play(arguments.keep, &mut report)?;
+    } else {
+        cluster::play(arguments.keep, &mut report)?;
     }
-    outcome?;
     Ok(report.finish())
 }

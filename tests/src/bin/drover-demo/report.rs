@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::time::Instant;
 
+use drover_tests::Topology;
+
 /// The demo's voice and memory.
 #[derive(Debug)]
 pub(crate) struct Report {
@@ -38,6 +40,16 @@ impl Report {
     /// A line below the current step.
     pub(crate) fn line(&self, line: impl Display) {
         println!("            {line}");
+    }
+
+    /// Says that everything is left standing, where it is and how to get at it.
+    pub(crate) fn left_standing(&mut self, net: &Topology) {
+        self.step("Everything is left standing");
+        self.line(format_args!("logs and configuration: {}", net.lab.dir().display()));
+        for host in net.hosts() {
+            self.line(format_args!("{:9} ip netns exec {} bash", host.name(), host.namespace()));
+        }
+        self.line("remove:   run the demo with --remove; a new run removes it too");
     }
 
     /// Puts a promise and what was seen of it into the final table.

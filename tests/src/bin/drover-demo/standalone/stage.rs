@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::{Context, Result};
 use drover_tests::{Broker, LbNode, MQTT_PORT, RealDaemon, Topology};
 
+use crate::clients::broker_name;
 use crate::report::Report;
 
 pub(crate) const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
@@ -55,26 +56,16 @@ impl Stage {
 
     /// Leaves everything standing and says how to look at it.
     pub(crate) fn keep(self, report: &mut Report) -> Result<()> {
-        report.step("Everything is left standing");
-        report.line(format_args!("logs, configuration and cluster file: {}", self.net.lab.dir().display()));
-        for host in self.net.hosts() {
-            report.line(format_args!("{:9} ip netns exec {} bash", host.name(), host.namespace()));
-        }
+        report.left_standing(&self.net);
         let client = self.net.clients[0].host.namespace();
         report.line("try:      a subscriber and a publisher see each other when both meet the same broker");
         report.line(format_args!("          ip netns exec {client} mosquitto_sub -h {VIP4} -t hello -v"));
-        report.line("remove:   run the demo with --remove; a new run removes it too");
         // The processes stay because the lab is kept before their handles are dropped.
         let Stage { net, brokers, node, reals } = self;
         net.lab.keep()?;
         drop((brokers, node, reals));
         Ok(())
     }
-}
-
-/// What a broker is called in the cluster file and in the output.
-pub(crate) fn broker_name(number: usize) -> String {
-    format!("broker-{}", number + 1)
 }
 
 fn cluster_file(net: &Topology) -> String {

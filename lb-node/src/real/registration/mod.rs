@@ -1,0 +1,444 @@
+//! Registration: a real that is in the cluster's tree for as long as its agent runs.
+//!
+//! The real's records are ephemeral, one for each VIP that it serves, and there only when the host can take packets for
+//! that VIP. What operators wrote is never touched. From the same tree the agent learns the addresses of VIPs and nodes;
+//! without the tree, everything stays as it is.
+
+mod learn;
+mod options;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use options::Options;
+pub(super) use task::Registration;
+
+use coordination::presence::{Kept, Obstacle, keep};
+use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Znode};
+use futures_util::future::join_all;
+use learn::{Fitness, Remembered, Seen, fitness};
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::pin::pin;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::{info, warn};
+use zk_schema::tree::{Registrant, paths};
+use zk_schema::{Real, RealName, VipName, from_json, to_json};
+
+/// Pause after the first failure to connect; doubled with each further one.
+const RETRY: Duration = Duration::from_millis(500);
+/// The longest such pause.
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How often the tree is read anew though nothing was told, and what it names no more is looked through.
+const REREAD: Duration = Duration::from_secs(60);
+/// Sessions spread their rereads over this much more.
+const SPREAD_MS: u64 = 20_000;
+
+/// What a real registers as.
+#[derive(Clone, Debug)]
+pub(super) struct Settings {
+    /// For these VIPs,
+    pub(super) vips: BTreeSet<VipName>,
+    /// by this name,
+    pub(super) name: RealName,
+    /// as this real,
+    pub(super) real: Real,
+    /// by this agent.
+    pub(super) registrant: Registrant,
+    /// The VIPs' addresses that the host has; `None`: those that the tree says.
+    pub(super) served: Option<BTreeSet<IpAddr>>,
+}
+
+/// What a real learns from the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Learnt {
+    /// The addresses of its VIPs.
+    pub(super) vips: BTreeSet<IpAddr>,
+    /// Where the nodes' packets come from.
+    pub(super) sources: BTreeSet<IpAddr>,
+}
+
+/// How the registration stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Standing {
+    /// Whether a server of ZooKeeper answers.
+    pub(super) connected: bool,
+    /// Why not, if so.
+    pub(super) problem: Option<String>,
+    /// How it stands for each VIP.
+    pub(super) vips: BTreeMap<VipName, Place>,
+}
+
+/// How the registration for a VIP stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Place {
+    /// Whether the record is there, as far as is known: while no server answers, it may be gone.
+    pub(super) registered: bool,
+    /// Why it is not wanted to be there, or not to be as it should.
+    unfit: Option<String>,
+    /// What keeps the record from being written.
+    obstacle: Option<String>,
+}
+
+impl Place {
+    /// What is wrong, if anything.
+    pub(super) fn problem(&self) -> Option<&str> {
+        self.unfit.as_deref().or(self.obstacle.as_deref())
+    }
+}
+
+impl Standing {
+    /// Everything that is wrong.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let no_zookeeper = self.problem.iter().map(|problem| format!("no ZooKeeper: {problem}"));
+        let places = self.vips.iter().filter_map(|(vip, place)| match place.problem() {
+            Some(problem) => Some(format!("VIP {vip}: {problem}")),
+            None if !place.registered && self.problem.is_none() => {
+                Some(format!("VIP {vip}: not registered yet"))
+            }
+            None => None,
+        });
+        no_zookeeper.chain(places).collect()
+    }
+}
+
+/// Keeps a real registered.
+#[derive(Debug)]
+pub(super) struct Registrar<S> {
+    store: S,
+    settings: Settings,
+    /// The VIPs' addresses that packets can be taken for.
+    in_place: watch::Receiver<BTreeSet<IpAddr>>,
+    seen: watch::Sender<Option<Seen>>,
+    /// What each VIP's record of this real is to hold. It outlives sessions, and so does what it was decided on.
+    contents: BTreeMap<VipName, watch::Sender<Option<Vec<u8>>>>,
+    learnt: watch::Sender<Option<Learnt>>,
+    standing: watch::Sender<Standing>,
+}
+
+impl<S: Store> Registrar<S> {
+    /// A registrar for a host that can take packets for the VIPs at the addresses `in_place`.
+    pub(super) fn new(store: S, settings: Settings, in_place: watch::Receiver<BTreeSet<IpAddr>>) -> Self {
+        let vips = settings.vips.iter();
+        let standing = Standing {
+            problem: Some("not connected yet".to_owned()),
+            vips: vips.clone().map(|vip| (vip.clone(), Place::default())).collect(),
+            ..Standing::default()
+        };
+        Self {
+            contents: vips.map(|vip| (vip.clone(), watch::Sender::new(None))).collect(),
+            store,
+            settings,
+            in_place,
+            seen: watch::Sender::new(None),
+            learnt: watch::Sender::new(None),
+            standing: watch::Sender::new(standing),
+        }
+    }
+
+    /// What it learns; `None` until it has seen the tree.
+    pub(super) fn learnt(&self) -> watch::Receiver<Option<Learnt>> {
+        self.learnt.subscribe()
+    }
+
+    /// How it stands.
+    pub(super) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// Keeps the real registered until `stop` is ready, and takes it out of the tree then. `before` are the addresses
+    /// that the host goes by until the tree has been seen, and for a while beyond.
+    pub(super) async fn run(self, before: Learnt, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        let mut always = pin!(async { tokio::join!(self.remember(before), self.decide()) });
+        let mut pause = RETRY;
+        loop {
+            let connected = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                _ = &mut always => break,
+                connected = self.store.connect() => connected,
+            };
+            let session = match connected {
+                Ok(session) => session,
+                Err(error) => {
+                    self.disconnected(error.to_string());
+                    tokio::select! {
+                        biased;
+                        () = &mut stop => break,
+                        _ = &mut always => break,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                    pause = (pause * 2).min(LONGEST_RETRY);
+                    continue;
+                }
+            };
+            pause = RETRY;
+            let stopped = tokio::select! {
+                biased;
+                () = &mut stop => true,
+                _ = &mut always => true,
+                () = self.serve(&session) => false,
+            };
+            if stopped {
+                session.close().await;
+                info!(real = %self.settings.name, "left the tree");
+                break;
+            }
+            warn!("the ZooKeeper session has ended; beginning another one");
+            self.all_gone();
+        }
+        self.all_gone();
+        self.standing.send_modify(|standing| {
+            standing.connected = false;
+            standing.problem = Some("stopping".to_owned());
+        });
+    }
+
+    /// Everything in a session, until that has expired.
+    async fn serve(&self, session: &S::Session) {
+        let places = join_all(self.settings.vips.iter().map(|vip| self.keep(session, vip)));
+        let in_tree = async {
+            tokio::join!(self.look(session), places);
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            () = self.keep_link(session) => {}
+            () = in_tree => {}
+        }
+    }
+
+    /// Keeps what was seen of the tree current, until the session has expired.
+    async fn look(&self, session: &S::Session) {
+        let vips = self.settings.vips.iter().map(|vip| Pattern::new(&paths::vip(vip)));
+        let patterns = vips.chain([Pattern::new(&format!("{}/*", paths::NODES))]).collect();
+        let spread = Duration::from_millis(session.id().unsigned_abs() % SPREAD_MS);
+        let mirror = Mirror::new(session.clone(), patterns, REREAD + spread);
+        let mut contents = mirror.contents();
+        while contents.wait_for(|contents| contents.complete).await.is_ok() {
+            let seen = Seen::parse(&contents.borrow_and_update(), &self.settings.vips);
+            self.seen.send_if_modified(|current| replace(current, Some(seen)));
+            if contents.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Keeps what is learnt current, for ever.
+    async fn remember(&self, before: Learnt) {
+        let mut seen = self.seen.subscribe();
+        let now = Instant::now();
+        let mut vips = Remembered::new(before.vips, now);
+        let mut sources = Remembered::new(before.sources, now);
+        loop {
+            let now = Instant::now();
+            if let Some(seen) = &*seen.borrow_and_update() {
+                vips.see(&seen.addresses(), now);
+                sources.see(&seen.sources, now);
+                let learnt = Learnt { vips: vips.addresses(), sources: sources.addresses() };
+                self.learnt.send_if_modified(|current| replace(current, Some(learnt)));
+            }
+            tokio::select! {
+                biased;
+                changed = seen.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(REREAD) => {}
+            }
+        }
+    }
+
+    /// Keeps what the records are to hold current, as long as the host is one.
+    async fn decide(&self) {
+        let mut seen = self.seen.subscribe();
+        let mut in_place = self.in_place.clone();
+        loop {
+            if let Some(seen) = &*seen.borrow_and_update() {
+                let in_place = in_place.borrow_and_update().clone();
+                for (vip, content) in &self.contents {
+                    self.decide_on(vip, content, seen, &in_place);
+                }
+            }
+            tokio::select! {
+                biased;
+                changed = seen.changed() => if changed.is_err() { return },
+                changed = in_place.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    fn decide_on(
+        &self,
+        vip: &VipName,
+        content: &watch::Sender<Option<Vec<u8>>>,
+        seen: &Seen,
+        in_place: &BTreeSet<IpAddr>,
+    ) {
+        let record = seen.vips.get(vip).and_then(Option::as_ref);
+        let Settings { name, real, served, .. } = &self.settings;
+        let fitness = fitness(vip, record, (name, real), served.as_ref(), in_place);
+        let is_wanted = match &fitness {
+            Fitness::Fit => true,
+            Fitness::Unclear(_) => content.borrow().is_some(),
+            Fitness::Unfit(_) => false,
+        };
+        let mut signed = real.clone();
+        self.settings.registrant.sign(&mut signed);
+        let (data, unfit) = match (fitness, to_json(&signed)) {
+            (_, Err(error)) => (None, Some(format!("--address {}: {error}", real.address))),
+            (Fitness::Fit, Ok(data)) => (Some(data), None),
+            (Fitness::Unclear(problem) | Fitness::Unfit(problem), Ok(data)) => (Some(data), Some(problem)),
+        };
+        content.send_if_modified(|current| replace(current, data.filter(|_| is_wanted)));
+        self.place(vip, |place| place.unfit = unfit);
+    }
+
+    /// Keeps the record for a VIP, until the session has expired.
+    async fn keep(&self, session: &S::Session, vip: &VipName) {
+        let content = &self.contents[vip];
+        let path = paths::real(vip, &self.settings.name);
+        let kept = Kept { path: path.clone(), ephemeral: true, content: content.subscribe() };
+        // An operator's record is no agent's, even if it began as a copy of one.
+        let is_own = |there: &Znode| {
+            there.owner.is_some() && registrant(there).as_ref() == Some(&self.settings.registrant)
+        };
+        let obstacle = |obstacle: Option<Obstacle>| {
+            let registered = obstacle.is_none() && content.borrow().is_some();
+            let obstacle = obstacle.map(|obstacle| match obstacle {
+                Obstacle::Occupied(there) => occupied(&path, &there),
+                Obstacle::Failing(error) => error.to_string(),
+            });
+            self.place(vip, |place| {
+                place.registered = registered;
+                place.obstacle = obstacle;
+            });
+        };
+        tokio::join!(keep(session, kept, is_own, obstacle), self.keep_parent(session, vip));
+    }
+
+    /// Makes the parent of a VIP's reals where an operator has made the VIP's znode only, until the session has expired.
+    async fn keep_parent(&self, session: &S::Session, vip: &VipName) {
+        let path = paths::reals(vip);
+        let mut content = self.contents[vip].subscribe();
+        let mut state = session.state();
+        loop {
+            match state.wait_for(|state| *state != State::Disconnected).await {
+                Ok(state) if *state == State::Connected => {}
+                _ => return,
+            }
+            let is_wanted = content.borrow_and_update().is_some();
+            match session.watch(&path).await {
+                Ok((None, _)) if is_wanted => {
+                    let create = Change::Create { path: path.clone(), data: Vec::new(), ephemeral: false };
+                    match session.commit(vec![create]).await {
+                        Err(Error::Expired) => return,
+                        // It is looked at again; what keeps it from being made keeps the record from it too.
+                        Ok(()) | Err(Error::Exists(_)) => {}
+                        Err(_) => tokio::time::sleep(RETRY).await,
+                    }
+                }
+                Ok((_, changed)) => tokio::select! {
+                    biased;
+                    () = changed => {}
+                    changed = content.changed() => if changed.is_err() { return },
+                },
+                Err(Error::Expired) => return,
+                Err(_) => tokio::time::sleep(RETRY).await,
+            }
+        }
+    }
+
+    /// Follows the session's state until it has expired.
+    async fn keep_link(&self, session: &S::Session) {
+        let mut states = session.state();
+        loop {
+            let state = *states.borrow_and_update();
+            match state {
+                State::Connected => {
+                    let is_new = self.standing.send_if_modified(|standing| {
+                        standing.problem = None;
+                        !std::mem::replace(&mut standing.connected, true)
+                    });
+                    if is_new {
+                        info!(session = format!("{:#x}", session.id()), "connected to ZooKeeper");
+                    }
+                }
+                State::Disconnected => self.disconnected("the connection was lost".to_owned()),
+                State::Expired => {
+                    self.disconnected("the session has expired".to_owned());
+                    return;
+                }
+            }
+            if states.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn disconnected(&self, problem: String) {
+        let is_new = self.standing.send_if_modified(|standing| {
+            standing.connected = false;
+            replace(&mut standing.problem, Some(problem.clone()))
+        });
+        if is_new {
+            warn!(problem, "no ZooKeeper; VIPs and known nodes stay as they are");
+        }
+    }
+
+    /// Changes how the registration for a VIP stands, and tells what is new of that.
+    fn place(&self, vip: &VipName, change: impl FnOnce(&mut Place)) {
+        self.standing.send_if_modified(|standing| {
+            let place = standing.vips.entry(vip.clone()).or_default();
+            let before = place.clone();
+            change(place);
+            if place.registered != before.registered {
+                let what = if place.registered { "registered" } else { "not registered any more" };
+                info!(%vip, real = %self.settings.name, address = %self.settings.real.address, "{what}");
+            }
+            if let Some(problem) = place.problem().filter(|problem| before.problem() != Some(problem)) {
+                warn!(%vip, real = %self.settings.name, problem, "not registered as it should be");
+            }
+            *place != before
+        });
+    }
+
+    fn all_gone(&self) {
+        for vip in &self.settings.vips {
+            self.place(vip, |place| {
+                place.registered = false;
+                place.obstacle = None;
+            });
+        }
+    }
+}
+
+/// Who registered what is there.
+fn registrant(there: &Znode) -> Option<Registrant> {
+    Registrant::of(&from_json(&there.data).ok()?)
+}
+
+/// Why a record that is there stays.
+fn occupied(path: &str, there: &Znode) -> String {
+    match (there.owner, registrant(there)) {
+        (None, _) => format!(
+            "{path}: an operator's record is there, and counts; delete it, or start this agent by another --name"
+        ),
+        (Some(_), Some(other)) => format!(
+            "{path}: registered by {}, another host unless this one was booted just now; waiting for it to go, else \
+             give this one another --name",
+            other.as_str()
+        ),
+        (Some(session), None) => {
+            format!("{path}: there already, of session {session:#x}; give this agent another --name")
+        }
+    }
+}
+
+/// Replaces what differs; returns whether it did.
+fn replace<T: PartialEq>(current: &mut T, new: T) -> bool {
+    let differs = *current != new;
+    *current = new;
+    differs
+}

@@ -1,0 +1,94 @@
+//! The registration as a task of the agent's process.
+
+use super::super::{AbortOnDrop, Options, host::Host};
+use super::{Learnt, Registrar, Settings, Standing};
+use crate::front::boot_id;
+use crate::zookeeper;
+use anyhow::{Context as _, Result};
+use coordination::zookeeper::ZooKeeper;
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt as _;
+use tokio::sync::{oneshot, watch};
+use zk_schema::Real;
+use zk_schema::tree::Registrant;
+
+/// A registration that can begin.
+#[derive(Debug)]
+pub(in crate::real) struct Prepared {
+    store: ZooKeeper,
+    settings: Settings,
+}
+
+/// A registration that is being kept.
+pub(in crate::real) struct Registration {
+    learnt: watch::Receiver<Option<Learnt>>,
+    standing: watch::Receiver<Standing>,
+    stop: oneshot::Sender<()>,
+    task: AbortOnDrop<()>,
+}
+
+impl Registration {
+    /// Finds out where and as what this host is to be registered. Connects to nothing, changes nothing.
+    pub(in crate::real) async fn prepare(options: &Options, host: &Host) -> Result<Prepared> {
+        let interface = &options.interface;
+        let wanted = &options.registration;
+        let store = zookeeper::store(&wanted.zookeeper()?)?;
+        let boot = boot_id().context("cannot read this machine's boot id")?;
+        // One network namespace is one host, even where several share a kernel.
+        let namespace = fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?.ino();
+        let served: BTreeSet<IpAddr> = options.vips.iter().copied().collect();
+        let addresses = &host.primary_addresses(interface).await? - &served;
+        let mut real = Real::new(wanted.real_address(interface, &addresses)?);
+        real.weight = wanted.weight;
+        let settings = Settings {
+            vips: wanted.vips(),
+            name: wanted.real_name()?,
+            real,
+            registrant: Registrant::new(format!("{boot}/{namespace}/{interface}")),
+            served: (!served.is_empty()).then_some(served),
+        };
+        Ok(Prepared { store, settings })
+    }
+
+    /// What is learnt next; `None` when nothing will be any more.
+    pub(in crate::real) async fn learnt(&mut self) -> Option<Learnt> {
+        loop {
+            self.learnt.changed().await.ok()?;
+            let learnt = self.learnt.borrow_and_update().clone();
+            if learnt.is_some() {
+                return learnt;
+            }
+        }
+    }
+
+    /// How it stands.
+    pub(in crate::real) fn standing(&self) -> watch::Receiver<Standing> {
+        self.standing.clone()
+    }
+
+    /// Takes the host out of the tree.
+    pub(in crate::real) async fn stop(mut self) {
+        drop(self.stop);
+        if let Err(panic) = (&mut self.task.0).await {
+            tracing::error!("a fault of this program: {panic}");
+        }
+    }
+}
+
+impl Prepared {
+    /// Registers the host for the VIPs whose addresses are `in_place`. Until the tree has been seen it goes by what it
+    /// went by `before`.
+    pub(in crate::real) fn start(
+        self,
+        in_place: watch::Receiver<BTreeSet<IpAddr>>,
+        before: Learnt,
+    ) -> Registration {
+        let registrar = Registrar::new(self.store, self.settings, in_place);
+        let (learnt, standing) = (registrar.learnt(), registrar.standing());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(registrar.run(before, async { drop(stopped.await) }));
+        Registration { learnt, standing, stop, task: AbortOnDrop(task) }
+    }
+}
