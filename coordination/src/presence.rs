@@ -103,8 +103,8 @@ fn changes<S: Session>(
         (None, None) => Vec::new(),
         (None, Some(data)) => vec![create(data)],
         (Some(znode), None) if own && kept.ephemeral => vec![delete(znode)],
-        (Some(znode), None) if !own && !is_own_predecessor(&znode.data) => {
-            return Err(Obstacle::Occupied(znode.data.clone()));
+        (Some(znode), None) if !own && !is_own_predecessor(znode) => {
+            return Err(Obstacle::Occupied(znode.clone()));
         }
         (Some(_), None) => Vec::new(),
         (Some(znode), Some(data)) if own => match znode.data == data {

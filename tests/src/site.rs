@@ -245,7 +245,10 @@ impl<S> Site<S> {
             let assignment = self.assignment(vip)?;
             let is_so = assignment.next.is_none()
                 && assignment.weights.len() == expected.len()
-                && assignment.weights.iter().all(|(real, weight)| expected.contains(&(real.as_str(), *weight)));
+                && assignment
+                    .weights
+                    .iter()
+                    .all(|(real, weight)| expected.contains(&(real.as_str(), *weight)));
             Ok(is_so.then_some(()))
         })
         .with_context(|| self.report())?;

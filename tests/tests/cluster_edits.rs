@@ -37,7 +37,10 @@ fn zkcli(site: &Site, words: &[&str]) -> String {
 fn digests(site: &Site) -> BTreeMap<String, String> {
     let tables = site.tables().unwrap().into_iter();
     let one = |(vip, tables): (String, Vec<(u64, String)>)| {
-        assert!(tables.len() == 3 && tables.iter().all(|(_, digest)| *digest == tables[0].1), "{vip}: {tables:?}");
+        assert!(
+            tables.len() == 3 && tables.iter().all(|(_, digest)| *digest == tables[0].1),
+            "{vip}: {tables:?}"
+        );
         (vip, tables[0].1.clone())
     };
     tables.map(one).collect()
@@ -120,7 +123,11 @@ fn edits_by_hand_take_effect_and_broken_ones_change_nothing_and_are_told() {
         site.operator.put(path, bad).unwrap();
         let told = wait_for_problem(&site, &[&[path], words].concat());
         println!("{told}");
-        assert_eq!(site.operator.get(ASSIGNMENT_PATH).unwrap(), in_force, "a broken edit had an effect: {bad}");
+        assert_eq!(
+            site.operator.get(ASSIGNMENT_PATH).unwrap(),
+            in_force,
+            "a broken edit had an effect: {bad}"
+        );
         site.operator.put(path, good).unwrap();
         wait_for_peace(&site);
     }

@@ -120,7 +120,10 @@ fn an_adoption_whose_leader_dies_is_finished_by_the_next_or_undone_with_its_edit
     site.kill(first.0).unwrap();
     let killed = Instant::now();
     assert_eq!(announced.weights["real-1"], 100, "it was adopted without waiting");
-    assert!(site.assignment("publish").unwrap().next.is_some(), "it was adopted before the leader was killed");
+    assert!(
+        site.assignment("publish").unwrap().next.is_some(),
+        "it was adopted before the leader was killed"
+    );
     // Only now: a node that acknowledges would have no leader to wait for it.
     signal(&mut site, silent, Signal::CONT);
     let second = wait_for_another(&site, first);
@@ -138,7 +141,10 @@ fn an_adoption_whose_leader_dies_is_finished_by_the_next_or_undone_with_its_edit
     wait_for_announcement(&site);
     site.kill(second.0).unwrap();
     site.set_weight("publish", "real-1", 50).unwrap();
-    assert!(site.assignment("publish").unwrap().next.is_some(), "it was adopted before the leader was killed");
+    assert!(
+        site.assignment("publish").unwrap().next.is_some(),
+        "it was adopted before the leader was killed"
+    );
     signal(&mut site, silent, Signal::CONT);
     wait_for_another(&site, second);
     site.wait_for_weights("publish", &[("real-1", 50), ("real-2", 100), ("real-3", 100)]).unwrap();
@@ -182,13 +188,15 @@ fn a_node_that_does_not_acknowledge_in_time_is_listed_and_does_not_block() {
     assert_eq!(names, [&name]);
     let said = wait_until("the leader to say so itself", LIMIT, || {
         let status = site.node(leader)?.status()?;
-        Ok(Some(status["cluster"]["lagging"].clone()).filter(|said| said.as_array().is_some_and(|said| !said.is_empty())))
+        Ok(Some(status["cluster"]["lagging"].clone())
+            .filter(|said| said.as_array().is_some_and(|said| !said.is_empty())))
     });
     assert_eq!(said.unwrap(), serde_json::json!([name]));
 
     signal(&mut site, silent, Signal::CONT);
     site.wait_for_weights("publish", &[("real-1", 50), ("real-2", 100), ("real-3", 100)]).unwrap();
-    wait_until("nobody to be late any more", LIMIT, || Ok(site.head()?.lagging.is_empty().then_some(()))).unwrap();
+    wait_until("nobody to be late any more", LIMIT, || Ok(site.head()?.lagging.is_empty().then_some(())))
+        .unwrap();
     site.set_weight("publish", "real-1", 100).unwrap();
     site.wait_for_weights("publish", EQUAL).unwrap();
 

@@ -4,12 +4,16 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use drover_tests::{Observer, PUBLISH, SERVICES, Settings, Site, Steady, wait_until};
+use drover_tests::{Held, Observer, PUBLISH, SERVICES, SUBSCRIBE, Settings, Site, Steady, wait_until};
 
 const RATE: u32 = 500;
 const FLOWS: u16 = 64;
 /// Requests before and after each event: a second's worth.
 const SOME: usize = 500;
+/// Connections that are held all the time.
+const HELD: usize = 20;
+/// What the settings of a site say.
+const DRAIN_WAIT: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(40);
 const REALS: &[&str] = &["real-1", "real-2", "real-3"];
 const OTHERS: &[&str] = &["real-2", "real-3"];
@@ -55,7 +59,10 @@ fn a_node_that_joins_announces_when_it_has_everything_and_one_out_of_service_for
     let joined = launched.elapsed();
     let tables = site.tables().unwrap();
     for (vip, tables) in &tables {
-        assert!(tables.len() == 4 && tables.iter().all(|(_, digest)| *digest == tables[0].1), "{vip}: {tables:?}");
+        assert!(
+            tables.len() == 4 && tables.iter().all(|(_, digest)| *digest == tables[0].1),
+            "{vip}: {tables:?}"
+        );
     }
     wait_for_nodes(&site, &["node-1", "node-2", "node-3", "node-4"]);
     let before = passed(&mut site, 3);
@@ -99,11 +106,17 @@ fn nodes_that_leave_or_die_or_lose_their_bird_cost_no_packet() {
     let mut site = start(0);
     let (observer, steady) = (Observer::start(&site).unwrap(), steady(&site));
 
+    let held = Held::open(&site.net.clients[1].host, SUBSCRIBE, HELD).unwrap();
+
     // Told to stop: out of the front first, then out of the tree at once.
     let told = Instant::now();
     site.terminate(2).unwrap();
     let ended = told.elapsed();
-    assert!(!site.operator.children("/drover/nodes").unwrap().contains(&"node-3".to_owned()), "it is still in the tree");
+    assert!(ended >= DRAIN_WAIT, "it ended after {ended:?}, while packets were still on their way to it");
+    assert!(
+        !site.operator.children("/drover/nodes").unwrap().contains(&"node-3".to_owned()),
+        "it is still in the tree"
+    );
     site.wait_for_carriers(&[0, 1, 3]).unwrap();
     steady.pass(SOME).unwrap();
     site.launch(2).unwrap();
@@ -147,6 +160,7 @@ fn nodes_that_leave_or_die_or_lose_their_bird_cost_no_packet() {
         record.lost.len()
     );
     record.assert_nothing_lost();
+    held.assert_all_live();
     assert!(observed.agreed() > 0);
 }
 
@@ -166,8 +180,16 @@ fn a_node_by_the_name_of_a_living_one_is_refused_and_does_not_disturb_it() {
     let page = site.node(3).unwrap().get("/readyz").unwrap().1;
     assert!(page.contains("another node of this name"), "{page}");
     assert_eq!(site.operator.get("/drover/nodes/node-1").unwrap(), member);
-    assert_eq!(site.operator.version("/drover/applied/node-1").unwrap(), applied, "the other's record was overwritten");
-    assert_eq!(site.operator.version("/drover/health/node-1").unwrap(), voted, "the other's votes were overwritten");
+    assert_eq!(
+        site.operator.version("/drover/applied/node-1").unwrap(),
+        applied,
+        "the other's record was overwritten"
+    );
+    assert_eq!(
+        site.operator.version("/drover/health/node-1").unwrap(),
+        voted,
+        "the other's votes were overwritten"
+    );
     let candidates = site.operator.children("/drover/election").unwrap();
     assert_eq!(candidates.len(), 3, "{candidates:?}");
 
@@ -183,7 +205,8 @@ fn a_node_by_the_name_of_a_living_one_is_refused_and_does_not_disturb_it() {
     let (record, observed) = (steady.stop().unwrap(), observer.stop());
     let history = &observed.carriers[&SERVICES];
     println!("the leader was node {}; carriers: {history:?}", leader.0 + 1);
-    let both = history.iter().find(|(_, carriers)| carriers.contains("node-1") && carriers.contains("node-4"));
+    let both =
+        history.iter().find(|(_, carriers)| carriers.contains("node-1") && carriers.contains("node-4"));
     assert!(both.is_none(), "two nodes of one name announced: {both:?}");
     record.assert_nothing_lost();
 }

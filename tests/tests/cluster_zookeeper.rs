@@ -5,12 +5,14 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use drover_tests::{LbNode, Observer, PUBLISH, Settings, Site, Steady, wait_until};
+use drover_tests::{Held, LbNode, Observer, PUBLISH, SUBSCRIBE, Settings, Site, Steady, wait_until};
 
 const RATE: u32 = 500;
 const FLOWS: u16 = 64;
 /// Requests before and after each event: a second's worth.
 const SOME: usize = 500;
+/// Connections that are held all the time.
+const HELD: usize = 8;
 const LIMIT: Duration = Duration::from_secs(40);
 const REALS: &[&str] = &["real-1", "real-2", "real-3"];
 const OTHERS: &[&str] = &["real-2", "real-3"];
@@ -26,7 +28,11 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 /// Waits until all nodes are in the tree and follow it.
 fn wait_for_return(site: &Site) {
     wait_until("all nodes to be in the tree again", LIMIT, || {
-        let live = site.nodes.iter().flatten().all(|node| node.status().is_ok_and(|status| status["mode"] == "live"));
+        let live = site
+            .nodes
+            .iter()
+            .flatten()
+            .all(|node| node.status().is_ok_and(|status| status["mode"] == "live"));
         let nodes = site.operator.children("/drover/nodes")?;
         Ok((live && nodes.len() == 3).then_some(()))
     })
@@ -41,6 +47,7 @@ fn the_loss_of_a_server_of_zookeeper_is_not_noticed() {
     site.wait_settled().unwrap();
     let observer = Observer::start(&site).unwrap();
     let steady = Steady::start(&site.net.clients[0].host, PUBLISH, FLOWS, RATE).unwrap();
+    let held = Held::open(&site.net.clients[1].host, SUBSCRIBE, HELD).unwrap();
     steady.pass(SOME).unwrap();
 
     let leader = site.ensemble.leader().unwrap();
@@ -81,6 +88,7 @@ fn the_loss_of_a_server_of_zookeeper_is_not_noticed() {
         observed.looks
     );
     record.assert_nothing_lost();
+    held.assert_all_live();
     observed.assert_never_withdrawn(ALL);
     observed.assert_no_table_was_empty();
     assert!(observed.agreed() > 0);
@@ -92,6 +100,8 @@ fn a_minute_without_zookeeper_loses_no_packet_withdraws_no_vip_and_empties_no_ta
     site.wait_agreed(&[("publish", REALS), ("subscribe", OTHERS)]).unwrap();
     site.wait_settled().unwrap();
     let steady = Steady::start(&site.net.clients[0].host, PUBLISH, FLOWS, RATE).unwrap();
+    let held = Held::open(&site.net.clients[1].host, SUBSCRIBE, HELD).unwrap();
+    assert_eq!(held.whole().len(), 2, "both reals have connections: {:?}", held.whole());
     steady.pass(SOME).unwrap();
 
     // Two servers stand still, so that connections to them hang; one is gone, so that they are refused.
@@ -156,6 +166,15 @@ fn a_minute_without_zookeeper_loses_no_packet_withdraws_no_vip_and_empties_no_ta
         record.lost.len(),
         observed.looks
     );
+    held.settle().unwrap();
+    for connection in held.connections() {
+        let died = connection.server == "real-3";
+        assert_eq!(
+            connection.broken.is_some(),
+            died,
+            "only connections to a dead real may break: {connection:?}"
+        );
+    }
     record.assert_lost_only_with("real-3", &[dead]);
     observed.assert_never_withdrawn(ALL);
     observed.assert_no_table_was_empty();
