@@ -55,16 +55,18 @@ pub async fn keep<S: Session>(
             }
         };
         let changes = match changes(session, &kept, there.as_ref(), content, &is_own_predecessor) {
-            Ok(changes) => changes,
+            Ok(changes) => {
+                if changes.is_empty() {
+                    obstacle(None);
+                }
+                changes
+            }
             Err(occupied) => {
                 obstacle(Some(occupied));
                 Vec::new()
             }
         };
         if changes.is_empty() {
-            if there.as_ref().is_none_or(|znode| !kept.ephemeral || znode.owner == Some(session.id())) {
-                obstacle(None);
-            }
             tokio::select! {
                 biased;
                 () = changed => {}
@@ -101,6 +103,9 @@ fn changes<S: Session>(
         (None, None) => Vec::new(),
         (None, Some(data)) => vec![create(data)],
         (Some(znode), None) if own && kept.ephemeral => vec![delete(znode)],
+        (Some(znode), None) if !own && !is_own_predecessor(znode) => {
+            return Err(Obstacle::Occupied(znode.clone()));
+        }
         (Some(_), None) => Vec::new(),
         (Some(znode), Some(data)) if own => match znode.data == data {
             true => Vec::new(),

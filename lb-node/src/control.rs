@@ -685,7 +685,7 @@ fn replace<T: PartialEq>(sender: &watch::Sender<T>, new: T) {
     });
 }
 
-async fn sleep_until(wake: Option<Instant>) {
+pub(crate) async fn sleep_until(wake: Option<Instant>) {
     match wake {
         Some(wake) => tokio::time::sleep_until(wake).await,
         None => std::future::pending().await,

@@ -4,7 +4,7 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
-use crate::cluster::agent::{self, Agent, Learnt};
+use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report};
@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 use zk_schema::tree::{Member, Mode};
 use zk_schema::{Node, NodeFile};
@@ -162,7 +162,7 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
     let front_task = tokio::spawn(front_task.run(wanted_receiver, async move {
         let _ = withdrawn.await;
     }));
-    let _wanted = Task::spawn(keep_wanted(node, report_receiver, learnt, wanted));
+    let _wanted = Task::spawn(keep_wanted(node, cluster.ack_timeout(), report_receiver, learnt, wanted));
 
     stop.await;
     // Routers have to stop sending packets here before this node may stop answering for what it serves.
@@ -400,25 +400,33 @@ async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Sn
     }
 }
 
-/// Keeps what is to be announced: what this node serves, unless it is out of service, or has fallen behind the others.
+/// Keeps what is to be announced: what this node serves, unless it is out of service, bears another's name, or has fallen
+/// behind the others: it is told that it is late, and `patience` later still has not applied what it was told.
 async fn keep_wanted(
     node: Node,
+    patience: Duration,
     mut report: watch::Receiver<Arc<Report>>,
     learnt: Learnt,
     wanted: watch::Sender<BTreeSet<IpAddr>>,
 ) {
-    let (mut followed, mut maintenance) = (learnt.followed, learnt.maintenance);
+    let (mut followed, mut maintenance, mut name) = (learnt.followed, learnt.maintenance, learnt.name);
+    let mut late_since = None;
     let mut fallen_behind = false;
     loop {
         let report_now = Arc::clone(&report.borrow_and_update());
         let out_of_service = *maintenance.borrow_and_update();
+        let name_is_taken = matches!(*name.borrow_and_update(), Name::Taken(_));
         let head = followed.borrow_and_update().decided.as_ref().map(|decided| decided.head.clone());
         // If most nodes are behind, withdrawing would take the VIPs off the front altogether.
-        let behind = head.is_some_and(|head| {
+        let late = head.is_some_and(|head| {
             head.lagging.contains(&node.name)
                 && head.lagging.len() * 2 <= head.nodes.len()
                 && report_now.order.is_none_or(|order| order < head.order())
         });
+        // The head that says so may be the first word from the tree after an outage, to be applied in a moment.
+        let behind_at = late.then(|| *late_since.get_or_insert_with(Instant::now) + patience);
+        late_since = late_since.filter(|_| late);
+        let behind = behind_at.is_some_and(|at| Instant::now() >= at);
         if behind != fallen_behind {
             match behind {
                 true => error!("this node has fallen behind the others and withdraws its VIPs"),
@@ -428,7 +436,8 @@ async fn keep_wanted(
         }
         // Before the first report, what a predecessor announced stays.
         if report_now.order.is_some() {
-            let serving = if out_of_service || behind { BTreeSet::new() } else { report_now.serving.clone() };
+            let out = out_of_service || behind || name_is_taken;
+            let serving = if out { BTreeSet::new() } else { report_now.serving.clone() };
             wanted.send_if_modified(|wanted| {
                 let differs = *wanted != serving;
                 *wanted = serving;
@@ -438,7 +447,9 @@ async fn keep_wanted(
         tokio::select! {
             Ok(()) = report.changed() => {}
             Ok(()) = maintenance.changed() => {}
+            Ok(()) = name.changed() => {}
             Ok(()) = followed.changed() => {}
+            () = control::sleep_until(behind_at), if !behind && behind_at.is_some() => {}
             else => return,
         }
     }

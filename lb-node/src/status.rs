@@ -1,6 +1,6 @@
 //! What the daemon is doing, for `/status`, `/readyz`, `/healthz` and `/metrics`.
 
-use crate::cluster::agent::Learnt;
+use crate::cluster::agent::{Learnt, Name};
 use crate::dataplane::SelfTest;
 use crate::health::{State, Verdicts};
 use crate::nexthop::{Mac, NextHop, NextHops};
@@ -163,6 +163,8 @@ pub struct ClusterStatus {
     pub sessions: u64,
     /// The term of this node's leadership, while it leads.
     pub leading: Option<u64>,
+    /// Who else has this node's name, if so.
+    pub name_problem: Option<String>,
     /// Why it cannot lead, if so.
     pub election_problem: Option<String>,
     /// Whether operators took it out of service.
@@ -190,6 +192,10 @@ impl ClusterStatus {
             problem: link.problem,
             sessions: link.sessions,
             leading: leading.term,
+            name_problem: match &*learnt.name.borrow() {
+                Name::Taken(problem) => Some(problem.clone()),
+                Name::Unknown | Name::Own => None,
+            },
             election_problem: leading.problem,
             maintenance: *learnt.maintenance.borrow(),
             tree_problem: followed.problem.clone(),
@@ -209,6 +215,7 @@ impl ClusterStatus {
         if self.maintenance {
             remarks.push("taken out of service by an operator: nothing is announced".to_owned());
         }
+        remarks.extend(self.name_problem.iter().map(|problem| format!("nothing is announced: {problem}")));
         remarks.extend(self.tree_problem.iter().cloned());
         remarks.extend(self.election_problem.iter().map(|problem| format!("cannot lead: {problem}")));
         remarks.extend(self.leader_problems.iter().cloned());

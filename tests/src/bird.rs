@@ -118,8 +118,14 @@ pub struct Front {
     pub router: Bird,
     /// The nodes', in their order.
     pub nodes: Vec<Bird>,
-    router_host: Host,
     node_hosts: Vec<Host>,
+    routes: Routes,
+}
+
+/// The router's routes to VIPs, as its kernel has them.
+#[derive(Clone, Debug)]
+pub(crate) struct Routes {
+    router: Host,
     /// Whose an address is, among the nodes.
     owners: BTreeMap<IpAddr, String>,
 }
@@ -137,9 +143,8 @@ impl Front {
         let front = Front {
             router: Bird::start(router, &router_config(stations))?,
             nodes,
-            router_host: router.clone(),
             node_hosts: stations.iter().map(|station| station.host.clone()).collect(),
-            owners,
+            routes: Routes { router: router.clone(), owners },
         };
         wait_until("all BGP sessions of the router", SESSION_LIMIT, || {
             Ok((front.router.established()? == 2 * stations.len()).then_some(()))
@@ -172,18 +177,11 @@ impl Front {
     ///
     /// When a next hop is not a node's address.
     pub fn carriers(&self, vip: IpAddr) -> Result<BTreeSet<String>> {
-        let (family, length) = if vip.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
-        let routes = self.router_host.ip(&format!("-j {family} route show {vip}/{length}"))?;
-        let parsed: Value = serde_json::from_str(&routes).context("not JSON from `ip`")?;
-        let mut gateways = Vec::new();
-        collect_gateways(&parsed, &mut gateways);
-        gateways
-            .into_iter()
-            .map(|gateway| {
-                let owner = gateway.parse().ok().and_then(|address: IpAddr| self.owners.get(&address));
-                owner.cloned().with_context(|| format!("{gateway} is no node's address: {routes}"))
-            })
-            .collect()
+        self.routes.carriers(vip)
+    }
+
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.routes
     }
 
     /// Waits until the router sends a VIP's packets to these nodes, counted from 0, and to no others. Returns how
@@ -201,6 +199,24 @@ impl Front {
         })
         .with_context(|| format!("the router has it at {:?}", self.carriers(vip)))?;
         Ok(start.elapsed())
+    }
+}
+
+impl Routes {
+    /// As [`Front::carriers`].
+    pub(crate) fn carriers(&self, vip: IpAddr) -> Result<BTreeSet<String>> {
+        let (family, length) = if vip.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
+        let routes = self.router.ip(&format!("-j {family} route show {vip}/{length}"))?;
+        let parsed: Value = serde_json::from_str(&routes).context("not JSON from `ip`")?;
+        let mut gateways = Vec::new();
+        collect_gateways(&parsed, &mut gateways);
+        gateways
+            .into_iter()
+            .map(|gateway| {
+                let owner = gateway.parse().ok().and_then(|address: IpAddr| self.owners.get(&address));
+                owner.cloned().with_context(|| format!("{gateway} is no node's address: {routes}"))
+            })
+            .collect()
     }
 }
 

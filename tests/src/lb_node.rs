@@ -72,8 +72,7 @@ impl LbNode {
     ///
     /// When the daemon does not answer in JSON.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let (_, body) = self.get("/status")?;
-        serde_json::from_str(&body).context("/status is not JSON")
+        status(&self.station.host)
     }
 
     /// The process, to kill or to signal.
@@ -226,6 +225,12 @@ fn binary() -> Result<PathBuf> {
 fn answers_well(host: &Host, port: u16, page: &str) -> Result<Option<()>> {
     // Refused until the daemon listens.
     Ok(matches!(get(host, port, page), Ok((200, _))).then_some(()))
+}
+
+/// What `/status` says on a node.
+pub(crate) fn status(host: &Host) -> Result<serde_json::Value> {
+    let (_, body) = get(host, NODE_ADMIN_PORT, "/status")?;
+    serde_json::from_str(&body).context("/status is not JSON")
 }
 
 fn metrics(host: &Host, port: u16) -> Result<Metrics> {

@@ -8,6 +8,7 @@
 //! [`Broker`], [`Fleet`], [`LbNode`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon under
 //! test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
 //! [`Site`] is a cluster: several nodes behind a front, an ensemble that they share their state by, and reals.
+//! An [`Observer`] notes what its nodes have in their maps and where the router sends packets.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
 //! Its clients are [`visit`]s (new flows), [`Held`] connections, [`Steady`] requests and [`bulk`] transfers.
 //!
@@ -27,6 +28,7 @@ mod lab;
 mod lb_node;
 mod link;
 mod napi;
+mod observer;
 mod operator;
 mod process;
 mod server;
@@ -48,10 +50,11 @@ pub use host::{Host, HostCommand};
 pub use lab::Lab;
 pub use lb_node::{LbNode, Metrics, RealDaemon};
 pub use link::{Bridge, Port, link};
+pub use observer::{Observed, Observer, Sight, Table};
 pub use operator::Operator;
 pub use process::{Finished, Process};
 pub use server::{Server, Service};
-pub use site::{Settings, Site};
+pub use site::{PUBLISH, SERVICES, SUBSCRIBE, Settings, Site};
 pub use steady::{Record, Steady};
 pub use topology::{Segment, Station, Topology, TopologyBuilder};
 pub use visit::{Visits, unspecified_like, visit};

@@ -123,6 +123,20 @@ impl Operator {
         })
     }
 
+    /// How often a znode has been written; `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// When the ensemble is away for long.
+    pub fn version(&self, path: &str) -> Result<Option<i32>> {
+        let path = path.to_owned();
+        self.run(async move |session| {
+            session.sync().await?;
+            let found = session.read(std::slice::from_ref(&path)).await?.into_iter().next().flatten();
+            Ok(found.map(|znode| znode.version))
+        })
+    }
+
     /// A record; `None` where there is none.
     ///
     /// # Errors

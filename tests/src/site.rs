@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use zk_schema::tree::{Assignment, Head, Term, paths};
 use zk_schema::{ClusterFile, Desired};
 
-use crate::cluster::{Cluster, replace};
+use crate::cluster::{Cluster, Family, Protocol, Vip, replace};
 use crate::deployment::services;
 use crate::ensemble::Ensemble;
 use crate::lb_node::{LbNode, RealDaemon};
@@ -17,6 +17,13 @@ use crate::operator::Operator;
 use crate::server::{Server, Service};
 use crate::topology::{Station, Topology, TopologyBuilder};
 use crate::wait::wait_until;
+
+/// The address of both services of [`Site::of_two_services`].
+pub const SERVICES: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
+/// The service `publish` of [`Site::of_two_services`].
+pub const PUBLISH: SocketAddr = SocketAddr::new(SERVICES, 7000);
+/// The service `subscribe` of [`Site::of_two_services`].
+pub const SUBSCRIBE: SocketAddr = SocketAddr::new(SERVICES, 7001);
 
 const LIMIT: Duration = Duration::from_secs(40);
 
@@ -49,12 +56,14 @@ pub struct Settings {
     pub session_timeout: Duration,
     /// Lines of the `[cluster]` table.
     pub cluster: String,
+    /// How many nodes, the last ones, do not run at first.
+    pub late: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let cluster = "autonomy_after_ms = 10000\ndrain_wait_ms = 1000\nack_timeout_ms = 3000\n".to_owned();
-        Self { session_timeout: Duration::from_secs(4), cluster }
+        Self { session_timeout: Duration::from_secs(4), cluster, late: 0 }
     }
 }
 
@@ -67,6 +76,26 @@ impl Site {
     /// When something does not start.
     pub fn start(topology: TopologyBuilder, cluster: impl FnOnce(&Topology) -> Cluster) -> Result<Site> {
         Site::with(topology, cluster, &[], Settings::default())
+    }
+
+    /// Starts nodes that balance two services over three reals: `publish`, of UDP, over all of them, and `subscribe`, of
+    /// TCP, over `real-2` and `real-3`. There are two clients.
+    ///
+    /// # Errors
+    ///
+    /// When something does not start.
+    pub fn of_two_services(nodes: u8, settings: Settings) -> Result<Site> {
+        const PACE: &str = "type = \"tcp\"\nport = 7001\ninterval_ms = 500\ntimeout_ms = 400\n\
+                            healthy_threshold = 2\nunhealthy_threshold = 2";
+        let services = |net: &Topology| {
+            let publish = Vip::new("publish", PUBLISH).protocol(Protocol::Udp).health(PACE);
+            let subscribe = Vip::new("subscribe", SUBSCRIBE).health(PACE);
+            Cluster::new([
+                publish.reals(&net.reals, Family::V4),
+                subscribe.reals(&net.reals[1..], Family::V4),
+            ])
+        };
+        Site::with(Topology::builder().clients(2).nodes(nodes).reals(3), services, &[], settings)
     }
 
     /// As [`Site::start`], with more services on each real, and other settings.
@@ -115,11 +144,11 @@ impl<S> Site<S> {
         }
         let nodes = net.nodes.iter().map(|_| None).collect();
         let mut site = Site { nodes, reals, servers, operator, ensemble, cluster, settings, net };
-        for node in 0..site.nodes.len() {
-            site.launch(node)?;
+        let first: Vec<usize> = (0..site.nodes.len().saturating_sub(site.settings.late)).collect();
+        for node in &first {
+            site.launch(*node)?;
         }
-        let all: Vec<usize> = (0..site.nodes.len()).collect();
-        site.wait_for_carriers(&all)?;
+        site.wait_for_carriers(&first)?;
         Ok(site)
     }
 
@@ -129,14 +158,22 @@ impl<S> Site<S> {
     ///
     /// When its file cannot be written, or the binary is missing.
     pub fn launch(&mut self, node: usize) -> Result<()> {
+        let name = self.net.nodes[node].host.name().to_owned();
+        self.launch_as(node, &name)
+    }
+
+    /// As [`Site::launch`], by another name than the host's.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn launch_as(&mut self, node: usize, name: &str) -> Result<()> {
         ensure!(self.nodes[node].is_none(), "node {node} runs already");
         let station = &self.net.nodes[node];
         let front = self.net.front.as_ref().context("the network has a front")?;
         let mut text = format!(
-            "[node]\nname = \"{}\"\ninterface = \"{}\"\n{}\n",
-            station.host.name(),
-            station.interface,
-            self.cluster.node_settings
+            "[node]\nname = \"{name}\"\ninterface = \"{}\"\n{}\n",
+            station.interface, self.cluster.node_settings
         );
         let _ = writeln!(
             text,
@@ -170,6 +207,62 @@ impl<S> Site<S> {
     pub fn kill(&mut self, node: usize) -> Result<()> {
         let mut killed = self.nodes[node].take().with_context(|| format!("node {node} does not run"))?;
         killed.process().kill()
+    }
+
+    /// Stops a node's daemon as an operator does (SIGTERM), and waits for its end.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or does not end well in time.
+    pub fn terminate(&mut self, node: usize) -> Result<()> {
+        let mut ended = self.nodes[node].take().with_context(|| format!("node {node} does not run"))?;
+        let status = ended.process().terminate(LIMIT)?;
+        ensure!(status.success(), "node {node} ended with {status}:\n{}", ended.process().log()?);
+        Ok(())
+    }
+
+    /// Gives a real of a VIP another weight, as an operator does: in its record, by hand.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such record.
+    pub fn set_weight(&self, vip: &str, real: &str, weight: u32) -> Result<()> {
+        let path = paths::real(&vip.parse()?, &real.parse()?);
+        let text = self.operator.get(&path)?.with_context(|| format!("{path}: no such znode"))?;
+        let mut record: serde_json::Value = serde_json::from_str(&text).with_context(|| path.clone())?;
+        record["weight"] = weight.into();
+        self.operator.put(&path, &record.to_string())
+    }
+
+    /// Waits until the tree has these weights in force for a VIP, with nothing announced, and every node that runs has
+    /// them too.
+    ///
+    /// # Errors
+    ///
+    /// When that takes too long.
+    pub fn wait_for_weights(&self, vip: &str, expected: &[(&str, u16)]) -> Result<()> {
+        wait_until(format_args!("{vip} to have the weights {expected:?}"), LIMIT, || {
+            let assignment = self.assignment(vip)?;
+            let is_so = assignment.next.is_none()
+                && assignment.weights.len() == expected.len()
+                && assignment
+                    .weights
+                    .iter()
+                    .all(|(real, weight)| expected.contains(&(real.as_str(), *weight)));
+            Ok(is_so.then_some(()))
+        })
+        .with_context(|| self.report())?;
+        let reals: Vec<&str> = expected.iter().map(|(real, _)| *real).collect();
+        self.wait_agreed(&[(vip, &reals)])
+    }
+
+    /// Waits until the leader, new at first, removes again what is to be removed.
+    ///
+    /// # Errors
+    ///
+    /// When that takes too long.
+    pub fn wait_settled(&self) -> Result<()> {
+        wait_until("the leader to have settled", LIMIT, || Ok((!self.head()?.settling).then_some(())))
     }
 
     /// Waits until the router sends every VIP's packets to these nodes and no others.
@@ -264,7 +357,8 @@ impl<S> Site<S> {
         wait_until(format_args!("all nodes to agree on {expected:?}"), LIMIT, || {
             let head = self.head()?;
             for node in self.nodes.iter().flatten() {
-                let status = node.status()?;
+                // One that starts does not answer yet.
+                let Ok(status) = node.status() else { return Ok(None) };
                 if status["epoch"] != head.epoch || status["term"] != head.term {
                     return Ok(None);
                 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -86,6 +87,12 @@ impl Steady {
         now
     }
 
+    /// How many have been sent so far.
+    #[must_use]
+    pub fn sent(&self) -> usize {
+        locked(&self.seen).sent
+    }
+
     /// Waits until `count` more requests have been sent.
     ///
     /// # Errors
@@ -114,9 +121,15 @@ impl Steady {
             flows[number % self.flows]
                 .extend(answers.iter().map(|server| servers[usize::from(*server)].clone()));
         }
-        let lost = (0..sent).filter(|number| answers[*number].is_empty()).collect();
+        let lost: Vec<usize> = (0..sent).filter(|number| answers[*number].is_empty()).collect();
+        let last_before = |number: &usize| {
+            let earlier = (0..*number).rev().filter(|earlier| earlier % self.flows == number % self.flows);
+            let server = earlier.filter_map(|earlier| answers[earlier].last()).next()?;
+            Some(servers[usize::from(*server)].clone())
+        };
+        let lost_after = lost.iter().map(last_before).collect();
         let doubled = answers.iter().filter(|answers| answers.len() > 1).count();
-        Ok(Record { sent, lost, doubled, errors, flows })
+        Ok(Record { sent, lost, lost_after, doubled, errors, flows })
     }
 }
 
@@ -136,6 +149,8 @@ pub struct Record {
     pub sent: usize,
     /// The numbers of those without an answer.
     pub lost: Vec<usize>,
+    /// For each of those, who had answered its flow last before; `None` where nobody had.
+    pub lost_after: Vec<Option<String>>,
     /// How many were answered more than once.
     pub doubled: usize,
     /// What sockets complained about.
@@ -169,6 +184,27 @@ impl Record {
             "of {sent} requests {} were lost ({:?}...), {doubled} answered twice; errors: {errors:?}",
             lost.len(),
             &lost[..lost.len().min(10)],
+        );
+    }
+
+    /// Panics unless each request was answered exactly once, but for those of flows that `real` had, sent while it was
+    /// dead: with one of these numbers.
+    ///
+    /// # Panics
+    ///
+    /// As it says, with figures.
+    pub fn assert_lost_only_with(&self, real: &str, while_dead: &[Range<usize>]) {
+        let Record { sent, lost, lost_after, doubled, errors, .. } = self;
+        let is_due = |(number, server): &(&usize, &Option<String>)| {
+            server.as_deref() == Some(real) && while_dead.iter().any(|range| range.contains(number))
+        };
+        let others: Vec<_> = lost.iter().zip(lost_after).filter(|pair| !is_due(pair)).collect();
+        assert!(
+            others.is_empty() && *doubled == 0 && errors.is_empty(),
+            "of {sent} requests {} were lost for another reason than that {real} was dead while {while_dead:?}: \
+             {:?}...; {doubled} answered twice; errors: {errors:?}",
+            others.len(),
+            &others[..others.len().min(10)],
         );
     }
 }

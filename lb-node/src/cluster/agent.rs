@@ -54,6 +54,20 @@ pub struct Learnt {
     pub leading: watch::Receiver<Leading>,
     /// What its connection is like.
     pub link: watch::Receiver<Link>,
+    /// Whose its name is.
+    pub name: watch::Receiver<Name>,
+}
+
+/// Whose a node's name is, by what the tree shows in this session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Name {
+    /// The tree has not been looked at.
+    #[default]
+    Unknown,
+    /// Its own.
+    Own,
+    /// Another node's, that is there: in words, with the mend. Whoever wrote in that one's name would pass for it.
+    Taken(String),
 }
 
 /// A node's connection to the tree.
@@ -81,6 +95,7 @@ pub struct Agent<S> {
     maintenance: watch::Sender<bool>,
     leading: watch::Sender<Leading>,
     link: watch::Sender<Link>,
+    name: watch::Sender<Name>,
 }
 
 impl<S: Store> Agent<S> {
@@ -104,6 +119,7 @@ impl<S: Store> Agent<S> {
             maintenance: watch::Sender::new(false),
             leading: watch::Sender::default(),
             link: watch::Sender::new(Link { connected: false, since: now, problem: None, sessions: 0 }),
+            name: watch::Sender::default(),
         };
         let learnt = Learnt {
             followed: agent.followed.subscribe(),
@@ -111,6 +127,7 @@ impl<S: Store> Agent<S> {
             maintenance: agent.maintenance.subscribe(),
             leading: agent.leading.subscribe(),
             link: agent.link.subscribe(),
+            name: agent.name.subscribe(),
         };
         (agent, learnt)
     }
@@ -143,17 +160,21 @@ impl<S: Store> Agent<S> {
             };
             pause = RETRY;
             self.link.send_modify(|link| link.sessions += 1);
-            let stopped = tokio::select! {
+            let end = tokio::select! {
                 biased;
-                () = &mut stop => true,
-                () = &mut modes => true,
-                () = self.serve(&session) => false,
+                () = &mut stop => End::Stopped,
+                () = &mut modes => End::Stopped,
+                end = self.serve(&session) => end,
             };
-            if stopped {
-                session.close().await;
-                return;
+            match end {
+                End::Stopped => {
+                    session.close().await;
+                    return;
+                }
+                End::Expired => warn!("the ZooKeeper session has ended; beginning another one"),
+                // What it has written in that name goes with the session.
+                End::Displaced => session.close().await,
             }
-            warn!("the ZooKeeper session has ended; beginning another one");
             self.followed.send_modify(|followed| followed.current = false);
         }
     }
@@ -172,8 +193,9 @@ impl<S: Store> Agent<S> {
         });
     }
 
-    /// Everything that a node does in a session, until that has expired.
-    async fn serve(&self, session: &S::Session) {
+    /// Everything that a node does in a session, until that has expired, or the node has lost its name to another.
+    async fn serve(&self, session: &S::Session) -> End {
+        self.name.send_replace(Name::Unknown);
         let registered = watch::Sender::new(None);
         let voted = watch::Sender::new(None);
         let applied = watch::Sender::new(None);
@@ -197,23 +219,41 @@ impl<S: Store> Agent<S> {
             if !self.wait_for_tree(session).await {
                 return;
             }
+            let in_its_name = async {
+                self.is_named(|name| *name == Name::Own).await;
+                tokio::join!(
+                    campaign.run(session, self.followed.subscribe(), &self.leading),
+                    keep(session, health, |_| true, |_| ()),
+                    keep(session, in_force, |_| true, |_| ()),
+                );
+            };
             tokio::join!(
                 follow(session, &self.followed, self.settings.reread),
-                campaign.run(session, self.followed.subscribe(), &self.leading),
                 keep(session, presence, own, |obstacle| self.occupied(obstacle)),
-                // Whoever has the presence has these too.
-                keep(session, health, |_| true, |_| ()),
-                keep(session, in_force, |_| true, |_| ()),
+                in_its_name,
                 self.keep_flags(session),
             );
         };
-        tokio::select! {
+        let displaced = async {
+            self.is_named(|name| *name == Name::Own).await;
+            self.is_named(|name| matches!(name, Name::Taken(_))).await;
+        };
+        let end = tokio::select! {
             biased;
-            () = self.keep_link(session) => {}
-            () = self.keep_contents(&registered, &voted, &applied) => {}
-            () = async { in_tree.await; std::future::pending().await } => {}
-        }
+            () = self.keep_link(session) => End::Expired,
+            () = displaced => End::Displaced,
+            () = self.keep_contents(&registered, &voted, &applied) => End::Expired,
+            () = async { in_tree.await; std::future::pending().await } => End::Expired,
+        };
         self.leading.send_modify(|leading| leading.term = None);
+        end
+    }
+
+    /// Waits until this node's name is as it should be.
+    async fn is_named(&self, is_so: impl FnMut(&Name) -> bool) {
+        if self.name.subscribe().wait_for(is_so).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Waits for the cluster's record, and makes what is missing of the skeleton. `false`: the session is over.
@@ -253,12 +293,26 @@ impl<S: Store> Agent<S> {
                     |_| "somebody else".to_owned(),
                     |other| format!("instance {}", other.instance),
                 );
-                error!(node = %self.settings.node, who, "another node of this name is there; give this one another name");
+                let problem = format!(
+                    "{}: another node of this name is there ({who}); give this one another name, or wait until that one has left",
+                    paths::node(&self.settings.node)
+                );
+                let taken = Name::Taken(problem.clone());
+                if self.name.send_replace(taken.clone()) != taken {
+                    error!("{problem}");
+                }
             }
             Some(Obstacle::Failing(error)) if !error.is_lost() => {
                 warn!(%error, "this node cannot be announced in the tree");
             }
-            _ => {}
+            Some(Obstacle::Failing(_)) => {}
+            None => {
+                self.name.send_if_modified(|name| {
+                    let is_new = *name != Name::Own;
+                    *name = Name::Own;
+                    is_new
+                });
+            }
         }
     }
 
@@ -405,6 +459,13 @@ impl<S: Store> Agent<S> {
             }
         }
     }
+}
+
+/// Why a session is over.
+enum End {
+    Stopped,
+    Expired,
+    Displaced,
 }
 
 fn put(sender: &watch::Sender<Option<Vec<u8>>>, content: Option<Vec<u8>>) {
