@@ -241,10 +241,11 @@ impl Observer {
                 self.head(head)?;
             }
             (["assignments", vip], _) if !by_leader => {
-                self.damaged.insert(vip.parse().map_err(|error| format!("{vip}: {error}"))?);
+                let name = vip.parse::<VipName>().map_err(|error| format!("{vip}: {error}"))?;
+                self.damaged.insert(name);
             }
             (["assignments", vip], Some(data)) if by_leader => {
-                let vip = vip.parse().map_err(|error| format!("{vip}: {error}"))?;
+                let vip: VipName = vip.parse().map_err(|error| format!("{vip}: {error}"))?;
                 let assignment = Assignment::parse(data).map_err(|error| format!("{vip}: {error}"))?;
                 // Where nobody is left who knows what was destroyed, the VIP is new.
                 if self.damaged.remove(&vip) && self.knows_nothing(&entry.client) {
