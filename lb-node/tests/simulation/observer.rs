@@ -241,7 +241,8 @@ impl Observer {
                 self.head(head)?;
             }
             (["assignments", vip], _) if !by_leader => {
-                self.damaged.insert(vip.parse().map_err(|error| format!("{vip}: {error}"))?);
+                let name = vip.parse::<VipName>().map_err(|error| format!("{vip}: {error}"))?;
+                self.damaged.insert(name);
             }
             (["assignments", vip], Some(data)) if by_leader => {
                 let vip: VipName = vip.parse().map_err(|error| format!("{vip}: {error}"))?;
