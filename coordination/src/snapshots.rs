@@ -103,7 +103,10 @@ mod tests {
         for seed in 1..=100 {
             snapshots.replace(state(seed));
         }
-        assert_eq!(**receiver.borrow_and_update(), Snapshot { revision: 101, desired: state(100) });
+        assert_eq!(
+            **receiver.borrow_and_update(),
+            Snapshot { revision: 101, desired: state(100), decided: None }
+        );
         assert!(!receiver.has_changed().expect("the publisher is there"));
     }
 
