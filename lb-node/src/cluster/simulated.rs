@@ -23,12 +23,15 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use zk_schema::{Desired, VipName};
 
+/// What is told of each program that is applied.
+type Hook = Box<dyn FnMut(&Program) + Send>;
+
 /// A data plane that only takes notes.
 #[derive(Default)]
 pub struct Recorder {
     program: Option<Program>,
     applied: u64,
-    on_apply: Option<Box<dyn FnMut(&Program) + Send>>,
+    on_apply: Option<Hook>,
     tables: Option<TableCache>,
 }
 

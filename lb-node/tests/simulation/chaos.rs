@@ -7,7 +7,7 @@ use lb_node::compile::TableCache;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use zk_schema::tree::paths;
+use zk_schema::tree::{Applied, StateRecord as _, paths};
 use zk_schema::{NodeName, RealName, VipName, VipState, to_json};
 
 /// How long chance rules.
@@ -404,9 +404,11 @@ impl Chaos {
         let there: Vec<String> = self.world.store.dump().into_keys().collect();
         let flags =
             there.into_iter().filter(|path| path.starts_with("/drover/ops/") && path.split('/').count() > 4);
-        // What nodes that are gone had in force is kept for ever, and nobody but an operator mends it.
-        let gone = self.world.machines.iter().filter(|(_, machine)| machine.node.is_none());
-        let gone = gone.map(|(node, _)| paths::applied(node));
+        // What nodes that are gone had in force is kept for ever; where it is damaged, nobody but an operator mends it.
+        let damaged = self.world.store.dump().into_iter().filter(|(path, znode)| {
+            path.starts_with("/drover/applied/") && Applied::parse(&znode.data).is_err()
+        });
+        let gone = damaged.map(|(path, _)| path);
         let flags: Vec<String> = flags.chain(gone).chain([paths::FREEZE.to_owned()]).collect();
         for path in flags {
             self.flag(&path, false).await;

@@ -11,7 +11,7 @@ use zk_schema::{NodeName, RealName};
 async fn cluster() -> World {
     let vips = [(vip_name(1), vip_state(1, 1..=3)), (vip_name(2), vip_state(2, 2..=4))];
     let world = World::new(3, vips.into(), 7, TableCache::default()).await;
-    world.rest_within(Duration::from_secs(30)).await.unwrap();
+    world.rest_within(Duration::from_secs(30)).await.expect("a new cluster comes to rest");
     world
 }
 
