@@ -13,7 +13,7 @@ mod view;
 mod wish;
 
 pub use view::{PATTERNS, Published, View, Wish};
-pub use wish::{Accepted, accept};
+pub use wish::{Accepted, Removed, accept};
 
 use super::verdict::{self, Verdict};
 use crate::control::first_round;
@@ -57,6 +57,8 @@ pub struct Leader {
     announced_since: BTreeMap<VipName, Duration>,
     /// Assignments that the head does not list as they are, since a predecessor ended between the two.
     unlisted: BTreeSet<VipName>,
+    /// What was removed lately.
+    removed: Removed,
 }
 
 /// What is to be written, all of it at once or in pieces with the head last.
@@ -93,6 +95,7 @@ impl Leader {
             least_epoch,
             settling_since: now,
             unlisted,
+            removed: Removed::default(),
             published,
             head_since: now,
             verdicts,
@@ -125,9 +128,10 @@ impl Leader {
         now: Duration,
     ) -> Result<Option<Publication>, RecordError> {
         let settling = now < self.settling_since + self.settling_time();
+        self.removed.forget(now);
         let accepted = match &self.published.head {
             Some(head) if view.frozen => Accepted::frozen(head, &self.published),
-            _ => accept(view, &self.published, settling),
+            _ => accept(view, &self.published, &self.removed, settling),
         };
         // Without a cluster record there is nothing to go by.
         let Some(accepted) = accepted else { return Ok(None) };
@@ -202,6 +206,7 @@ impl Leader {
         self.head_since = now;
         for (name, new) in publication.changed {
             self.unlisted.remove(&name);
+            self.removed.note(&name, self.published.assignments.get(&name), new.as_ref(), now);
             let Some(new) = new else {
                 self.published.assignments.remove(&name);
                 self.known_since.remove(&name);

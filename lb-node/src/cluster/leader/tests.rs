@@ -357,6 +357,33 @@ fn the_last_real_of_a_table_is_not_removed_while_all_others_are_drained() {
 }
 
 #[test]
+fn what_is_deleted_bit_by_bit_is_held_as_if_it_went_at_once() {
+    let mut case = three();
+    case.wish().reals.remove("a");
+    case.step().unwrap();
+    assert_eq!(case.members(), ["b", "c"]);
+    case.now += Duration::from_secs(1);
+    case.wish().reals.remove("b");
+    case.step().unwrap();
+    assert_eq!(case.members(), ["b", "c"], "the second of three within a moment");
+    assert!(case.problems().contains("1 of 2 reals vanished at once"), "{}", case.problems());
+    case.now += Duration::from_secs(10);
+    case.step().unwrap();
+    assert_eq!(case.members(), ["c"], "one after the other, with time to look, is no accident");
+
+    let vips = ["v1", "v2", "v3"].map(|vip| (vip, unchecked_vip(&[("a", 100)])));
+    let mut case = Case::new(&desired(vips));
+    for vip in ["v1", "v2", "v3"] {
+        case.view.wishes.remove(vip);
+        case.step();
+        case.now += Duration::from_millis(10);
+    }
+    let left: Vec<_> = case.leader.in_force().assignments.keys().map(ToString::to_string).collect();
+    assert_eq!(left, ["v2", "v3"]);
+    assert!(case.problems().contains("create /drover/ops/confirm/_vips"), "{}", case.problems());
+}
+
+#[test]
 fn one_real_that_is_removed_leaves_at_once() {
     let mut case = three();
     case.wish().reals.remove("b");

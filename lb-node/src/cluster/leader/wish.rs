@@ -4,7 +4,8 @@
 //! what there is looks like an accident (a tree restored empty, registrations lost) and is held until it is confirmed.
 
 use super::view::{Published, View, Wish};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 use zk_schema::tree::{Assignment, Head, Target, paths};
 use zk_schema::{Cluster, Desired, Real, RealName, VipName, VipState};
 
@@ -27,18 +28,68 @@ impl Accepted {
     }
 }
 
-/// Accepts what is sound of the operators' records in `view`, given what is `published`. While `settling`, nothing that
-/// is missing counts as removed.
+/// What was removed lately. Tools that delete a tree do so one znode after the other, so that no step of theirs takes most
+/// of what there is, but all of them together do.
+#[derive(Clone, Debug, Default)]
+pub struct Removed {
+    vips: BTreeMap<VipName, Duration>,
+    reals: BTreeMap<VipName, BTreeMap<RealName, Duration>>,
+}
+
+impl Removed {
+    /// How long a removal counts together with later ones.
+    const LATELY: Duration = Duration::from_secs(10);
+
+    /// Takes note of a VIP's reals, or of its end, at `now`.
+    pub(super) fn note(
+        &mut self,
+        vip: &VipName,
+        before: Option<&Assignment>,
+        after: Option<&Assignment>,
+        now: Duration,
+    ) {
+        let (Some(before), Some(after)) = (before, after) else {
+            if before.is_some() {
+                self.vips.insert(vip.clone(), now);
+            } else {
+                self.vips.remove(vip);
+            }
+            self.reals.remove(vip);
+            return;
+        };
+        let reals = self.reals.entry(vip.clone()).or_default();
+        let gone = before.reals.keys().filter(|real| !after.reals.contains_key(*real));
+        reals.extend(gone.map(|real| (real.clone(), now)));
+        reals.retain(|real, _| !after.reals.contains_key(real));
+    }
+
+    /// Forgets what was removed long before `now`.
+    pub(super) fn forget(&mut self, now: Duration) {
+        self.vips.retain(|_, at| now < *at + Self::LATELY);
+        for reals in self.reals.values_mut() {
+            reals.retain(|_, at| now < *at + Self::LATELY);
+        }
+    }
+
+    fn reals(&self, vip: &VipName) -> usize {
+        self.reals.get(vip).map_or(0, BTreeMap::len)
+    }
+}
+
+/// Accepts what is sound of the operators' records in `view`, given what is `published` and was `removed` lately. While
+/// `settling`, nothing that is missing counts as removed.
 ///
 /// `None` while there is neither a cluster record nor a head that holds one: there is nothing to go by.
 #[must_use]
-pub fn accept(view: &View, published: &Published, settling: bool) -> Option<Accepted> {
+pub fn accept(view: &View, published: &Published, removed: &Removed, settling: bool) -> Option<Accepted> {
     let mut accepted = Accepted::default();
     accepted.desired.cluster = cluster(view, published, &mut accepted.problems)?;
 
     let vanished = published.assignments.keys().filter(|name| !view.wishes.contains_key(*name)).count();
     let hold_vips = vanished > 0
-        && (settling || (is_most(vanished, published.assignments.len()) && !view.confirmed_vips));
+        && (settling
+            || (is_most(vanished + removed.vips.len(), published.assignments.len() + removed.vips.len())
+                && !view.confirmed_vips));
     if hold_vips && !settling {
         accepted.problems.insert(format!(
             "{}: {vanished} of {} VIPs vanished at once; they are served on until they return or `create {}` confirms it",
@@ -51,7 +102,9 @@ pub fn accept(view: &View, published: &Published, settling: bool) -> Option<Acce
     for name in names {
         let current = published.assignments.get(name);
         let state = match (view.wishes.get(name), current) {
-            (Some(wish), _) => vip(view, name, wish, current, settling, &mut accepted.problems),
+            (Some(wish), _) => {
+                vip(view, name, wish, current, removed.reals(name), settling, &mut accepted.problems)
+            }
             (None, Some(current)) if hold_vips => Some(last_good(current)),
             (None, _) => None,
         };
@@ -98,6 +151,7 @@ fn vip(
     name: &VipName,
     wish: &Wish,
     current: Option<&Assignment>,
+    removed: usize,
     settling: bool,
     problems: &mut BTreeSet<String>,
 ) -> Option<VipState> {
@@ -108,7 +162,7 @@ fn vip(
             current?.vip.clone()
         }
     };
-    let nothing = std::collections::BTreeMap::<RealName, Real>::new();
+    let nothing = BTreeMap::<RealName, Real>::new();
     let known = current.map_or(&nothing, |current| &current.reals);
     let mut reals = nothing.clone();
     for (real, wanted) in &wish.reals {
@@ -130,7 +184,8 @@ fn vip(
     let empties = in_table().count() > 0
         && !in_table().any(|real| reals.contains_key(real))
         && !reals.iter().any(is_usable);
-    let suspect = (is_most(vanished.len(), known.len()) || empties) && !view.confirmed.contains(name);
+    let most = !vanished.is_empty() && is_most(vanished.len() + removed, known.len() + removed);
+    let suspect = (most || empties) && !view.confirmed.contains(name);
     if suspect && !settling {
         problems.insert(format!(
             "{}: {} of {} reals vanished at once{}; they are used on until they return or `create {}` confirms it",
