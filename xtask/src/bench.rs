@@ -31,12 +31,6 @@ enum Bench {
     ///
     /// `cargo xtask bench table -- --help` lists the options of the measuring program.
     Table(Options),
-    /// How long a cluster takes to follow: a change of weights, a broker's death, a leader's death, a node that joins;
-    /// and what ZooKeeper holds for it. Needs root.
-    ///
-    /// Three real ZooKeeper servers; nodes that coordinate for real and forward nothing.
-    /// `cargo xtask bench convergence -- --help` lists the options of the measuring program.
-    Convergence(Options),
 }
 
 #[derive(clap::Args)]
@@ -56,12 +50,6 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             process::need_root("this loads BPF programs")?;
             setup::ensure(workspace, Scope::Run)?;
             let program = artifacts::binary(workspace, "drover-bench", &["--release"])?;
-            options.run(process::command(program).current_dir(&workspace.root))
-        }
-        Bench::Convergence(options) => {
-            process::need_root("this makes network namespaces")?;
-            setup::ensure(workspace, Scope::Run)?;
-            let program = artifacts::binary(workspace, "drover-convergence", &["--release"])?;
             options.run(process::command(program).current_dir(&workspace.root))
         }
         Bench::Table(options) => {

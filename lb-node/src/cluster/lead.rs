@@ -36,19 +36,6 @@ pub struct Leading {
     pub term: Option<u64>,
     /// Why it cannot lead, if so.
     pub problem: Option<String>,
-    /// What it wrote last.
-    pub written: Option<Written>,
-}
-
-/// A decision that a leader wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
-    /// The head's epoch.
-    pub epoch: u64,
-    /// When writing began.
-    pub begun: Instant,
-    /// When the store had all of it.
-    pub done: Instant,
 }
 
 /// Who stands for election, and by what it goes.
@@ -124,8 +111,8 @@ impl Campaign {
         let beyond = greatest(session, known.as_deref()).await?;
         let leadership = candidate.lead(beyond.term, wall()).await?;
         info!(term = leadership.term(), "leads");
-        leading.send_replace(Leading { term: Some(leadership.term()), ..Leading::default() });
-        let end = self.lead(session, &leadership, known.as_deref(), beyond.epoch, leading).await;
+        leading.send_replace(Leading { term: Some(leadership.term()), problem: None });
+        let end = self.lead(session, &leadership, known.as_deref(), beyond.epoch).await;
         if !matches!(end, End::Expired) && *session.state().borrow() == State::Connected {
             candidate.leave().await?;
         }
@@ -148,7 +135,6 @@ impl Campaign {
         leadership: &Leadership<S>,
         known: Option<&Decided>,
         beyond: u64,
-        leading: &watch::Sender<Leading>,
     ) -> End {
         let start = Instant::now();
         let mut state = session.state();
@@ -199,9 +185,6 @@ impl Campaign {
                 Ok(None) => {}
                 Ok(Some(publication)) => match write(session, leadership, &publication).await {
                     Ok(()) => {
-                        let epoch = publication.head.epoch;
-                        let written = Written { epoch, begun: before, done: Instant::now() };
-                        leading.send_modify(|leading| leading.written = Some(written));
                         tell(&publication, &leader);
                         leader.published(publication, start.elapsed());
                         damaged.clear();

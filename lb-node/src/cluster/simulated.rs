@@ -135,8 +135,6 @@ pub struct SimulatedNode {
     pub learnt: Learnt,
     /// What it has in force.
     pub report: watch::Receiver<Arc<Report>>,
-    /// What it tells of its probes.
-    pub vote: watch::Receiver<Option<Vec<u8>>>,
     /// What it would show.
     pub status: watch::Receiver<Arc<Status>>,
     /// What it would forward by; empty until it has something to go by.
@@ -161,8 +159,7 @@ impl SimulatedNode {
         let (vote_sender, vote_receiver) = watch::channel(None);
         let (status, status_receiver) = watch::channel(Arc::default());
         let name = settings.node.clone();
-        let (agent, learnt) =
-            Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver.clone());
+        let (agent, learnt) = Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver);
         let (leave, left) = oneshot::channel::<()>();
         let agent = tokio::spawn(agent.run(async move {
             let _ = left.await;
@@ -210,7 +207,6 @@ impl SimulatedNode {
         Self {
             learnt,
             report: report_receiver,
-            vote: vote_receiver,
             status: status_receiver,
             dataplane,
             leave: Some(leave),
