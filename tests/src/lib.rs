@@ -26,6 +26,7 @@ pub mod interrupt;
 mod lab;
 mod lb_node;
 mod link;
+pub mod machine;
 mod napi;
 mod operator;
 mod process;
