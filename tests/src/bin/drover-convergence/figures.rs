@@ -48,11 +48,6 @@ impl Figures {
         self
     }
 
-    /// The value of this name.
-    pub(crate) fn value(&self, name: &str) -> Option<f64> {
-        self.0.iter().find(|(own, _)| own == name).map(|(_, value)| *value)
-    }
-
     /// All of them, in order.
     pub(crate) fn all(&self) -> impl Iterator<Item = (&str, f64)> {
         self.0.iter().map(|(name, value)| (name.as_str(), *value))
