@@ -1,8 +1,8 @@
 //! The circumstances of a measurement, without which its figures say nothing.
 
 use anyhow::{Context as _, Result};
-pub(crate) use drover_tests::machine::load;
 use drover_tests::machine::Machine;
+pub(crate) use drover_tests::machine::load;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 /// Where and how it is measured.

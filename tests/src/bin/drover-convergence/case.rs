@@ -33,8 +33,9 @@ pub(crate) fn apply(stage: &Stage, desired: &Desired, rounds: usize) -> Result<F
         let real = real_names[round % real_names.len()];
         let mut record = state.reals[real].clone();
         record.weight = if round / real_names.len() % 2 == 0 { 90 } else { 100 };
+        let data = to_json(&record)?;
         let edited = Instant::now();
-        stage.operator.put(&paths::real(vip, real), std::str::from_utf8(&to_json(&record)?)?)?;
+        stage.edit(paths::real(vip, real), data)?;
         let weight = Some(&record.weight);
         let done = stage.log.wait("a weight to be in force everywhere", LIMIT, |seen| {
             let announced = seen.decision(|assignment| {
@@ -227,13 +228,8 @@ pub(crate) fn decide(stage: &Stage, rounds: usize) -> Result<Figures> {
         session.close().await;
         Ok(first)
     })??;
-    let mut leader = Leader::new(
-        u64::MAX / 2,
-        stage.leader_settings(),
-        Published::parse(&contents),
-        0,
-        Duration::ZERO,
-    );
+    let mut leader =
+        Leader::new(u64::MAX / 2, stage.leader_settings(), Published::parse(&contents), 0, Duration::ZERO);
     let later = Duration::from_secs(3600);
     let (mut parse, mut decide) = (Samples::default(), Samples::default());
     for _ in 0..rounds {

@@ -55,7 +55,8 @@ impl Figures {
 
     /// As members of an object.
     pub(crate) fn members(&self) -> Map<String, Value> {
-        let number = |value: f64| if value.fract() == 0.0 { json!(round_to_integer(value)) } else { json!(value) };
+        let number =
+            |value: f64| if value.fract() == 0.0 { json!(round_to_integer(value)) } else { json!(value) };
         self.0.iter().map(|(name, value)| (name.clone(), number(*value))).collect()
     }
 }

@@ -60,7 +60,8 @@ pub(crate) fn measure(stage: &Stage, ensemble: &mut Ensemble, before: Held) -> R
 pub(crate) fn version(ensemble: &Ensemble) -> Result<String> {
     let answer = ensemble.ask(0, "srvr")?;
     let line = answer.lines().find_map(|line| line.strip_prefix("Zookeeper version: "));
-    let version = line.and_then(|line| line.split([',', '-']).next()).context("the server tells no version")?;
+    let version =
+        line.and_then(|line| line.split([',', '-']).next()).context("the server tells no version")?;
     Ok(version.to_owned())
 }
 

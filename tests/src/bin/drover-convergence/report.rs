@@ -38,7 +38,9 @@ impl Report {
             }));
         }
         let sessions = sessions_ms.iter().map(|ms| format!("{ms} ms")).collect::<Vec<_>>().join(", ");
-        line(format_args!("CPU        {cpu_model}, {cpus} of them for nodes, servers and this program together"))?;
+        line(format_args!(
+            "CPU        {cpu_model}, {cpus} of them for nodes, servers and this program together"
+        ))?;
         line(format_args!("kernel     {kernel}"))?;
         line(format_args!("load       {load} before"))?;
         line(format_args!("ZooKeeper  {zookeeper}, {servers} servers on one host, ticks of 500 ms"))?;

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use coordination::zookeeper::{Options, ZooKeeper};
+use coordination::zookeeper::{Options, ZooKeeper, ZooKeeperSession};
+use coordination::{Change, Session as _, Store as _};
 use drover_tests::{Ensemble, Host, Operator};
 use lb_node::cluster::agent::{Learnt, Settings};
 use lb_node::cluster::leader;
@@ -109,7 +110,8 @@ pub(crate) struct Stage {
     session_timeout: Duration,
     pub(crate) log: Arc<Log>,
     pub(crate) dead: Dead,
-    pub(crate) operator: Operator,
+    /// An operator's session, on a runtime that keeps it alive.
+    operator: (Runtime, ZooKeeperSession),
     running: BTreeMap<usize, Running>,
     started: u64,
 }
@@ -126,15 +128,17 @@ impl Stage {
     ) -> Result<Self> {
         Operator::new(host, &ensemble.connect_string())?.put(&format!("/{subtree}"), "")?;
         let servers = format!("{}/{subtree}", ensemble.connect_string());
-        let operator = Operator::new(host, &servers)?;
-        operator.write(desired)?;
+        Operator::new(host, &servers)?.write(desired)?;
+        let runtime = host.runtime(1)?;
+        let store = ZooKeeper::new(Options::new(servers.clone()))?;
+        let session = runtime.block_on(runtime.spawn(async move { store.connect().await }))??;
         let mut stage = Self {
             host: host.clone(),
             servers,
             session_timeout,
             log: Arc::default(),
             dead: Dead::default(),
-            operator,
+            operator: (runtime, session),
             running: BTreeMap::new(),
             started: 0,
         };
@@ -143,6 +147,14 @@ impl Stage {
         }
         stage.wait_quiet()?;
         Ok(stage)
+    }
+
+    /// Writes a znode that is there, as an operator.
+    pub(crate) fn edit(&self, path: String, data: Vec<u8>) -> Result<()> {
+        let (runtime, session) = &self.operator;
+        let session = session.clone();
+        let change = Change::Set { path, data, version: None };
+        Ok(runtime.block_on(runtime.spawn(async move { session.commit(vec![change]).await }))??)
     }
 
     /// A client of the ensemble in this subtree.
@@ -264,8 +276,7 @@ impl Drop for Stage {
 
 /// Notes what a node learns and does. Within a runtime.
 fn observe(node: usize, learnt: &Learnt, report: watch::Receiver<Arc<Report>>, log: &Arc<Log>) {
-    let (mut followed, mut leading, mut report) =
-        (learnt.followed.clone(), learnt.leading.clone(), report);
+    let (mut followed, mut leading, mut report) = (learnt.followed.clone(), learnt.leading.clone(), report);
     let of_head = Arc::clone(log);
     tokio::spawn(async move {
         let mut last = Order::default();
