@@ -32,7 +32,7 @@ pub(crate) fn apply(stage: &Stage, desired: &Desired, rounds: usize) -> Result<F
         stage.log.begin();
         let real = real_names[round % real_names.len()];
         let mut record = state.reals[real].clone();
-        record.weight = if round / real_names.len() % 2 == 0 { 90 } else { 100 };
+        record.weight = if (round / real_names.len()).is_multiple_of(2) { 90 } else { 100 };
         let data = to_json(&record)?;
         let edited = Instant::now();
         stage.edit(paths::real(vip, real), data)?;

@@ -19,7 +19,7 @@ pub(crate) type Order = (u64, u64);
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A leader wrote a decision, or part of one.
-    Decided(Decision),
+    Decided(Box<Decision>),
     /// A node wrote which reals it finds down.
     Voted { node: usize, down: BTreeSet<Target>, began: Instant },
     /// A node is there.
@@ -157,7 +157,7 @@ impl Seen {
     /// The commits of leaders since [`Log::begin`].
     pub(crate) fn decisions(&self) -> impl Iterator<Item = &Decision> {
         self.events.iter().filter_map(|event| match event {
-            Event::Decided(decision) => Some(decision),
+            Event::Decided(decision) => Some(&**decision),
             _ => None,
         })
     }

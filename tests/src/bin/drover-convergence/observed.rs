@@ -101,7 +101,8 @@ impl<S> Observed<S> {
             }
         }
         if !changed.is_empty() || head.is_some() {
-            self.log.note(Event::Decided(Decision { began, acknowledged, head, changed }));
+            let decision = Decision { began, acknowledged, head, changed };
+            self.log.note(Event::Decided(Box::new(decision)));
         }
     }
 }
