@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::runtime::Runtime;
 
 use crate::process::{Finished, Process, run_to_end, run_well};
 
@@ -146,14 +147,22 @@ impl Host {
     ///
     /// When threads cannot be started or cannot enter the namespace. A panic in `work` goes on in the caller.
     pub fn block_on<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> Result<T> {
+        self.enter(|| Ok(self.runtime(2)?.block_on(work())))?
+    }
+
+    /// A runtime whose threads, of which `workers` run its tasks, are of this host and carry its name.
+    ///
+    /// # Errors
+    ///
+    /// When threads cannot be started or cannot enter the namespace.
+    pub fn runtime(&self, workers: usize) -> Result<Runtime> {
+        // What one thread can do, its helpers can.
+        self.enter(|| ())?;
         let host = self.clone();
-        self.enter(move || {
-            let name = host.name().to_owned();
-            let enter = move || host.enter_this_thread().expect("what one thread could do, its helpers can");
-            let mut runtime = tokio::runtime::Builder::new_multi_thread();
-            let runtime = runtime.worker_threads(2).thread_name(name).on_thread_start(enter).enable_all();
-            Ok(runtime.build().context("cannot start a runtime")?.block_on(work()))
-        })?
+        let enter = move || host.enter_this_thread().expect("another thread could");
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(workers).thread_name(self.name()).on_thread_start(enter);
+        runtime.enable_all().build().context("cannot start a runtime")
     }
 
     /// Moves the calling thread to this host for good. For threads that live there, such as those of a client.

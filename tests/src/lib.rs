@@ -27,6 +27,7 @@ pub mod interrupt;
 mod lab;
 mod lb_node;
 mod link;
+pub mod machine;
 mod napi;
 mod observer;
 mod operator;

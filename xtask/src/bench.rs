@@ -27,6 +27,11 @@ enum Bench {
     /// The kernel runs the program on prepared packets (BPF_PROG_TEST_RUN); an empty program is measured alike and
     /// subtracted. `cargo xtask bench dataplane -- --help` lists the options of the measuring program.
     Dataplane(Options),
+    /// How fast a cluster agrees: up to 64 nodes without packets on three ZooKeeper servers; needs root, takes many minutes.
+    ///
+    /// Weight changes, dead reals, leaders that end, nodes that join, and what ZooKeeper holds. `cargo xtask bench
+    /// convergence -- --help` lists the options of the measuring program.
+    Convergence(Options),
     /// Time to build a slot table, and how many slots change owner when reals come and go; needs no root.
     ///
     /// `cargo xtask bench table -- --help` lists the options of the measuring program.
@@ -50,6 +55,12 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             process::need_root("this loads BPF programs")?;
             setup::ensure(workspace, Scope::Run)?;
             let program = artifacts::binary(workspace, "drover-bench", &["--release"])?;
+            options.run(process::command(program).current_dir(&workspace.root))
+        }
+        Bench::Convergence(options) => {
+            process::need_root("this makes a network namespace")?;
+            setup::ensure(workspace, Scope::Run)?;
+            let program = artifacts::binary(workspace, "drover-convergence", &["--release"])?;
             options.run(process::command(program).current_dir(&workspace.root))
         }
         Bench::Table(options) => {
