@@ -42,7 +42,8 @@ fn no_two_nodes_ever_have_different_tables_for_one_vip_and_epoch() {
     site.launch(follower).unwrap();
     site.wait_agreed(&[("publish", REALS), ("subscribe", OTHERS)]).unwrap();
 
-    // A real dies and returns.
+    // A real dies and returns. Whose each flow is, is told by its last answer: each has one since the last change.
+    steady.pass(SOME).unwrap();
     let death = steady.sent();
     site.net.cut(&site.net.reals[2], true).unwrap();
     site.wait_agreed(&[("publish", &["real-1", "real-2"]), ("subscribe", &["real-2"])]).unwrap();
