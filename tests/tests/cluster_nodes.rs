@@ -122,7 +122,10 @@ fn nodes_that_leave_or_die_or_lose_their_bird_cost_no_packet() {
     site.launch(2).unwrap();
     site.wait_for_carriers(&[0, 1, 2, 3]).unwrap();
     wait_for_nodes(&site, &["node-1", "node-2", "node-3", "node-4"]);
-    let left = observer.so_far().carriers[&SERVICES].len();
+    // The observer looks now and then, so it may learn of the last change a moment later.
+    let seen = || observer.so_far().carriers[&SERVICES].len();
+    let left = wait_until("the observer to see both changes", LIMIT, || Ok(Some(seen()).filter(|n| *n >= 3)));
+    let left = left.unwrap();
     assert_eq!(left, 3, "withdrawn once and announced once: {:?}", observer.so_far().carriers);
 
     // Killed: what it pinned in the kernel forwards, and BIRD announces.
