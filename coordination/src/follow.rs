@@ -95,9 +95,8 @@ pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>,
     let mut state = session.state();
     let mut attempts = 0;
     loop {
-        match state.wait_for(|state| *state != State::Disconnected).await {
-            Ok(state) if *state == State::Connected => {}
-            _ => return,
+        if !State::wait_connected(&mut state).await {
+            return;
         }
         let known = followed.borrow().decided.clone();
         let outcome = look(session, known.as_deref()).await;

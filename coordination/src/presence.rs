@@ -38,9 +38,8 @@ pub async fn keep<S: Session>(
 ) {
     let mut state = session.state();
     loop {
-        match state.wait_for(|state| *state != State::Disconnected).await {
-            Ok(state) if *state == State::Connected => {}
-            _ => return,
+        if !State::wait_connected(&mut state).await {
+            return;
         }
         let content = kept.content.borrow_and_update().clone();
         let watched = session.watch(&kept.path).await;

@@ -99,6 +99,14 @@ pub enum State {
     Expired,
 }
 
+impl State {
+    /// Waits until a server answers. `false`: the session has ended, and none will.
+    pub async fn wait_connected(state: &mut watch::Receiver<State>) -> bool {
+        let settled = state.wait_for(|state| *state != State::Disconnected).await;
+        settled.is_ok_and(|state| *state == State::Connected)
+    }
+}
+
 /// A znode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Znode {

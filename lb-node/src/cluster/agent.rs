@@ -427,9 +427,8 @@ impl<S: Store> Agent<S> {
         let path = paths::maintenance(&self.settings.node);
         let mut state = session.state();
         loop {
-            match state.wait_for(|state| *state != State::Disconnected).await {
-                Ok(state) if *state == State::Connected => {}
-                _ => return,
+            if !State::wait_connected(&mut state).await {
+                return;
             }
             let (flag, changed) = match session.watch(&path).await {
                 Ok(watched) => watched,

@@ -69,9 +69,8 @@ impl Campaign {
     ) {
         let mut state = session.state();
         loop {
-            match state.wait_for(|state| *state != State::Disconnected).await {
-                Ok(state) if *state == State::Connected => {}
-                _ => return,
+            if !State::wait_connected(&mut state).await {
+                return;
             }
             let end = self.once(session, &followed, leading).await;
             leading.send_if_modified(|leading| leading.term.take().is_some());

@@ -324,9 +324,8 @@ impl<S: Store> Registrar<S> {
         let mut content = self.contents[vip].subscribe();
         let mut state = session.state();
         loop {
-            match state.wait_for(|state| *state != State::Disconnected).await {
-                Ok(state) if *state == State::Connected => {}
-                _ => return,
+            if !State::wait_connected(&mut state).await {
+                return;
             }
             let is_wanted = content.borrow_and_update().is_some();
             match session.watch(&path).await {
