@@ -5,17 +5,17 @@ use anyhow::{Context as _, Result, bail};
 use coordination::zookeeper::{Acl, Identity, Login, Options, Tls, ZooKeeper};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use zk_schema::{NodeFile, ZookeeperAcl, ZookeeperAuth, ZookeeperSettings};
+use zk_schema::{NodeFile, NodeOverrides, ZookeeperAcl, ZookeeperAuth, ZookeeperSettings};
 
 /// Bits of a file's mode that let others than its owner read or write it.
 const OTHERS: u32 = 0o077;
 
-/// Reads and validates a node file.
+/// Reads and validates a node file, of which some settings may come from elsewhere.
 ///
 /// # Errors
 /// If it cannot be read, or with everything that is wrong with it.
-pub fn read_node_file(path: &Path) -> Result<NodeFile> {
-    Ok(NodeFile::parse(&read_text(path)?, &path.display().to_string())?)
+pub fn read_node_file(path: &Path, instead: &NodeOverrides) -> Result<NodeFile> {
+    Ok(NodeFile::parse_with(&read_text(path)?, &path.display().to_string(), instead)?)
 }
 
 /// The store that `settings` describe. Reads credentials and certificates; connects to nothing.
