@@ -21,7 +21,6 @@ pub mod program;
 pub mod real;
 pub mod standalone;
 pub mod status;
-pub mod zookeeper;
 
 /// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
 /// all BPF programs are.

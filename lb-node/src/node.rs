@@ -16,8 +16,7 @@ use crate::metrics::{self, ControlMetrics};
 use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
 use crate::probe_route::ProbeRoute;
-use crate::standalone::{FileStatus, FileStore};
-use crate::zookeeper;
+use crate::standalone::{FileStatus, FileStore, read_text};
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
@@ -90,8 +89,8 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
     let mut stop = std::pin::pin!(signals.wait());
     check_capabilities()?;
 
-    let NodeFile { node, zookeeper, front, cluster } = zookeeper::read_node_file(file)?;
-    let store = zookeeper::store(&zookeeper)?;
+    let NodeFile { node, zookeeper, front, cluster } = read_node_file(file)?;
+    let store = coordination::zookeeper::store(&zookeeper)?;
     let boot = boot_id().context("cannot read this machine's boot id")?;
     let announcer = Driver::open(&front, &boot)?;
     let base = Base::prepare(node).await?;
@@ -453,6 +452,11 @@ async fn keep_wanted(
             else => return,
         }
     }
+}
+
+/// Reads and validates a node file.
+fn read_node_file(path: &Path) -> Result<NodeFile> {
+    Ok(NodeFile::parse(&read_text(path)?, &path.display().to_string())?)
 }
 
 /// What ends a node.

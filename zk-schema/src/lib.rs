@@ -14,6 +14,7 @@ mod file;
 mod json;
 pub mod names;
 mod node_file;
+mod operator_file;
 mod problem;
 pub mod records;
 pub mod tree;
@@ -27,5 +28,6 @@ pub use node_file::{
     ClusterSettings, FrontDriver, FrontSettings, NodeFile, RealFile, ZookeeperAcl, ZookeeperAuth,
     ZookeeperSettings,
 };
+pub use operator_file::{AdminAccess, OperatorFile};
 pub use problem::{FieldPath, Problem, Problems};
 pub use records::*;

@@ -1,28 +1,20 @@
-//! From a node file's settings to a store.
+//! From a configuration file's settings to a store.
 
-use crate::standalone::read_text;
-use anyhow::{Context as _, Result, bail};
-use coordination::zookeeper::{Acl, Identity, Login, Options, Tls, ZooKeeper};
+use super::{Acl, Identity, Login, Options, Tls, ZooKeeper};
+use crate::Error;
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use zk_schema::{NodeFile, ZookeeperAcl, ZookeeperAuth, ZookeeperSettings};
+use zk_schema::{ZookeeperAcl, ZookeeperAuth, ZookeeperSettings};
 
 /// Bits of a file's mode that let others than its owner read or write it.
 const OTHERS: u32 = 0o077;
 
-/// Reads and validates a node file.
-///
-/// # Errors
-/// If it cannot be read, or with everything that is wrong with it.
-pub fn read_node_file(path: &Path) -> Result<NodeFile> {
-    Ok(NodeFile::parse(&read_text(path)?, &path.display().to_string())?)
-}
-
 /// The store that `settings` describe. Reads credentials and certificates; connects to nothing.
 ///
 /// # Errors
-/// If a file cannot be used; each says what to mend.
-pub fn store(settings: &ZookeeperSettings) -> Result<ZooKeeper> {
+/// [`Error::Other`] if a file cannot be used; each says what to mend.
+pub fn store(settings: &ZookeeperSettings) -> Result<ZooKeeper, Error> {
     let mut options = Options::new(settings.servers.clone());
     options.session_timeout = settings.session_timeout();
     options.acl = match settings.acl {
@@ -37,8 +29,7 @@ pub fn store(settings: &ZookeeperSettings) -> Result<ZooKeeper> {
         }
     }
     let pem = |path: &Path| {
-        std::fs::read_to_string(path)
-            .with_context(|| format!("{}: cannot be read as PEM text", path.display()))
+        std::fs::read_to_string(path).map_err(|error| unreadable(path, "cannot be read as PEM text", &error))
     };
     if let Some(ca) = &settings.tls_ca {
         let identity = match (&settings.tls_cert, &settings.tls_key) {
@@ -49,25 +40,33 @@ pub fn store(settings: &ZookeeperSettings) -> Result<ZooKeeper> {
         };
         options.tls = Some(Tls { ca: pem(ca)?, identity });
     }
-    Ok(ZooKeeper::new(options)?)
+    ZooKeeper::new(options)
+}
+
+fn unreadable(path: &Path, what: &str, error: &io::Error) -> Error {
+    Error::Other(format!("{}: {what}: {error}", path.display()))
 }
 
 /// A file of one line, `user:password`, that nobody else may read.
-fn login(path: &Path) -> Result<Login> {
+fn login(path: &Path) -> Result<Login, Error> {
     let shown = path.display();
-    let mode = std::fs::metadata(path).with_context(|| format!("{shown}: cannot be read"))?.mode();
+    let cannot_be_read = |error: io::Error| unreadable(path, "cannot be read", &error);
+    let mode = std::fs::metadata(path).map_err(cannot_be_read)?.mode();
     if mode & OTHERS != 0 {
-        bail!(
+        return Err(Error::Other(format!(
             "{shown}: others than its owner may use it (mode {:03o}); `chmod 600 {shown}` mends that",
             mode & 0o777
-        );
+        )));
     }
-    let text = std::fs::read_to_string(path).with_context(|| format!("{shown}: cannot be read"))?;
+    let text = std::fs::read_to_string(path).map_err(cannot_be_read)?;
     match text.trim().split_once(':') {
         Some((user, password)) if !user.is_empty() && !password.is_empty() => {
             Ok(Login { user: user.to_owned(), password: password.to_owned() })
         }
-        _ => bail!("{shown}: holds no credentials; one line `user:password` is expected"),
+        _ => {
+            let problem = "holds no credentials; one line `user:password` is expected";
+            Err(Error::Other(format!("{shown}: {problem}")))
+        }
     }
 }
 
@@ -97,7 +96,7 @@ mod tests {
         store(&settings(&path)).unwrap();
         for mode in [0o640, 0o604, 0o660] {
             let (_directory, path) = secret("anna:swordfish", mode);
-            let error = format!("{:#}", store(&settings(&path)).unwrap_err());
+            let error = format!("{}", store(&settings(&path)).unwrap_err());
             assert!(error.contains("chmod 600") && !error.contains("swordfish"), "{error}");
         }
     }
@@ -106,10 +105,10 @@ mod tests {
     fn credentials_that_are_none_are_told_without_showing_them() {
         for text in ["", "anna", ":swordfish", "anna:"] {
             let (_directory, path) = secret(text, 0o600);
-            let error = format!("{:#}", store(&settings(&path)).unwrap_err());
+            let error = format!("{}", store(&settings(&path)).unwrap_err());
             assert!(error.contains("user:password") && !error.contains("swordfish"), "{error}");
         }
-        let error = format!("{:#}", store(&settings(Path::new("/nonexistent/file"))).unwrap_err());
+        let error = format!("{}", store(&settings(Path::new("/nonexistent/file"))).unwrap_err());
         assert!(error.contains("/nonexistent/file"), "{error}");
     }
 
@@ -117,7 +116,7 @@ mod tests {
     fn a_certificate_that_cannot_be_read_is_named() {
         let mut settings = ZookeeperSettings::new("zk-1:2281");
         settings.tls_ca = Some("/nonexistent/ca.pem".into());
-        let error = format!("{:#}", store(&settings).unwrap_err());
+        let error = format!("{}", store(&settings).unwrap_err());
         assert!(error.contains("/nonexistent/ca.pem"), "{error}");
     }
 }
