@@ -5,11 +5,13 @@
 //!
 //! - [`Cli`] is what can be typed, [`commands`] what is done.
 //! - [`context`] is what every command needs: settings and a session.
+//! - [`edit`] changes the tree: plans, asks, writes, and tells what became of it.
 //! - [`tree`] reads the tree at one moment; [`output`] prints for people or for scripts.
 
 mod cli;
 pub mod commands;
 pub mod context;
+pub mod edit;
 pub mod output;
 pub mod tree;
 
