@@ -4,9 +4,11 @@
 //! |---|---|---|
 //! | `/healthz` | while the newest self-test has passed: packets really are forwarded as they should be | 503, with what failed |
 //! | `/readyz` | once every VIP has its table | 503, with what is missing |
+//! | `/announced` | while all that it serves is announced: see [`crate::announced`] | 503, with what is not, and why |
 //! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
 //! | `/status` | always: JSON | |
 
+use crate::announced;
 use crate::cluster::agent::Learnt;
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
@@ -70,6 +72,7 @@ fn router(shown: Shown) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/announced", get(all_announced))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
         .with_state(shown)
@@ -93,6 +96,13 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     remarks.extend(shown.announced.borrow().problem.iter().cloned());
     remarks.extend(file.restart_for.iter().map(|field| format!("a change of {field} waits for a restart")));
     verdict(&missing, &remarks)
+}
+
+async fn all_announced(State(shown): State<Shown>) -> (StatusCode, String) {
+    let status = Arc::clone(&shown.status.borrow());
+    let cluster = shown.cluster.as_ref().map(ClusterStatus::of);
+    let missing = announced::missing(&status, cluster.as_ref(), &shown.announced.borrow());
+    verdict(&missing, &announced::remarks(&status))
 }
 
 /// 200 if there are no problems. Remarks are told either way.

@@ -3,6 +3,7 @@
 //! [`program::Program`], and `dataplane` into BPF maps.
 
 pub mod admin;
+mod announced;
 mod bpffs;
 pub mod capture;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod node;
+mod notify;
 pub mod policy;
 pub mod probe_route;
 pub mod program;

@@ -47,9 +47,28 @@ impl LbNode {
         LbNode::spawn(station, "--config", node_file)
     }
 
+    /// As [`LbNode::start`], by way of a command that starts the daemon: `under` are its words, which those of the daemon
+    /// follow. The daemon is not ready yet.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing.
+    pub fn launch_under(under: &[&str], station: &Station, cluster: &Path) -> Result<LbNode> {
+        LbNode::spawn_under(under, station, "--standalone", cluster)
+    }
+
     fn spawn(station: &Station, kind: &str, file: &Path) -> Result<LbNode> {
+        LbNode::spawn_under(&[], station, kind, file)
+    }
+
+    fn spawn_under(under: &[&str], station: &Station, kind: &str, file: &Path) -> Result<LbNode> {
         let host = &station.host;
-        let command = host.command(binary()?).args(["run", kind]).arg(file);
+        let binary = binary()?;
+        let command = match under.split_first() {
+            Some((program, words)) => host.command(program).args(words).arg(binary),
+            None => host.command(binary),
+        };
+        let command = command.args(["run", kind]).arg(file);
         let process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
         Ok(LbNode { station: station.clone(), process })
     }
