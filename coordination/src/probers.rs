@@ -36,17 +36,22 @@ fn score(node: &NodeName, target: &Target) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::*;
+    use std::str::FromStr;
+    use zk_schema::NameError;
+
+    fn name<T: FromStr<Err = NameError>>(text: &str) -> T {
+        text.parse().unwrap()
+    }
 
     fn nodes(count: usize) -> BTreeSet<NodeName> {
-        (0..count).map(|number| crate::testing::name(&format!("lb-{number}"))).collect()
+        (0..count).map(|number| name(&format!("lb-{number}"))).collect()
     }
 
     fn targets(count: usize) -> Vec<Target> {
-        let target = |number| Target {
-            vip: crate::testing::name("mqtt"),
-            real: crate::testing::name(&format!("broker-{number}")),
-        };
+        let target = |number| Target { vip: name("mqtt"), real: name(&format!("broker-{number}")) };
         (0..count).map(target).collect()
     }
 
@@ -78,7 +83,7 @@ mod tests {
     fn a_node_that_goes_hands_over_its_own_targets_and_no_others() {
         let before = nodes(16);
         let mut after = before.clone();
-        let gone: NodeName = crate::testing::name("lb-7");
+        let gone: NodeName = name("lb-7");
         after.remove(&gone);
         for target in targets(500) {
             let old: BTreeSet<_> = probers(&before, &target).into_iter().cloned().collect();

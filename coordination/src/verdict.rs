@@ -1,6 +1,6 @@
 //! From nodes' votes on a real to the leader's verdict. Pure.
 
-use super::probers::probers;
+use crate::probers::probers;
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::NodeName;
 use zk_schema::tree::{Target, Vote};
@@ -75,8 +75,15 @@ pub fn reason(target: &Target, votes: &BTreeMap<NodeName, Vote>) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::*;
-    use crate::testing::name;
+    use std::str::FromStr;
+    use zk_schema::NameError;
+
+    fn name<T: FromStr<Err = NameError>>(text: &str) -> T {
+        text.parse().unwrap()
+    }
     use zk_schema::tree::Finding;
 
     fn target() -> Target {
