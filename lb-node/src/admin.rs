@@ -1,4 +1,4 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/metrics` and `/status`.
+//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/status` and `/capture`.
 //!
 //! | path | answers 200 | else |
 //! |---|---|---|
@@ -6,6 +6,9 @@
 //! | `/readyz` | once every VIP has its table | 503, with what is missing |
 //! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
 //! | `/status` | always: JSON | |
+//! | `/capture` | samples of forwarded packets as pcapng, see [`capture`] | with what is in the way |
+
+mod capture;
 
 use crate::cluster::agent::Learnt;
 use crate::front::FrontStatus;
@@ -22,6 +25,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -43,6 +47,8 @@ pub struct Shown {
     pub announced: watch::Receiver<FrontStatus>,
     /// The metrics.
     pub registry: Arc<Registry>,
+    /// Where the data plane's pins are, if there is one.
+    pub pins: Option<PathBuf>,
 }
 
 /// Listens on `address`, without answering yet.
@@ -72,6 +78,7 @@ fn router(shown: Shown) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/capture", get(capture::capture))
         .with_state(shown)
 }
 
@@ -305,6 +312,7 @@ mod tests {
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
             registry: Arc::new(registry),
+            pins: None,
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
