@@ -1,4 +1,4 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/metrics` and `/status`.
+//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/status` and `/capture`.
 //!
 //! | path | answers 200 | else |
 //! |---|---|---|
@@ -7,6 +7,9 @@
 //! | `/announced` | while all that it serves is announced: see [`crate::announced`] | 503, with what is not, and why |
 //! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
 //! | `/status` | always: JSON | |
+//! | `/capture` | samples of forwarded packets as pcapng, see [`capture`] | with what is in the way |
+
+mod capture;
 
 use crate::announced;
 use crate::cluster::agent::Learnt;
@@ -24,6 +27,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -45,6 +49,8 @@ pub struct Shown {
     pub announced: watch::Receiver<FrontStatus>,
     /// The metrics.
     pub registry: Arc<Registry>,
+    /// Where the data plane's pins are, if there is one.
+    pub pins: Option<PathBuf>,
 }
 
 /// Listens on `address`, without answering yet.
@@ -75,6 +81,7 @@ fn router(shown: Shown) -> Router {
         .route("/announced", get(all_announced))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/capture", get(capture::capture))
         .with_state(shown)
 }
 
@@ -315,6 +322,7 @@ mod tests {
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
             registry: Arc::new(registry),
+            pins: None,
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();

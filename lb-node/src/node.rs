@@ -4,6 +4,7 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
+use crate::bpffs;
 use crate::cluster::agent::{self, Agent, Learnt, Link, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
@@ -305,6 +306,7 @@ impl Base {
             cluster: in_cluster.cloned(),
             announced,
             registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
+            pins: Some(bpffs::directory(bpffs, &node.interface, "lb")),
         };
         let inputs = Inputs {
             snapshots: snapshots.clone(),
