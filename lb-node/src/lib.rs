@@ -29,5 +29,8 @@ pub mod status;
 pub static BENCHMARK_HARNESS: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
 
+/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
+pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
+
 #[cfg(test)]
 mod testing;
