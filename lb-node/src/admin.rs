@@ -1,4 +1,4 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/announced`, `/metrics` and `/status`.
+//! The admin endpoint: `/healthz`, `/readyz`, `/announced`, `/metrics`, `/status` and `/capture`.
 //!
 //! | path | answers 200 | else |
 //! |---|---|---|
@@ -7,6 +7,9 @@
 //! | `/announced` | while all that it serves is announced: see [`crate::announced`] | 503, with what is not, and why |
 //! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
 //! | `/status` | always: JSON | |
+//! | `/capture` | samples of forwarded packets as pcapng, see [`capture`] | with what is in the way |
+
+mod capture;
 
 use crate::announced;
 use crate::cluster::agent::Learnt;
@@ -25,6 +28,7 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -50,6 +54,8 @@ pub struct Shown {
     pub turned: watch::Receiver<Instant>,
     /// The metrics.
     pub registry: Arc<Registry>,
+    /// Where the data plane's pins are, if there is one.
+    pub pins: Option<PathBuf>,
 }
 
 /// A control loop that has not turned for so long hangs: it does at each self-test.
@@ -83,6 +89,7 @@ fn router(shown: Shown) -> Router {
         .route("/announced", get(all_announced))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/capture", get(capture::capture))
         .with_state(shown)
 }
 
@@ -340,6 +347,7 @@ mod tests {
             announced: watch::channel(FrontStatus::default()).1,
             turned: watch::channel(turned).1,
             registry: Arc::new(registry),
+            pins: None,
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -105,7 +105,7 @@ enum Command {
     /// Forwarding, or decapsulation, ends at once. Refused while the daemon runs: stop it first.
     Detach(Detach),
 
-    /// Write samples of forwarded packets to a pcap file.
+    /// Write samples of forwarded packets to a pcapng file.
     Capture(capture::Options),
 }
 

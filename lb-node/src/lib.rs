@@ -23,12 +23,14 @@ pub mod program;
 pub mod real;
 pub mod standalone;
 pub mod status;
-pub mod zookeeper;
 
 /// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
 /// all BPF programs are.
 pub static BENCHMARK_HARNESS: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
+
+/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
+pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
 
 #[cfg(test)]
 mod testing;

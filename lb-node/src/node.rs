@@ -4,6 +4,7 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
+use crate::bpffs;
 use crate::cluster::agent::{self, Agent, Learnt, Link, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
@@ -17,9 +18,8 @@ use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
 use crate::notify::Notifier;
 use crate::probe_route::ProbeRoute;
-use crate::standalone::{FileStatus, FileStore};
+use crate::standalone::{FileStatus, FileStore, read_text};
 use crate::status::Status;
-use crate::zookeeper;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
@@ -101,8 +101,8 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
     check_capabilities()?;
 
     let mut notifier = Notifier::from_env(control::SELF_TEST_EVERY);
-    let NodeFile { node, zookeeper, front, cluster } = zookeeper::read_node_file(file, instead)?;
-    let store = zookeeper::store(&zookeeper)?;
+    let NodeFile { node, zookeeper, front, cluster } = read_node_file(file, instead)?;
+    let store = coordination::zookeeper::store(&zookeeper)?;
     let boot = boot_id().context("cannot read this machine's boot id")?;
     let announcer = Driver::open(&front, &boot)?;
     let base = Base::prepare(node).await?;
@@ -308,6 +308,7 @@ impl Base {
             announced,
             turned: turned_receiver.clone(),
             registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
+            pins: Some(bpffs::directory(bpffs, &node.interface, "lb")),
         };
         let inputs = Inputs {
             snapshots: snapshots.clone(),
@@ -521,6 +522,11 @@ async fn keep_wanted(
             else => return,
         }
     }
+}
+
+/// Reads and validates a node file, of which some settings may come from elsewhere.
+fn read_node_file(path: &Path, instead: &NodeOverrides) -> Result<NodeFile> {
+    Ok(NodeFile::parse_with(&read_text(path)?, &path.display().to_string(), instead)?)
 }
 
 /// What ends a node.

@@ -305,7 +305,7 @@ words!(ZookeeperAcl { Open = "open", Creator = "creator" });
 words!(FrontDriver { None = "none", Bird = "bird" });
 
 /// What a path must be like.
-const ABSOLUTE: &str = "an absolute path";
+pub(crate) const ABSOLUTE: &str = "an absolute path";
 
 impl Decode for NodeFile {
     fn decode(fields: &mut Fields<'_>) -> Self {
@@ -326,7 +326,7 @@ impl Decode for RealFile {
 
 impl ZookeeperSettings {
     /// The table `zookeeper`, which must be there.
-    fn required(fields: &mut Fields<'_>) -> Self {
+    pub(crate) fn required(fields: &mut Fields<'_>) -> Self {
         let zookeeper = fields.required_table("zookeeper", "a table with at least `servers`");
         zookeeper.unwrap_or_else(|| Self::new("missing"))
     }
@@ -453,7 +453,7 @@ impl Rules for ClusterSettings {
 }
 
 /// The path names something wherever the daemon was started: it begins at the root, and does not end in `/`.
-fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
+pub(crate) fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
     let text = path.to_string_lossy();
     if !path.is_absolute() || path.file_name().is_none() || text.chars().any(char::is_control) {
         scope.problem(key, format!("{} is not {ABSOLUTE}, such as /etc/drover/file", quoted(&text)));

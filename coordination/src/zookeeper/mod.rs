@@ -7,6 +7,7 @@
 mod error;
 mod servers;
 mod session;
+mod settings;
 
 use std::fmt;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use zookeeper_client as zk;
 use crate::{Error, Session as _, Store};
 use servers::{Server, Servers};
 pub use session::ZooKeeperSession;
+pub use settings::store;
 
 /// The shortest session that can be asked for.
 const MIN_SESSION: Duration = Duration::from_secs(1);

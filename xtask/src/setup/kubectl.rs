@@ -49,8 +49,13 @@ impl Step for Kubectl<'_> {
     fn install(&self, label: &str) -> Result<()> {
         eprintln!("{label}: taking it from Debian's package kubectl of {DEBIAN_SUITE}");
         let cache = self.workspace.setup_cache();
-        let package =
-            Package::fetch(DEBIAN_SUITE, "kubectl", &cache.join("kubectl"), label, &cache.join("kubectl.log"))?;
+        let package = Package::fetch(
+            DEBIAN_SUITE,
+            "kubectl",
+            &cache.join("kubectl"),
+            label,
+            &cache.join("kubectl.log"),
+        )?;
         let folder = self.workspace.tools().join("bin");
         fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         package.unpack("./usr/bin/kubectl", 3, &folder)?;

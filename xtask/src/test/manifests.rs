@@ -44,7 +44,8 @@ pub(super) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
             let user = work.join(format!("with-{name}"));
             fs::create_dir_all(&user)?;
             // kustomize takes relative paths alone.
-            let text = format!("resources: [../../../k8s/base]\ncomponents: [../../../k8s/components/{name}]\n");
+            let text =
+                format!("resources: [../../../k8s/base]\ncomponents: [../../../k8s/components/{name}]\n");
             fs::write(user.join("kustomization.yaml"), text)?;
             validate(workspace, &render(workspace, &user, &work)?)
         });
@@ -55,7 +56,11 @@ pub(super) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
         ensure!(text.contains(MISSPELT.0), "{} has no {}", file.display(), MISSPELT.0);
         let wrong = work.join("misspelt.yaml");
         fs::write(&wrong, text.replace(MISSPELT.0, MISSPELT.1))?;
-        ensure!(validate(workspace, &wrong).is_err(), "{} passed, which proves the checks void", wrong.display());
+        ensure!(
+            validate(workspace, &wrong).is_err(),
+            "{} passed, which proves the checks void",
+            wrong.display()
+        );
         Ok(())
     });
     Ok(())
@@ -127,7 +132,8 @@ mod tests {
 
     #[test]
     fn only_kinds_that_are_listed_may_go_unchecked() {
-        let unknown = |kind| format!("{PASSED}WARN a.yaml Couldn't find schema for kind {kind} with api version v1\n");
+        let unknown =
+            |kind| format!("{PASSED}WARN a.yaml Couldn't find schema for kind {kind} with api version v1\n");
         verdict(true, PASSED).unwrap();
         verdict(true, &unknown("ServiceMonitor")).unwrap();
         assert!(verdict(true, &unknown("StatefulSett")).is_err());

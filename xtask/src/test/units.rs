@@ -35,7 +35,8 @@ fn check(workspace: &Workspace) -> Result<()> {
         process::output(&mut verify)?;
         let mut security = process::command(&analyze);
         security.args(["--no-pager", "--offline=yes", &format!("--threshold={MOST_EXPOSED}"), "security"]);
-        process::output(security.arg(&unit)).context("it reaches more than it did: see `systemd-analyze security --offline=yes`")?;
+        process::output(security.arg(&unit))
+            .context("it reaches more than it did: see `systemd-analyze security --offline=yes`")?;
     }
     Ok(())
 }

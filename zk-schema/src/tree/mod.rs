@@ -10,8 +10,8 @@ mod state;
 
 pub use registration::Registrant;
 pub use state::{
-    Adoption, Applied, Assignment, Entry, Finding, Flag, Head, Member, Mode, Past, StateRecord, Target, Term,
-    Vote,
+    Adoption, Applied, Assignment, Decision, Entry, Event, Finding, Flag, Head, Load, Member, Mode, Past,
+    StateRecord, Target, Term, Vote,
 };
 
 /// Version of the records' schema, in each record's field `version`.

@@ -33,9 +33,27 @@ pub const LEADER: &str = "/drover/leader";
 /// The head: what is in force, by VIP. The one znode that every node watches for weights.
 pub const ASSIGNMENTS: &str = "/drover/assignments";
 
+/// What reals' agents tell of their load, by VIP: ephemeral.
+pub const LOAD: &str = "/drover/load";
+/// The last decisions, by epoch.
+pub const EVENTS: &str = "/drover/events";
+
 /// Every znode that must be there before nodes can work, parents first.
-pub const SKELETON: [&str; 11] =
-    [CLUSTER, VIPS, OPS, MAINTENANCE, DRAIN, CONFIRM, NODES, APPLIED, HEALTH, ELECTION, ASSIGNMENTS];
+pub const SKELETON: [&str; 13] = [
+    CLUSTER,
+    VIPS,
+    OPS,
+    MAINTENANCE,
+    DRAIN,
+    CONFIRM,
+    NODES,
+    APPLIED,
+    HEALTH,
+    ELECTION,
+    ASSIGNMENTS,
+    LOAD,
+    EVENTS,
+];
 
 /// A VIP's record.
 #[must_use]
@@ -95,6 +113,24 @@ pub fn drain(vip: &VipName, real: &RealName) -> String {
 #[must_use]
 pub fn confirm(vip: &VipName) -> String {
     format!("{CONFIRM}/{vip}")
+}
+
+/// The parent of what a VIP's reals tell of their load.
+#[must_use]
+pub fn loads(vip: &VipName) -> String {
+    format!("{LOAD}/{vip}")
+}
+
+/// What a real tells of its load.
+#[must_use]
+pub fn load(vip: &VipName, real: &RealName) -> String {
+    format!("{LOAD}/{vip}/{real}")
+}
+
+/// What was decided at an epoch. Names sort as their epochs do.
+#[must_use]
+pub fn event(epoch: u64) -> String {
+    format!("{EVENTS}/{epoch:020}")
 }
 
 /// The last component of a path.

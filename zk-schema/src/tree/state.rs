@@ -56,7 +56,7 @@ macro_rules! state_records {
     ($($name:ident),+) => { $(impl StateRecord for $name {})+ };
 }
 
-state_records!(Term, Head, Assignment, Member, Vote, Applied);
+state_records!(Term, Head, Assignment, Member, Vote, Applied, Load, Event);
 
 /// A leadership: the record at [`paths::LEADER`](super::paths::LEADER).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -301,6 +301,56 @@ pub enum Mode {
     Static,
     /// As [`Mode::Static`], without reals that the node itself finds down.
     Autonomous,
+}
+
+/// What a real's agent tells of its load: the record at [`paths::load`](super::paths::load).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Load {
+    /// Connections of the VIP's that are established at the real.
+    pub connections: u64,
+    /// When they were counted, in seconds since 1970.
+    pub at: u64,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// What was decided at an epoch: the record at [`paths::event`](super::paths::event), written in one transaction with
+/// the head that it tells of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// The leadership that decided.
+    pub term: u64,
+    /// The head's epoch.
+    pub epoch: u64,
+    /// Who led.
+    pub node: NodeName,
+    /// When, in milliseconds since 1970, by the leader's clock.
+    pub at_ms: u64,
+    /// What was decided, in order.
+    pub decisions: Vec<Decision>,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+/// One decision of a leader's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// What kind of decision: `leader`, `settled`, `nodes`, `lagging`, `vip` (it came, went or changed), `verdict` (a
+    /// real is down or up), `announced`, `weights`, `held`, `refused`, or a newer kind.
+    pub kind: String,
+    /// The VIP that it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vip: Option<VipName>,
+    /// The real that it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub real: Option<RealName>,
+    /// What, and why, in words.
+    pub text: String,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 /// An operator's flag. It counts from being there; all fields are for people, but for `until`.

@@ -3,7 +3,6 @@
 use super::super::{AbortOnDrop, Options, host::Host};
 use super::{Learnt, Registrar, Settings, Standing};
 use crate::front::boot_id;
-use crate::zookeeper;
 use anyhow::{Context as _, Result};
 use coordination::zookeeper::ZooKeeper;
 use std::collections::BTreeSet;
@@ -34,7 +33,7 @@ impl Registration {
     pub(in crate::real) async fn prepare(options: &Options, host: &Host) -> Result<Prepared> {
         let interface = &options.interface;
         let wanted = &options.registration;
-        let store = zookeeper::store(&wanted.zookeeper()?)?;
+        let store = coordination::zookeeper::store(&wanted.zookeeper()?)?;
         let boot = boot_id().context("cannot read this machine's boot id")?;
         // One network namespace is one host, even where several share a kernel.
         let namespace = fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?.ino();

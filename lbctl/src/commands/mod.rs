@@ -1,0 +1,3 @@
+//! What each command does. A command's module has its options and its `run`.
+
+pub mod completions;

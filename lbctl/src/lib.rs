@@ -1,0 +1,18 @@
+//! The operator's command line of a Drover cluster.
+//!
+//! It knows the tree ([`zk_schema`]), how to reach it ([`coordination`]) and the arithmetic of tables
+//! ([`slot_table`]). It needs no BPF, no rights on the machine, and no daemon: what it shows and changes is in ZooKeeper.
+//!
+//! - [`Cli`] is what can be typed, [`commands`] what is done.
+//! - [`context`] is what every command needs: settings and a session.
+//! - [`edit`] changes the tree: plans, asks, writes, and tells what became of it.
+//! - [`tree`] reads the tree at one moment; [`output`] prints for people or for scripts.
+
+mod cli;
+pub mod commands;
+pub mod context;
+pub mod edit;
+pub mod output;
+pub mod tree;
+
+pub use cli::Cli;

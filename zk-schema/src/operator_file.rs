@@ -1,0 +1,140 @@
+//! The operator's file: how `lbctl` reaches the tree and the nodes, in TOML.
+//!
+//! `docs/lbctl.md` describes every field.
+
+use crate::decode::{Decode, Fields};
+use crate::file::{FileErrors, parse};
+use crate::node_file::{ABSOLUTE, ZookeeperSettings, check_path};
+use crate::problem::{Problems, Scope};
+use crate::validate::Rules;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What an operator's file says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OperatorFile {
+    /// Where the cluster's tree is.
+    pub zookeeper: ZookeeperSettings,
+    /// How nodes' admin pages are reached.
+    pub admin: AdminAccess,
+}
+
+impl OperatorFile {
+    /// A file with every optional setting at its default.
+    #[must_use]
+    pub fn new(servers: impl Into<String>) -> Self {
+        Self { zookeeper: ZookeeperSettings::new(servers), admin: AdminAccess::default() }
+    }
+
+    /// Reads and validates a file's text. `name` is what messages call the file.
+    ///
+    /// # Errors
+    ///
+    /// All problems by line. An unknown field is one, so that no misspelt setting passes for its default.
+    pub fn parse(text: &str, name: &str) -> Result<Self, FileErrors> {
+        parse(text, name)
+    }
+
+    /// Checks every rule.
+    ///
+    /// # Errors
+    ///
+    /// All problems, each with the field, its value and what is allowed.
+    pub fn validate(&self) -> Result<(), Problems> {
+        self.validated()
+    }
+}
+
+/// What nodes ask for on their admin pages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct AdminAccess {
+    /// File with the token that nodes ask for, in one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// PEM file with the certificates that nodes' are signed by. With it pages are asked for by HTTPS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<PathBuf>,
+    /// PEM file with the operator's own certificate, where nodes ask for one. Goes with `tls_key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of `tls_cert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl Decode for OperatorFile {
+    fn decode(fields: &mut Fields<'_>) -> Self {
+        Self {
+            zookeeper: ZookeeperSettings::required(fields),
+            admin: fields.table("admin", Decode::decode).unwrap_or_default(),
+        }
+    }
+}
+
+impl Decode for AdminAccess {
+    fn decode(fields: &mut Fields<'_>) -> Self {
+        Self {
+            token_file: fields.parsed("token_file", ABSOLUTE),
+            tls_ca: fields.parsed("tls_ca", ABSOLUTE),
+            tls_cert: fields.parsed("tls_cert", ABSOLUTE),
+            tls_key: fields.parsed("tls_key", ABSOLUTE),
+        }
+    }
+}
+
+impl Rules for OperatorFile {
+    fn check(&self, scope: &mut Scope<'_>) {
+        self.zookeeper.check(&mut scope.at("zookeeper"));
+        self.admin.check(&mut scope.at("admin"));
+    }
+}
+
+impl Rules for AdminAccess {
+    fn check(&self, scope: &mut Scope<'_>) {
+        let files = [
+            ("token_file", &self.token_file),
+            ("tls_ca", &self.tls_ca),
+            ("tls_cert", &self.tls_cert),
+            ("tls_key", &self.tls_key),
+        ];
+        for (key, path) in files {
+            if let Some(path) = path {
+                check_path(scope, key, path);
+            }
+        }
+        let mut needs = |key: &str, there: bool, other: &str| {
+            if there && scope.sound(other) {
+                scope.problem(key, format!("needs {other}; add it, or remove {key}"));
+            }
+        };
+        let (ca, cert, key) = (self.tls_ca.is_some(), self.tls_cert.is_some(), self.tls_key.is_some());
+        needs("tls_cert", cert && !key, "tls_key");
+        needs("tls_key", key && !cert, "tls_cert");
+        needs("tls_cert", cert && !ca, "tls_ca");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_servers_alone_has_defaults_for_the_rest() {
+        let file = OperatorFile::parse("[zookeeper]\nservers = \"zk-1:2181\"\n", "lbctl.toml").unwrap();
+        assert_eq!(file, OperatorFile::new("zk-1:2181"));
+    }
+
+    #[test]
+    fn mistakes_are_told_all_at_once() {
+        let text = "[zookeeper]\n[admin]\ntls_cert = \"/cert.pem\"\ntls_ca = \"ca.pem\"\ntoken = \"hush\"\n";
+        let problems = OperatorFile::parse(text, "lbctl.toml").unwrap_err().to_string();
+        for told in [
+            "zookeeper.servers: missing",
+            "\"ca.pem\" is not an absolute path",
+            "needs tls_key",
+            "admin.token",
+        ] {
+            assert!(problems.contains(told), "{told} is not in\n{problems}");
+        }
+    }
+}
