@@ -81,6 +81,8 @@ fn apt_get(folder: &Path) -> Command {
     apt_get
         .arg("-q")
         .arg(option("Dir::State::Lists", &folder.join("lists")))
+        // What is installed here must not count: it may be newer, and from elsewhere.
+        .arg(option("Dir::State::status", Path::new("/dev/null")))
         .arg(option("Dir::Etc::sourcelist", &folder.join("sources.list")))
         .arg(option("Dir::Etc::sourceparts", Path::new("/dev/null")))
         .arg(option("Dir::Cache", &folder.join("cache")))
