@@ -229,16 +229,27 @@ impl StepDone {
 /// A table of drills, and below it what was not kept and what could not be run.
 pub(crate) fn table(outcomes: &[Outcome]) -> String {
     let mut table = format!(
-        "{:17}{:9}{:>8}{:>9}{:>6}{:>9}{:>10}{:>10}  done\n",
-        "drill", "verdict", "broken", "expected", "lost", "gap", "refused", "steady"
+        "{:16}{:8}{:>8}{:>9}{:>6}{:>8}{:>10}{:>8}{:>8}  done\n",
+        "drill", "verdict", "broken", "expected", "lost", "gap", "refused", "until", "steady"
     );
     for outcome in outcomes {
-        let Totals { expected_broken, broken, connections, lost, gap, refused, new, steady, .. } =
-            outcome.totals();
-        let steady = steady.map_or("never".to_owned(), |steady| format!("{:.1} s", steady.as_secs_f64()));
+        let Totals {
+            expected_broken,
+            broken,
+            connections,
+            lost,
+            gap,
+            refused,
+            new,
+            last_refused,
+            steady,
+            ..
+        } = outcome.totals();
+        let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+        let steady = steady.map_or("never".to_owned(), seconds);
         let _ = writeln!(
             table,
-            "{:17}{:9}{:>8}{:>9}{:>6}{:>9}{:>10}{:>10}  {}",
+            "{:16}{:8}{:>8}{:>9}{:>6}{:>8}{:>10}{:>8}{:>8}  {}",
             outcome.drill,
             outcome.verdict().word(),
             format!("{broken}/{connections}"),
@@ -246,6 +257,7 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
             lost,
             format!("{} ms", gap.as_millis()),
             format!("{refused}/{new}"),
+            last_refused.map_or("-".to_owned(), seconds),
             steady,
             outcome.done
         );
@@ -264,7 +276,7 @@ pub(crate) fn table(outcomes: &[Outcome]) -> String {
 /// What the columns of [`table`] mean.
 pub(crate) const LEGEND: &str = "\
 broken: of the held connections; expected: those of brokers that were killed. lost: counted packets without an answer.
-gap: the longest that a client waited for an answer whose broker lives. refused: of the new connections.
+gap: the longest that a client waited for an answer whose broker lives. refused: of the new connections; until: how long.
 steady: the longest that a step took until all was as it should be, the next new connections served.";
 
 /// Writes a line to stdout, for programs.

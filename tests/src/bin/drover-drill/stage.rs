@@ -1,6 +1,7 @@
 //! The cluster that drills are played on, its clients, and how a step is played and measured.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::thread::sleep;
@@ -278,7 +279,7 @@ impl Stage {
     fn tell_result(&self, seen: &Seen) {
         self.voice.note(format_args!(
             "{} of {} connections broke ({} expected); {} of {} packets lost; longest gap {} ms; {} of {} new connections \
-             refused, the slowest took {} ms",
+             refused{}, the slowest of the others took {} ms",
             seen.doomed_broken + seen.others_broken.len(),
             seen.connections,
             seen.doomed,
@@ -287,6 +288,7 @@ impl Stage {
             seen.longest_gap.as_millis(),
             seen.refused.len(),
             seen.new,
+            seen.refused.iter().max().map(|last| format!(" until {} ms", last.as_millis())).unwrap_or_default(),
             seen.slowest_new.as_millis(),
         ));
     }
@@ -304,12 +306,27 @@ impl Stage {
         })
     }
 
+    /// A line of the timeline.
+    pub(crate) fn note(&mut self, text: impl Display) {
+        self.tell();
+        self.voice.note(text);
+    }
+
     /// Notes a promise of the step's own.
     pub(crate) fn check(&mut self, promise: impl Into<String>, seen: impl Into<String>, kept: bool) {
+        self.tell();
         let check = Check { promise: promise.into(), seen: seen.into(), kept };
         let verdict = if kept { "ok" } else { "NOT SO" };
         self.voice.note(format_args!("{verdict}: {}: {}", check.promise, check.seen));
         self.checks.push(check);
+    }
+
+    /// Promises that the nodes have the tables that they had before.
+    pub(crate) fn check_tables(&mut self, before: &BTreeSet<String>) -> Result<()> {
+        let now = self.digests()?;
+        let shown: Vec<&str> = now.iter().map(String::as_str).collect();
+        self.check("all nodes have the tables that they had before", shown.join(", "), now == *before);
+        Ok(())
     }
 
     /// Notes a promise of the whole drill, at its end: it counts with the last step.

@@ -32,8 +32,8 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
     } else {
         format!("{new}, with smaller maps (no older lb-node is at hand)")
     };
-    stage.voice.note(format_args!("old: {old}"));
-    stage.voice.note(format_args!("new: {new}"));
+    stage.note(format_args!("old: {old}"));
+    stage.note(format_args!("new: {new}"));
     stage.facts.push(("old", old.into()));
     stage.facts.push(("new", new.into()));
     stage.site.set_binary(None);
@@ -83,9 +83,7 @@ fn upgrade_node(stage: &mut Stage, node: usize, kill: bool) -> Result<()> {
             stage.connected()?;
             stage.wait_leader(term.saturating_sub(1))?;
             stage.calm(&all, None)?;
-            let now = stage.digests()?;
-            stage.check("all nodes have the tables that they had before", format!("{now:?}"), now == before);
-            Ok(())
+            stage.check_tables(&before)
         },
     )
 }

@@ -52,9 +52,7 @@ fn cut_node(stage: &mut Stage, node: usize, leads: Option<u64>) -> Result<()> {
         |stage| {
             stage.connected()?;
             stage.calm(&all, None)?;
-            let now = stage.digests()?;
-            stage.check("all nodes have the tables that they had before", format!("{now:?}"), now == before);
-            Ok(())
+            stage.check_tables(&before)
         },
     )
 }
@@ -92,7 +90,7 @@ fn cut_server(stage: &mut Stage) -> Result<()> {
                 };
                 Ok((0..stage.site.ensemble.len()).find(leads))
             })?;
-            stage.voice.note(format_args!("zk-{} leads the servers", next + 1));
+            stage.note(format_args!("zk-{} leads the servers", next + 1));
             stage.connected()?;
             stage.calm(&all, None)
         },
@@ -104,9 +102,7 @@ fn cut_server(stage: &mut Stage) -> Result<()> {
             stage.site.ensemble.wait_serving(server)?;
             stage.connected()?;
             stage.calm(&all, None)?;
-            let now = stage.digests()?;
-            stage.check("all nodes have the tables that they had before", format!("{now:?}"), now == before);
-            Ok(())
+            stage.check_tables(&before)
         },
     )
 }
