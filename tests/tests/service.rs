@@ -109,7 +109,7 @@ fn as_root_without_other_rights_a_node_needs_four_capabilities() {
 #[test]
 fn a_user_of_its_own_with_ambient_capabilities_runs_a_node() {
     let mut all = deploy();
-    let pins = all.station().host.bpffs();
+    let pins = all.station().host.bpffs().to_owned();
     let [id, group] = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
     let [setpriv, rest @ ..] = with_capabilities(&CAPABILITIES);
     let mut under = vec![setpriv.as_str(), &id, &group, "--clear-groups"];
