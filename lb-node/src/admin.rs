@@ -1,8 +1,8 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/metrics`, `/status` and `/capture`.
+//! The admin endpoint: `/healthz`, `/readyz`, `/announced`, `/metrics`, `/status` and `/capture`.
 //!
 //! | path | answers 200 | else |
 //! |---|---|---|
-//! | `/healthz` | while the newest self-test has passed: packets really are forwarded as they should be | 503, with what failed |
+//! | `/healthz` | while the newest self-test has passed (a packet through the loaded program) and the control loop turns | 503, with what failed |
 //! | `/readyz` | once every VIP has its table | 503, with what is missing |
 //! | `/announced` | while all that it serves is announced: see [`crate::announced`] | 503, with what is not, and why |
 //! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
@@ -13,6 +13,7 @@ mod capture;
 
 use crate::announced;
 use crate::cluster::agent::Learnt;
+use crate::control::SELF_TEST_EVERY;
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, Status, VipStatus, seconds};
@@ -29,8 +30,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use zk_schema::tree::Mode;
 use zk_schema::{NodeName, VipName};
 
@@ -47,11 +50,16 @@ pub struct Shown {
     pub cluster: Option<Learnt>,
     /// What is announced.
     pub announced: watch::Receiver<FrontStatus>,
+    /// When the control loop last turned.
+    pub turned: watch::Receiver<Instant>,
     /// The metrics.
     pub registry: Arc<Registry>,
     /// Where the data plane's pins are, if there is one.
     pub pins: Option<PathBuf>,
 }
+
+/// A control loop that has not turned for so long hangs: it does at each self-test.
+const HUNG_AFTER: Duration = Duration::from_secs(3 * SELF_TEST_EVERY.as_secs());
 
 /// Listens on `address`, without answering yet.
 ///
@@ -86,7 +94,12 @@ fn router(shown: Shown) -> Router {
 }
 
 async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
-    verdict(&shown.status.borrow().not_healthy(), &[])
+    let mut problems = shown.status.borrow().not_healthy();
+    let silence = shown.turned.borrow().elapsed();
+    if silence > HUNG_AFTER {
+        problems.push(format!("the control loop hangs: it last turned {} s ago", silence.as_secs()));
+    }
+    verdict(&problems, &[])
 }
 
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
@@ -306,6 +319,17 @@ mod tests {
 
     /// Asks the endpoint for a page, over a socket.
     async fn ask(page: &str, status: Status, file: FileStatus, readable: bool) -> (u16, String) {
+        ask_after(page, status, file, readable, Instant::now()).await
+    }
+
+    /// As [`ask`], of a node whose control loop last turned then.
+    async fn ask_after(
+        page: &str,
+        status: Status,
+        file: FileStatus,
+        readable: bool,
+        turned: Instant,
+    ) -> (u16, String) {
         let (status, file) = (watch::Sender::new(Arc::new(status)), watch::Sender::new(file));
         let sources = Sources {
             dataplane: Arc::new(Mutex::new(Counting { readable })),
@@ -321,6 +345,7 @@ mod tests {
             file: file.subscribe(),
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
+            turned: watch::channel(turned).1,
             registry: Arc::new(registry),
             pins: None,
         };
@@ -354,6 +379,13 @@ mod tests {
         assert_eq!(page(&status).await, (503, "VIP mqtt: dropped\n".into()));
         status.self_test = None;
         assert_eq!(page(&status).await, (503, "there was no self-test yet\n".into()));
+    }
+
+    #[tokio::test]
+    async fn a_control_loop_that_hangs_is_not_healthy_whatever_the_last_self_test_said() {
+        let hung = Instant::now().checked_sub(HUNG_AFTER + Duration::from_secs(1)).unwrap();
+        let (code, body) = ask_after("/healthz", working(), FileStatus::default(), true, hung).await;
+        assert_eq!((code, body.as_str()), (503, "the control loop hangs: it last turned 31 s ago\n"));
     }
 
     #[tokio::test]

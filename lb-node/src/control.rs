@@ -176,8 +176,8 @@ pub struct Outputs {
     pub status: watch::Sender<Arc<Status>>,
     /// What other nodes are to know.
     pub report: watch::Sender<Arc<Report>>,
-    /// Turns of the loop so far. There is one at least with each self-test, every ten seconds, unless the loop hangs.
-    pub turns: watch::Sender<u64>,
+    /// When the loop last turned. It does with each self-test at least, every ten seconds, unless it hangs.
+    pub turned: watch::Sender<Instant>,
 }
 
 /// What is in force, as other nodes are to know it.
@@ -376,7 +376,7 @@ impl<D: Forwarding> Control<D> {
         }
         self.publish_status(desired, &verdicts, &next_hops, mode);
         self.publish_report(mode);
-        self.outputs.turns.send_modify(|turns| *turns = turns.wrapping_add(1));
+        self.outputs.turned.send_replace(Instant::now());
         wake
     }
 

@@ -225,7 +225,7 @@ struct Running {
     targets: watch::Receiver<Arc<Vec<health::Target>>>,
     verdicts: watch::Receiver<Arc<health::Verdicts>>,
     status: watch::Receiver<Arc<Status>>,
-    turns: watch::Receiver<u64>,
+    turned: watch::Receiver<Instant>,
     stop: oneshot::Sender<()>,
     control: JoinHandle<()>,
     _tasks: [Task; 2],
@@ -299,12 +299,14 @@ impl Base {
             cluster: in_cluster.cloned(),
             announced: announced.clone(),
         };
+        let (turned, turned_receiver) = watch::channel(Instant::now());
         let shown = Shown {
             node: node.name.clone(),
             status: status_receiver.clone(),
             file,
             cluster: in_cluster.cloned(),
             announced,
+            turned: turned_receiver.clone(),
             registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
             pins: Some(bpffs::directory(bpffs, &node.interface, "lb")),
         };
@@ -314,8 +316,7 @@ impl Base {
             next_hops: follower.next_hops,
             mode,
         };
-        let (turns, turns_receiver) = watch::channel(0);
-        let outputs = Outputs { targets, wanted, status, report, turns };
+        let outputs = Outputs { targets, wanted, status, report, turned };
         let prober = in_cluster.map(|_| node.name.clone());
         let control = Control::new(dataplane, start, in_force, prober, outputs, control_metrics);
 
@@ -349,7 +350,7 @@ impl Base {
             targets: targets_receiver,
             verdicts,
             status: status_receiver,
-            turns: turns_receiver,
+            turned: turned_receiver,
             stop,
             control,
             _tasks: tasks,
@@ -365,7 +366,7 @@ impl Running {
         mut notifier: Notifier,
         announced: Option<watch::Receiver<FrontStatus>>,
     ) -> impl Future<Output = ()> + use<> {
-        let (mut status, mut turns) = (self.status.clone(), self.turns.clone());
+        let (mut status, mut turned) = (self.status.clone(), self.turned.clone());
         async move {
             loop {
                 let now = Arc::clone(&status.borrow_and_update());
@@ -374,7 +375,7 @@ impl Running {
                     notifier.ready();
                 }
                 notifier.status(&now.summary(count));
-                if turns.changed().await.is_err() {
+                if turned.changed().await.is_err() {
                     return;
                 }
                 notifier.alive(status.borrow().not_healthy().is_empty());
