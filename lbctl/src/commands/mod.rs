@@ -1,3 +1,10 @@
 //! What each command does. A command's module has its options and its `run`.
 
+pub mod apply;
 pub mod completions;
+pub mod export;
+pub mod init;
+pub mod node;
+pub mod ops;
+pub mod real;
+pub mod vip;
