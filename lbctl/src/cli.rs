@@ -26,6 +26,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show how the cluster is, on one screen: leader, nodes, VIPs, reals, and what needs attention.
+    Status(commands::status::Options),
     /// Print a script that completes lbctl's words in a shell.
     Completions(commands::completions::Options),
 }
@@ -39,6 +41,7 @@ impl Cli {
         let context = Context::new(self.global);
         context.start_log();
         match self.command {
+            Command::Status(options) => commands::status::run(&context, &options).await,
             Command::Completions(options) => commands::completions::run(&options, &mut Self::command()),
         }
     }

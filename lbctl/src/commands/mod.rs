@@ -1,3 +1,4 @@
 //! What each command does. A command's module has its options and its `run`.
 
 pub mod completions;
+pub mod status;
