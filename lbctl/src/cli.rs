@@ -28,6 +28,12 @@ pub struct Cli {
 enum Command {
     /// Show how the cluster is, on one screen: leader, nodes, VIPs, reals, and what needs attention.
     Status(commands::status::Options),
+    /// Watch the cluster on a live screen.
+    Top(commands::top::Options),
+    /// Show what was decided, when, and why.
+    History(commands::history::Options),
+    /// Tell where a client's connection goes: slot and real.
+    Lookup(commands::lookup::Options),
     /// Print a script that completes lbctl's words in a shell.
     Completions(commands::completions::Options),
 }
@@ -42,6 +48,9 @@ impl Cli {
         context.start_log();
         match self.command {
             Command::Status(options) => commands::status::run(&context, &options).await,
+            Command::Top(options) => commands::top::run(&context, &options).await,
+            Command::History(options) => commands::history::run(&context, &options).await,
+            Command::Lookup(options) => commands::lookup::run(&context, &options).await,
             Command::Completions(options) => commands::completions::run(&options, &mut Self::command()),
         }
     }

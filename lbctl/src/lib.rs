@@ -5,7 +5,8 @@
 //!
 //! - [`Cli`] is what can be typed, [`commands`] what is done.
 //! - [`context`] is what every command needs: settings and a session.
-//! - [`tree`] reads the tree at one moment, and [`overview`] is what follows from it for those who look.
+//! - [`tree`] reads the tree at one moment, and [`overview`] is what follows from it for those who look;
+//!   [`placement`] says where flows go by it.
 //! - [`output`] prints for people or for scripts; [`paint`] is text with tones, [`time`] points in time and spans.
 
 mod cli;
@@ -14,6 +15,9 @@ pub mod context;
 pub mod output;
 pub mod overview;
 pub mod paint;
+pub mod placement;
+#[cfg(test)]
+mod testing;
 pub mod time;
 pub mod tree;
 

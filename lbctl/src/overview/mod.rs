@@ -12,7 +12,7 @@ pub use model::{
     FindingView, FlagView, Health, LeaderView, Link, NextView, NodeView, Order, Overview, Problem, RealView,
     Standing, VipView,
 };
-pub(crate) use real::{have, words};
+pub(crate) use real::words;
 pub use shares::Shares;
 
 use crate::tree::{Found, Tree};

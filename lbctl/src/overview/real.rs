@@ -174,7 +174,7 @@ pub(crate) fn words(nodes: &BTreeSet<NodeName>) -> Option<String> {
 }
 
 /// `has` or `have`.
-pub(crate) const fn have(count: usize) -> &'static str {
+const fn have(count: usize) -> &'static str {
     if count == 1 { "has" } else { "have" }
 }
 
