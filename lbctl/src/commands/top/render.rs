@@ -5,7 +5,7 @@ use super::watcher::Sample;
 use crate::commands::history;
 use crate::overview::text::{grouped, header, node_row, real_row, vip_line};
 use crate::overview::{Health, VipView};
-use crate::paint::{Line, Span, Tone, wrap};
+use crate::paint::{Align, Line, Sheet, Span, Tone, wrap};
 use crate::time::span;
 use ratatui::Frame;
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -13,8 +13,10 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line as Drawn, Span as Piece, Text};
 use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
 
-/// Columns of a bar.
+/// Columns of a bar, where there is room.
 const BAR: usize = 12;
+/// Columns of the reals' pane from which on there is room for addresses and long bars.
+const WIDE: usize = 88;
 /// Rows for decisions, and for what needs attention, with their frames, at most.
 const DECISIONS: u16 = 8;
 const ATTENTION: u16 = 6;
@@ -52,7 +54,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, now_ms: u64) {
     .areas(area);
     frame.render_widget(Paragraph::new(drawn(&heading)), top);
     draw_nodes(frame, sample, nodes);
-    let [list, reals] = Layout::horizontal([Constraint::Length(34), Constraint::Min(40)]).areas(vips);
+    let [list, reals] = Layout::horizontal([Constraint::Length(30), Constraint::Min(40)]).areas(vips);
     draw_vips(frame, screen, list);
     draw_reals(frame, screen, reals);
     if of_attention > 0 {
@@ -119,7 +121,7 @@ fn draw_vips(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
     } else {
         format!(" {} VIPs with {:?} ", vips.len(), screen.filter)
     };
-    let widths = [Constraint::Min(14), Constraint::Length(6), Constraint::Length(9)];
+    let widths = [Constraint::Min(10), Constraint::Length(6), Constraint::Length(9)];
     let table = Table::new(vips.iter().map(row), widths)
         .header(headings(["VIP", "IN USE", "CONNS"]))
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
@@ -151,41 +153,62 @@ fn draw_reals(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
         remarks.push((format!("announced at epoch {}: waits for {waits}", next.epoch), Tone::Warn));
     }
     let width = usize::from(area.width).saturating_sub(2);
-    let remarks: Vec<Line> = remarks
-        .into_iter()
-        .flat_map(|(text, tone)| wrap(&text, width).into_iter().map(move |part| vec![Span::new(part, tone)]))
-        .collect();
-    let block = Block::bordered().title(line(&vip_line(name.as_str(), vip)));
-    let inner = block.inner(area);
-    frame.render_widget(block, area);
-    let above = u16::try_from(remarks.len()).unwrap_or(u16::MAX);
-    let [above, below] = Layout::vertical([Constraint::Length(above), Constraint::Min(3)]).areas(inner);
-    frame.render_widget(Paragraph::new(drawn(&remarks)), above);
+    let wrapped = |(text, tone): (String, Tone)| {
+        wrap(&text, width).into_iter().map(move |part| vec![Span::new(part, tone)])
+    };
+    let mut lines: Vec<Line> = remarks.into_iter().flat_map(wrapped).collect();
+    lines.extend(reals(vip, width));
+    let room = usize::from(area.height).saturating_sub(2);
+    let mut block = Block::bordered().title(line(&vip_line(name.as_str(), vip)));
+    if lines.len() > room {
+        block = block.title_bottom(format!(" {} more lines: lbctl status {name} ", lines.len() - room));
+    }
+    frame.render_widget(Paragraph::new(drawn(&lines)).block(block), area);
+}
 
-    let shares = vip.reals.values().map(|real| real.share).fold(0.0, f64::max);
+/// Each real on a line, and below it why it has its weight, where there is something to say.
+fn reals(vip: &VipView, width: usize) -> Vec<Line> {
+    let is_wide = width >= WIDE;
+    let columns = if is_wide { BAR } else { BAR / 2 };
+    let share = vip.reals.values().map(|real| real.share).fold(0.0, f64::max);
     let most = vip.reals.values().filter_map(|real| real.connections).max().unwrap_or(0);
-    let why_width = usize::from(below.width).saturating_sub(84).max(16);
-    let rows = vip.reals.iter().map(|(name, real)| {
-        let [name, address, health, weight, share, connections, why] = real_row(name.as_str(), real);
+    let mut sheet = Sheet::new([
+        ("REAL", Align::Left),
+        (if is_wide { "ADDRESS" } else { "" }, Align::Left),
+        ("HEALTH", Align::Left),
+        ("WEIGHT", Align::Right),
+        ("SHARE", Align::Left),
+        ("CONNS", Align::Left),
+        ("", Align::Left),
+    ]);
+    for (name, real) in &vip.reals {
+        let [name, address, health, weight, percent, connections, _] = real_row(name.as_str(), real);
+        let relative = if share > 0.0 { real.share / share } else { 0.0 };
         let connections = match real.connections {
-            Some(count) => format!("{} {}", bar(part(count, most)), connections.text),
+            Some(count) => format!("{} {}", bar(part(count, most), columns), connections.text),
             None => "-".to_owned(),
         };
-        let share_bar = if shares > 0.0 { bar(real.share / shares) } else { bar(0.0) };
-        let why_lines = wrap(&why.text, why_width);
-        let height = u16::try_from(why_lines.len()).unwrap_or(1).clamp(1, 3);
-        let mut row: Vec<Cell<'_>> =
-            [name, address, health, weight].into_iter().map(|span| Cell::from(piece(&span))).collect();
-        row.push(Cell::from(format!("{share_bar} {:>7}", share.text)));
-        row.push(Cell::from(connections));
-        row.push(Cell::from(Text::from(why_lines.join("\n")).style(style(why.tone))));
-        Row::new(row).height(height)
-    });
-    let widths = [14, 15, 9, 10, 21].map(Constraint::Length);
-    let last = [Constraint::Length(if most > 0 { 21 } else { 5 }), Constraint::Min(16)];
-    let table = Table::new(rows, widths.into_iter().chain(last))
-        .header(headings(["REAL", "ADDRESS", "HEALTH", "WEIGHT", "SHARE", "CONNS", "WHY"]));
-    frame.render_widget(table, below);
+        sheet.row([
+            name,
+            if is_wide { address } else { "".into() },
+            health,
+            weight,
+            format!("{} {}", bar(relative, columns), percent.text).into(),
+            connections.into(),
+            "".into(),
+        ]);
+    }
+    let mut rows = sheet.lines(0, width).into_iter();
+    let mut lines: Vec<Line> = rows.next().into_iter().collect();
+    for (row, (name, real)) in rows.zip(&vip.reals) {
+        lines.push(row);
+        let [.., why] = real_row(name.as_str(), real);
+        if !why.text.is_empty() {
+            let parts = wrap(&why.text, width.saturating_sub(2));
+            lines.extend(parts.into_iter().map(|part| vec!["  ".into(), Span::new(part, why.tone)]));
+        }
+    }
+    lines
 }
 
 /// `count` of `most`, 0 to 1.
@@ -194,11 +217,16 @@ fn part(count: u64, most: u64) -> f64 {
     if most == 0 { 0.0 } else { count as f64 / most as f64 }
 }
 
-/// A bar of [`BAR`] columns that is filled so far, in eighths of a column.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=8 * BAR before")]
-fn bar(part: f64) -> String {
+/// A bar of so many columns that is filled so far, in eighths of a column.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "clamped to 0..=8 * columns before, and columns are few"
+)]
+fn bar(part: f64, columns: usize) -> String {
     const EIGHTHS: [char; 8] = [' ', '▏', '▎', '▍', '▌', '▋', '▊', '▉'];
-    let most = BAR * 8;
+    let most = columns * 8;
     let mut filled = (part.clamp(0.0, 1.0) * most as f64).round() as usize;
     if part > 0.0 {
         filled = filled.max(1);
@@ -207,7 +235,7 @@ fn bar(part: f64) -> String {
     if !filled.is_multiple_of(8) {
         bar.push(EIGHTHS[filled % 8]);
     }
-    let blanks = BAR - bar.chars().count();
+    let blanks = columns - bar.chars().count();
     bar + &" ".repeat(blanks)
 }
 
