@@ -6,13 +6,21 @@
 //! - [`Cli`] is what can be typed, [`commands`] what is done.
 //! - [`context`] is what every command needs: settings and a session.
 //! - [`edit`] changes the tree: plans, asks, writes, and tells what became of it.
-//! - [`tree`] reads the tree at one moment; [`output`] prints for people or for scripts.
+//! - [`tree`] reads the tree at one moment, and [`overview`] is what follows from it for those who look;
+//!   [`placement`] says where flows go by it.
+//! - [`output`] prints for people or for scripts; [`paint`] is text with tones, [`time`] points in time and spans.
 
 mod cli;
 pub mod commands;
 pub mod context;
 pub mod edit;
 pub mod output;
+pub mod overview;
+pub mod paint;
+pub mod placement;
+#[cfg(test)]
+mod testing;
+pub mod time;
 pub mod tree;
 
 pub use cli::Cli;

@@ -8,6 +8,8 @@
 //! [`Broker`], [`Fleet`], [`LbNode`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon under
 //! test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
 //! A [`crowd`](crowd::Crowd) is fleets at many brokers, and who of them is where.
+//! [`Broker`], [`Fleet`], [`LbNode`], [`Lbctl`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon
+//! and the operator's command line under test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
 //! [`Site`] is a cluster: several nodes behind a front, an ensemble that they share their state by, and reals.
 //! An [`Observer`] notes what its nodes have in their maps and where the router sends packets.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
@@ -28,6 +30,7 @@ mod host;
 pub mod interrupt;
 mod lab;
 mod lb_node;
+mod lbctl;
 mod link;
 pub mod machine;
 mod napi;
@@ -52,6 +55,7 @@ pub use held::{Connection, Held};
 pub use host::{Host, HostCommand};
 pub use lab::Lab;
 pub use lb_node::{LbNode, Metrics, RealDaemon};
+pub use lbctl::{Answer, Lbctl};
 pub use link::{Bridge, Port, link};
 pub use observer::{Observed, Observer, Sight, Table};
 pub use operator::Operator;

@@ -8,3 +8,7 @@ pub mod node;
 pub mod ops;
 pub mod real;
 pub mod vip;
+pub mod history;
+pub mod lookup;
+pub mod status;
+pub mod top;
