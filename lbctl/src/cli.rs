@@ -26,6 +26,12 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Find out what keeps a node from working, and how to mend it.
+    Doctor(commands::doctor::Options),
+
+    /// Write samples of a VIP's packets, from one node or all, to a pcapng file.
+    Capture(commands::capture::Options),
+
     /// Print a script that completes lbctl's words in a shell.
     Completions(commands::completions::Options),
 }
@@ -39,6 +45,8 @@ impl Cli {
         let context = Context::new(self.global);
         context.start_log();
         match self.command {
+            Command::Doctor(options) => commands::doctor::run(&options, &context).await,
+            Command::Capture(options) => commands::capture::run(&options, &context).await,
             Command::Completions(options) => commands::completions::run(&options, &mut Self::command()),
         }
     }

@@ -5,11 +5,14 @@
 //!
 //! - [`Cli`] is what can be typed, [`commands`] what is done.
 //! - [`context`] is what every command needs: settings and a session.
+//! - [`admin`] asks nodes' admin pages.
 //! - [`tree`] reads the tree at one moment; [`output`] prints for people or for scripts.
 
+pub mod admin;
 mod cli;
 pub mod commands;
 pub mod context;
+pub mod host;
 pub mod output;
 pub mod tree;
 

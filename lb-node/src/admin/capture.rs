@@ -59,7 +59,9 @@ impl Wanted {
                     let allowed = format!("in 1..={MOST_SECONDS}");
                     wanted.seconds = number(key, value, |n| (1..=MOST_SECONDS).contains(n), &allowed)?;
                 }
-                _ => return Err(format!("{key:?} is no parameter: there are vip, one_in, count and seconds")),
+                _ => {
+                    return Err(format!("{key:?} is no parameter: there are vip, one_in, count and seconds"));
+                }
             }
         }
         Ok(wanted)

@@ -99,8 +99,7 @@ impl Source {
             }
             None => 0,
         };
-        let mut ring =
-            RingBuf::try_from(Map::RingBuf(open("CAPTURES")?)).map_err(|error| other(&error))?;
+        let mut ring = RingBuf::try_from(Map::RingBuf(open("CAPTURES")?)).map_err(|error| other(&error))?;
         // What an earlier capture has left.
         while ring.next().is_some() {}
         // SAFETY: the descriptor is the ring's own, which stays open for as long as it is registered.
@@ -235,7 +234,8 @@ mod tests {
         assert_eq!(address([v4, 0]), IpAddr::from([10, 3, 1, 2]));
         let v6: Ipv6Addr = "2001:db8::7".parse().unwrap();
         let bits = u128::from_le_bytes(v6.octets());
-        let halves = [u64::try_from(bits & u128::from(u64::MAX)).unwrap(), u64::try_from(bits >> 64).unwrap()];
+        let halves =
+            [u64::try_from(bits & u128::from(u64::MAX)).unwrap(), u64::try_from(bits >> 64).unwrap()];
         assert_eq!(address(halves), IpAddr::from(v6));
     }
 }
