@@ -57,6 +57,12 @@ enum Command {
     History(commands::history::Options),
     /// Tell where a client's connection goes: slot and real.
     Lookup(commands::lookup::Options),
+    /// Find out what keeps a node from working, and how to mend it.
+    Doctor(commands::doctor::Options),
+
+    /// Write samples of a VIP's packets, from one node or all, to a pcapng file.
+    Capture(commands::capture::Options),
+
     /// Print a script that completes lbctl's words in a shell.
     Completions(commands::completions::Options),
 }
@@ -84,6 +90,8 @@ impl Cli {
             Command::Top(options) => commands::top::run(&context, &options).await,
             Command::History(options) => commands::history::run(&context, &options).await,
             Command::Lookup(options) => commands::lookup::run(&context, &options).await,
+            Command::Doctor(options) => commands::doctor::run(&options, &context).await,
+            Command::Capture(options) => commands::capture::run(&options, &context).await,
             Command::Completions(options) => commands::completions::run(&options, &mut Self::command()),
         }
     }

@@ -9,11 +9,15 @@
 //! - [`tree`] reads the tree at one moment, and [`overview`] is what follows from it for those who look;
 //!   [`placement`] says where flows go by it.
 //! - [`output`] prints for people or for scripts; [`paint`] is text with tones, [`time`] points in time and spans.
+//! - [`admin`] asks nodes' admin pages.
+//! - [`tree`] reads the tree at one moment; [`output`] prints for people or for scripts.
 
+pub mod admin;
 mod cli;
 pub mod commands;
 pub mod context;
 pub mod edit;
+pub mod host;
 pub mod output;
 pub mod overview;
 pub mod paint;

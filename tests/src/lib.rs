@@ -5,11 +5,9 @@
 //! behind goes when the next one begins.
 //!
 //! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
-//! [`Broker`], [`Fleet`], [`LbNode`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon under
-//! test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
-//! A [`crowd`](crowd::Crowd) is fleets at many brokers, and who of them is where.
 //! [`Broker`], [`Fleet`], [`LbNode`], [`Lbctl`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon
 //! and the operator's command line under test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
+//! A [`crowd`](crowd::Crowd) is fleets at many brokers, and who of them is where.
 //! [`Site`] is a cluster: several nodes behind a front, an ensemble that they share their state by, and reals.
 //! An [`Observer`] notes what its nodes have in their maps and where the router sends packets.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.

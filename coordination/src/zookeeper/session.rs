@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -123,6 +123,18 @@ impl ZooKeeperSession {
         let owned = path.to_owned();
         let found = self.perform(path, |client| async move { client.check_stat(&owned).await }).await?;
         found.map(|stat| stat.is_some()).map_err(|error| self.refusal(path, error))
+    }
+
+    /// When a znode was created, by the clock of the server that led then; `None` where there is no such znode.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn created_at(&self, path: &str) -> Result<Option<SystemTime>, Error> {
+        let owned = path.to_owned();
+        let found = self.perform(path, |client| async move { client.check_stat(&owned).await }).await?;
+        let stat = found.map_err(|error| self.refusal(path, error))?;
+        let since_1970 = |stat: zk::Stat| u64::try_from(stat.ctime).map(Duration::from_millis);
+        Ok(stat.and_then(|stat| UNIX_EPOCH.checked_add(since_1970(stat).ok()?)))
     }
 
     /// The client, if a server can be asked now.

@@ -12,3 +12,6 @@ pub mod history;
 pub mod lookup;
 pub mod status;
 pub mod top;
+pub mod capture;
+pub mod completions;
+pub mod doctor;
