@@ -4,6 +4,8 @@ use crate::{NodeName, RealName, VipName};
 
 /// The cluster's record, and the root of all.
 pub const CLUSTER: &str = "/drover";
+/// Who may do what, where the tree is closed.
+pub const ACCESS: &str = "/drover/access";
 /// VIPs, by name.
 pub const VIPS: &str = "/drover/vips";
 /// Flags by which operators steer.
@@ -32,6 +34,11 @@ pub const ELECTION: &str = "/drover/election";
 pub const LEADER: &str = "/drover/leader";
 /// The head: what is in force, by VIP. The one znode that every node watches for weights.
 pub const ASSIGNMENTS: &str = "/drover/assignments";
+
+/// What reals' agents and nodes say of the load of reals.
+pub const LOAD: &str = "/drover/load";
+/// What reals' agents say of the connections that earlier epochs hold.
+pub const LEASES: &str = "/drover/leases";
 
 /// Every znode that must be there before nodes can work, parents first.
 pub const SKELETON: [&str; 11] =
