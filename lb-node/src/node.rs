@@ -128,6 +128,8 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         reread: REREAD,
     };
     let (agent, learnt) = Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver);
+    let (announcing, announcing_receiver) = watch::channel(None);
+    let agent = agent.announcing(announcing_receiver);
     let (leave, left) = oneshot::channel::<()>();
     let agent = tokio::spawn(agent.run(async move {
         let _ = left.await;
@@ -170,6 +172,7 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         )),
     ];
 
+    let _told = Task::spawn(tell_announced(announced.clone(), announcing));
     let inherited = announced.borrow().announced.clone();
     let (wanted, wanted_receiver) = watch::channel(inherited);
     let (withdraw, withdrawn) = oneshot::channel::<()>();
@@ -520,6 +523,19 @@ async fn keep_wanted(
             Ok(()) = followed.changed() => {}
             () = control::sleep_until(behind_at), if !behind && behind_at.is_some() => {}
             else => return,
+        }
+    }
+}
+
+/// Keeps what the tree is told of what is announced.
+async fn tell_announced(
+    mut announced: watch::Receiver<FrontStatus>,
+    told: watch::Sender<Option<BTreeSet<IpAddr>>>,
+) {
+    loop {
+        told.send_replace(Some(announced.borrow_and_update().announced.clone()));
+        if announced.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -212,6 +212,8 @@ pub enum ZookeeperAcl {
     Open,
     /// Whoever has the credentials of the creator; everyone may read.
     Creator,
+    /// Those whom the tree names, which must be closed.
+    Groups,
 }
 
 /// How the node makes routers send it packets for its VIPs.
@@ -301,7 +303,7 @@ impl ClusterSettings {
 }
 
 words!(ZookeeperAuth { Digest = "digest", Sasl = "sasl" });
-words!(ZookeeperAcl { Open = "open", Creator = "creator" });
+words!(ZookeeperAcl { Open = "open", Creator = "creator", Groups = "groups" });
 words!(FrontDriver { None = "none", Bird = "bird" });
 
 /// What a path must be like.
@@ -427,6 +429,9 @@ impl Rules for ZookeeperSettings {
         let anonymous = self.credentials_file.is_none();
         let creator = self.acl == ZookeeperAcl::Creator && anonymous;
         needs("acl", creator, "credentials_file", "a creator that ZooKeeper knows again");
+        // A certificate serves as well.
+        let nobody = self.acl == ZookeeperAcl::Groups && anonymous && !cert;
+        needs("acl", nobody, "credentials_file", "a member of a group");
         let sasl = self.auth == ZookeeperAuth::Sasl && anonymous;
         needs("auth", sasl, "credentials_file", "authentication by SASL");
     }

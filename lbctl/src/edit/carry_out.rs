@@ -161,3 +161,6 @@ fn compare<T: Record>(before: Option<&Found<T>>, now: Option<&Found<T>>) -> Opti
     let (old, new) = (before.znode.version, now.znode.version);
     Some(format!("since version {old} of the znode (now {new}): {text}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,6 +44,15 @@ pub enum Effect {
 }
 
 impl Effect {
+    /// What it waits for, if it waits, on one line.
+    #[must_use]
+    pub fn waits_for(&self) -> String {
+        match self {
+            Self::Pending { waits_for } => waits_for.join("; "),
+            _ => String::new(),
+        }
+    }
+
     /// Each line ended.
     #[must_use]
     pub fn text(&self) -> String {
@@ -206,3 +215,6 @@ pub fn drained(tree: &Tree, target: &Target, now: u64) -> Option<String> {
     let word = if flags::is_disabling(flag) { "disabled" } else { "drained" };
     Some(format!("{word} {}", flags::told(flag)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! Operators' flags: which there are, and how they are set and taken away.
 
+use super::plan::Edit;
 use super::time::{Span, when};
+use coordination::{Error, Session, Znode};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,6 +57,25 @@ impl fmt::Display for FlagName {
     }
 }
 
+/// What there is of a flag.
+///
+/// # Errors
+/// If the store fails.
+pub async fn find<S: Session>(session: &S, name: &FlagName) -> Result<Option<Znode>, Error> {
+    Ok(session.read(&[name.path()]).await?.into_iter().next().flatten())
+}
+
+/// An order to take a flag away.
+///
+/// # Errors
+/// If it is not there, or the store fails.
+pub async fn removal<S: Session>(session: &S, name: FlagName, missing: &str) -> anyhow::Result<Edit> {
+    match find(session, &name).await? {
+        Some(znode) => Ok(Edit::RemoveFlag(name, znode)),
+        None => anyhow::bail!("{missing}. Nothing was written."),
+    }
+}
+
 /// A flag of `by`'s, set at `now` (seconds since 1970) for `span`, or for good.
 #[must_use]
 pub fn flag(by: &str, why: &str, span: Option<Span>, now: u64) -> Flag {
@@ -64,6 +85,18 @@ pub fn flag(by: &str, why: &str, span: Option<Span>, now: u64) -> Flag {
         until: span.map(|Span(span)| now.saturating_add(span.as_secs())),
         ..Flag::default()
     }
+}
+
+/// Why a flag is set, and for how long.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Reason {
+    /// Why, for others to read.
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    pub why: String,
+
+    /// For how long, e.g. 90s, 30m or 2h; then it ceases to count by itself.
+    #[arg(long = "for", value_name = "TIME")]
+    pub span: Option<Span>,
 }
 
 /// Makes a drain one that only `real enable` ends.

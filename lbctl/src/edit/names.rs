@@ -4,7 +4,7 @@ use crate::tree::{Found, Tree, VipFound};
 use anyhow::{Result, anyhow, bail};
 use std::fmt::Display;
 use zk_schema::tree::{Target, paths};
-use zk_schema::{NodeName, Real, RealName, Vip, VipName, nearest};
+use zk_schema::{NodeName, Real, Vip, VipName, nearest};
 
 /// Names that a refusal lists at most.
 const LISTED: usize = 12;
@@ -104,11 +104,6 @@ pub fn target(words: &[String]) -> Result<(Target, &[String])> {
         _ => bail!("which real? Name it as VIP/REAL, e.g. mqtt/broker-1, or as VIP REAL"),
     };
     Ok((text.parse().map_err(|problem: String| anyhow!(problem))?, rest))
-}
-
-/// All reals that the leader knows or operators wrote, of one VIP.
-pub(crate) fn reals<'t>(tree: &'t Tree, vip: &VipName) -> impl Iterator<Item = &'t RealName> {
-    tree.vips.get(vip).into_iter().flat_map(|found| found.reals.keys())
 }
 
 #[cfg(test)]

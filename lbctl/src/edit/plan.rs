@@ -483,3 +483,6 @@ fn is_newer(data: &[u8]) -> bool {
         serde_json::from_slice::<Value>(data).ok().and_then(|record| record.get("version")?.as_u64());
     version.is_some_and(|version| version > u64::from(SCHEMA_VERSION))
 }
+
+#[cfg(test)]
+mod tests;

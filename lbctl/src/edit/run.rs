@@ -2,12 +2,15 @@
 
 use super::carry_out::{carry_out, what_changed};
 use super::effect::{self, Effect, Expected};
-use super::plan::{Action, Plan, Remark};
+use super::fields::FieldChange;
+use super::names;
+use super::plan::{self, Action, Edit, Plan, Remark};
 use super::time::Span;
-use crate::edit::fields::FieldChange;
+use crate::context::Context;
 use crate::output::{self, Format, Shown};
 use crate::tree::Tree;
 use anyhow::{Result, anyhow, bail};
+use coordination::zookeeper::ZooKeeperSession;
 use coordination::{Error, Session};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -21,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(1_500);
 /// Options of every editing command.
 #[derive(Clone, Copy, Debug, clap::Args)]
 #[command(next_help_heading = "Options of editing")]
-pub struct Options {
+pub struct Editing {
     /// Do not ask.
     #[arg(long, short)]
     pub yes: bool,
@@ -141,6 +144,27 @@ pub fn text(plan: &Plan) -> String {
     steps.chain(remarks).collect()
 }
 
+/// Does the edits that `make` makes of the tree.
+///
+/// # Errors
+/// As [`run`], and if `make` fails.
+pub async fn edit(
+    context: &Context,
+    options: &Editing,
+    ask: Ask,
+    make: impl AsyncFnOnce(&ZooKeeperSession, &Tree) -> Result<Vec<Edit>>,
+) -> Result<ExitCode> {
+    context
+        .in_session(async |session| {
+            let tree = Tree::read(session).await?;
+            names::made(&tree)?;
+            let edits = make(session, &tree).await?;
+            let plan = plan::plan(&tree, edits, super::now())?;
+            run(session, &tree, &plan, (context.format(), options, ask)).await
+        })
+        .await
+}
+
 /// Shows a plan that was made of `tree`, asks, carries it out, and tells what became of it.
 ///
 /// # Errors
@@ -149,7 +173,7 @@ pub async fn run<S: Session>(
     session: &S,
     tree: &Tree,
     plan: &Plan,
-    (format, options, ask): (Format, &Options, Ask),
+    (format, options, ask): (Format, &Editing, Ask),
 ) -> Result<ExitCode> {
     let outcome = decide(session, tree, plan, (format, options, ask)).await?;
     output::print(format, &outcome)?;
@@ -164,7 +188,7 @@ pub async fn decide<S: Session>(
     session: &S,
     tree: &Tree,
     plan: &Plan,
-    (format, options, ask): (Format, &Options, Ask),
+    (format, options, ask): (Format, &Editing, Ask),
 ) -> Result<Outcome> {
     let mut outcome = Outcome::of(plan, options.dry_run);
     if format == Format::Text {
@@ -195,9 +219,11 @@ pub async fn decide<S: Session>(
         return Err(anyhow!("{halt}{what}"));
     }
     outcome.written = true;
-    let limit = if options.wait { options.timeout.0 } else { LOOK };
     if !expected.is_nothing() {
-        outcome.effect = Some(effect::wait(session, &expected, &before, limit, |_| {}).await?);
+        let limit = if options.wait { options.timeout.0 } else { LOOK };
+        let mut progress = Progress::new(options.wait);
+        let tell = |effect: &Effect| progress.tell(&effect.waits_for());
+        outcome.effect = Some(effect::wait(session, &expected, &before, limit, tell).await?);
     }
     Ok(outcome)
 }
@@ -224,6 +250,28 @@ fn consent() -> Result<bool> {
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Tells on standard error what is waited for, whenever that is something else.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    wanted: bool,
+    last: String,
+}
+
+impl Progress {
+    /// Tells if it is `wanted`.
+    pub(crate) fn new(wanted: bool) -> Self {
+        Self { wanted, last: String::new() }
+    }
+
+    /// Tells what is waited for.
+    pub(crate) fn tell(&mut self, text: &str) {
+        if self.wanted && text != self.last {
+            say(&format!("waiting: {text}\n"));
+            text.clone_into(&mut self.last);
+        }
+    }
 }
 
 /// Says something to whoever sits there, beside the result.

@@ -60,6 +60,7 @@ impl Case {
         let Some(head) = self.leader.in_force().head.clone() else { return };
         for node in &self.view.nodes {
             let record = Applied {
+                announced: None,
                 term: head.term,
                 epoch: head.epoch,
                 digest: String::new(),
