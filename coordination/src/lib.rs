@@ -1,18 +1,22 @@
 //! How nodes share state: a [`Store`] gives [`Session`]s with a tree of znodes, as ZooKeeper defines them.
 //!
 //! Two backends promise the same and pass one suite of tests: [`zookeeper`] and [`memory`]. All that is built upon
-//! them (following, election, presence) is written once, for any store.
+//! them (following, election, presence) is written once, for any store. [`probers`] and [`verdict`] are how nodes divide
+//! probing among them, and what their votes come to.
 //!
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
+pub mod access;
 pub mod election;
 pub mod follow;
 pub mod memory;
 mod mirror;
 pub mod presence;
+pub mod probers;
 mod session;
 pub mod setup;
 mod snapshots;
+pub mod verdict;
 pub mod zookeeper;
 
 pub use mirror::{Contents, Mirror, Pattern};

@@ -2,9 +2,9 @@
 
 use crate::policy::Assignment;
 use crate::program::{Program, RealProgram, VipProgram};
-use slot_table::flow::Seed;
-use slot_table::maglev::{self, BuildError, Table, TableSize, TableSizeError};
-use std::collections::HashMap;
+use slot_table::maglev::{BuildError, Table, TableSizeError};
+use slot_table::placement::{Ground, weighted};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use zk_schema::{Desired, RealName, VipName};
 
@@ -49,25 +49,30 @@ pub fn compile_with(
     previous: Option<&Program>,
     shared: Option<&TableCache>,
 ) -> Result<Program, CompileError> {
-    let (k0, k1) = desired.cluster.seed();
-    let seed = Seed { k0, k1 };
-    let size = TableSize::try_from(desired.cluster.table_size)?;
-    let mut tables = Tables::from_previous(previous, shared, seed, size);
-    let mut program =
-        Program { epoch: assignment.epoch, seed, table_size: size.slots(), vips: Default::default() };
+    let ground = Ground::of(&desired.cluster)?;
+    let mut tables = Tables::from_previous(previous, shared, ground);
+    let mut program = Program {
+        epoch: assignment.epoch,
+        seed: ground.seed,
+        table_size: ground.size.slots(),
+        vips: Default::default(),
+    };
+    let none = BTreeMap::new();
     for (name, state) in &desired.vips {
-        let weights = assignment.vips.get(name).map(|assigned| &assigned.weights);
+        let weights = assignment.vips.get(name).map_or(&none, |assigned| &assigned.weights);
+        let weighted = weighted(state.reals.keys(), weights);
         let reals: Vec<RealProgram> = state
             .reals
-            .iter()
-            .map(|(real, record)| RealProgram {
-                name: real.clone(),
+            .values()
+            .zip(&weighted)
+            .map(|(record, (name, weight))| RealProgram {
+                name: name.clone(),
                 address: record.address,
-                weight: weights.and_then(|weights| weights.get(real)).copied().unwrap_or(0),
+                weight: *weight,
             })
             .collect();
         let table =
-            tables.table(&reals).map_err(|reason| CompileError::Table { vip: name.clone(), reason })?;
+            tables.table(weighted).map_err(|reason| CompileError::Table { vip: name.clone(), reason })?;
         let vip = &state.vip;
         let compiled = VipProgram {
             address: vip.address,
@@ -87,41 +92,33 @@ pub fn compile_with(
 /// Tables that exist already, by what they were built from. Owners are indices into the list of reals, so those
 /// without a weight are part of the key.
 struct Tables<'a> {
-    seed: Seed,
-    size: TableSize,
+    ground: Ground,
     known: HashMap<Vec<(RealName, u16)>, Arc<Table>>,
     shared: Option<&'a TableCache>,
 }
 
 impl<'a> Tables<'a> {
-    fn from_previous(
-        previous: Option<&Program>,
-        shared: Option<&'a TableCache>,
-        seed: Seed,
-        size: TableSize,
-    ) -> Self {
-        let alike = previous.filter(|program| program.seed == seed && program.table_size == size.slots());
+    fn from_previous(previous: Option<&Program>, shared: Option<&'a TableCache>, ground: Ground) -> Self {
+        let alike = previous
+            .filter(|program| program.seed == ground.seed && program.table_size == ground.size.slots());
         let known = alike
             .into_iter()
             .flat_map(|program| program.vips.values())
             .map(|vip| (key(&vip.reals), Arc::clone(&vip.table)))
             .collect();
-        Self { seed, size, known, shared }
+        Self { ground, known, shared }
     }
 
-    fn table(&mut self, reals: &[RealProgram]) -> Result<Arc<Table>, BuildError> {
-        let key = key(reals);
-        if let Some(table) = self.known.get(&key) {
+    fn table(&mut self, reals: Vec<(RealName, u16)>) -> Result<Arc<Table>, BuildError> {
+        if let Some(table) = self.known.get(&reals) {
             return Ok(Arc::clone(table));
         }
-        let members: Vec<maglev::Real<'_>> =
-            reals.iter().map(|real| maglev::Real { id: real.name.as_str(), weight: real.weight }).collect();
-        let build = || maglev::build(self.seed, &members, self.size).map(Arc::new);
+        let build = || self.ground.table(&reals).map(Arc::new);
         let table = match self.shared {
-            Some(shared) => shared.get_or_build((self.seed, self.size.slots(), key.clone()), build)?,
+            Some(shared) => shared.get_or_build((self.ground, reals.clone()), build)?,
             None => build()?,
         };
-        self.known.insert(key, Arc::clone(&table));
+        self.known.insert(reals, Arc::clone(&table));
         Ok(table)
     }
 }
@@ -131,7 +128,7 @@ impl<'a> Tables<'a> {
 pub struct TableCache(Arc<Mutex<HashMap<CacheKey, Arc<Table>>>>);
 
 /// Seed and size, and names and weights of the reals.
-type CacheKey = (Seed, u32, Vec<(RealName, u16)>);
+type CacheKey = (Ground, Vec<(RealName, u16)>);
 
 impl TableCache {
     /// Tables that it holds at most: some 130 MiB of the smaller size.
@@ -164,6 +161,7 @@ mod tests {
     use super::*;
     use crate::policy::VipAssignment;
     use crate::testing::{checked_vip, desired, name};
+    use slot_table::maglev;
 
     fn assignment(epoch: u64, vips: &[(&str, &[(&str, u16)])]) -> Assignment {
         let vip = |weights: &[(&str, u16)]| VipAssignment {

@@ -3,6 +3,7 @@
 //! [`program::Program`], and `dataplane` into BPF maps.
 
 pub mod admin;
+mod announced;
 mod bpffs;
 pub mod capture;
 pub mod cli;
@@ -15,6 +16,7 @@ pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod node;
+mod notify;
 pub mod policy;
 pub mod probe_route;
 pub mod program;
@@ -26,6 +28,9 @@ pub mod status;
 /// all BPF programs are.
 pub static BENCHMARK_HARNESS: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
+
+/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
+pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
 
 #[cfg(test)]
 mod testing;

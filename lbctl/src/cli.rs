@@ -49,6 +49,20 @@ enum Command {
     Confirm(commands::ops::Confirm),
     /// Let the leader hold again what looks like an accident.
     Unconfirm(commands::ops::Unconfirm),
+    /// Show how the cluster is, on one screen: leader, nodes, VIPs, reals, and what needs attention.
+    Status(commands::status::Options),
+    /// Watch the cluster on a live screen.
+    Top(commands::top::Options),
+    /// Show what was decided, when, and why.
+    History(commands::history::Options),
+    /// Tell where a client's connection goes: slot and real.
+    Lookup(commands::lookup::Options),
+    /// Find out what keeps a node from working, and how to mend it.
+    Doctor(commands::doctor::Options),
+
+    /// Write samples of a VIP's packets, from one node or all, to a pcapng file.
+    Capture(commands::capture::Options),
+
     /// Print a script that completes lbctl's words in a shell.
     Completions(commands::completions::Options),
 }
@@ -72,6 +86,12 @@ impl Cli {
             Command::Unfreeze(options) => commands::ops::unfreeze(&context, &options).await,
             Command::Confirm(options) => commands::ops::confirm(&context, &options).await,
             Command::Unconfirm(options) => commands::ops::unconfirm(&context, &options).await,
+            Command::Status(options) => commands::status::run(&context, &options).await,
+            Command::Top(options) => commands::top::run(&context, &options).await,
+            Command::History(options) => commands::history::run(&context, &options).await,
+            Command::Lookup(options) => commands::lookup::run(&context, &options).await,
+            Command::Doctor(options) => commands::doctor::run(&options, &context).await,
+            Command::Capture(options) => commands::capture::run(&options, &context).await,
             Command::Completions(options) => commands::completions::run(&options, &mut Self::command()),
         }
     }

@@ -29,12 +29,18 @@ pub trait Shown: Serialize {
 pub fn print<T: Shown>(format: Format, result: &T) -> Result<()> {
     match format {
         Format::Text => write(result.text().as_bytes()),
-        Format::Json => {
-            let mut text = serde_json::to_vec_pretty(result).context("the result cannot be put into JSON")?;
-            text.push(b'\n');
-            write(&text)
-        }
+        Format::Json => print_json(result),
     }
+}
+
+/// Prints a result as JSON.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn print_json<T: Serialize>(result: &T) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(result).context("the result cannot be put into JSON")?;
+    text.push(b'\n');
+    write(&text)
 }
 
 /// Writes to standard output. That nobody reads on, as behind `head`, is no error.

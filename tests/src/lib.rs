@@ -5,8 +5,9 @@
 //! behind goes when the next one begins.
 //!
 //! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
-//! [`Broker`], [`Fleet`], [`LbNode`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon under
-//! test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
+//! [`Broker`], [`Fleet`], [`LbNode`], [`Lbctl`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon
+//! and the operator's command line under test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
+//! A [`crowd`](crowd::Crowd) is fleets at many brokers, and who of them is where.
 //! [`Site`] is a cluster: several nodes behind a front, an ensemble that they share their state by, and reals.
 //! An [`Observer`] notes what its nodes have in their maps and where the router sends packets.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
@@ -18,6 +19,7 @@ mod bird;
 mod broker;
 pub mod bulk;
 mod cluster;
+pub mod crowd;
 mod deployment;
 mod ensemble;
 mod fleet;
@@ -26,6 +28,7 @@ mod host;
 pub mod interrupt;
 mod lab;
 mod lb_node;
+mod lbctl;
 mod link;
 pub mod machine;
 mod napi;
@@ -50,13 +53,14 @@ pub use held::{Connection, Held};
 pub use host::{Host, HostCommand};
 pub use lab::Lab;
 pub use lb_node::{LbNode, Metrics, RealDaemon};
+pub use lbctl::{Answer, Lbctl};
 pub use link::{Bridge, Port, link};
 pub use observer::{Observed, Observer, Sight, Table};
 pub use operator::Operator;
 pub use process::{Finished, Process};
 pub use server::{Server, Service};
 pub use site::{PUBLISH, SERVICES, SUBSCRIBE, Settings, Site};
-pub use steady::{Record, Steady};
+pub use steady::{Record, Span, Steady};
 pub use topology::{Segment, Station, Topology, TopologyBuilder};
 pub use visit::{Visits, unspecified_like, visit};
 pub use wait::wait_until;

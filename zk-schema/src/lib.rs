@@ -28,8 +28,8 @@ pub use file::{FileErrors, FileProblem};
 pub use json::{MAX_RECORD_BYTES, Record, RecordError, from_json, to_json};
 pub use names::{NameError, NodeName, RealName, VipName};
 pub use node_file::{
-    ClusterSettings, FrontDriver, FrontSettings, NodeFile, RealFile, ZookeeperAcl, ZookeeperAuth,
-    ZookeeperSettings,
+    ClusterSettings, FrontDriver, FrontSettings, NodeFile, NodeOverrides, RealFile, ZookeeperAcl,
+    ZookeeperAuth, ZookeeperSettings,
 };
 pub use operator_file::{AdminAccess, OperatorFile};
 pub use problem::{FieldPath, Problem, Problems, nearest};

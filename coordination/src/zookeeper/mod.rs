@@ -4,6 +4,7 @@
 //! every reconnect), names rather than addresses (see [`Servers::for_library`]), and no operation while disconnected
 //! (it would queue them without bound and run them later).
 
+mod access;
 mod error;
 mod servers;
 mod session;
@@ -46,7 +47,7 @@ pub struct Options {
     pub sasl: Option<Login>,
     /// TLS to all servers; without it, none.
     pub tls: Option<Tls>,
-    /// Who may do what with znodes that are created.
+    /// Who may do what with znodes that are created, where the tree itself does not say so: in a closed one it does.
     pub acl: Acl,
 }
 
@@ -86,6 +87,8 @@ pub enum Acl {
     Open,
     /// Anybody may read; all else is for sessions with the same credentials (`auth::cdrwa`, `world:anyone:r`).
     Creator,
+    /// What the tree says, which must be closed: see [`crate::access`].
+    Groups,
 }
 
 impl Options {
@@ -145,9 +148,9 @@ impl ZooKeeper {
             }
         }
         let identified = options.tls.as_ref().is_some_and(|tls| tls.identity.is_some());
-        if options.acl == Acl::Creator && options.digest.is_none() && options.sasl.is_none() && !identified {
+        if options.acl != Acl::Open && options.digest.is_none() && options.sasl.is_none() && !identified {
             return Err(Error::Other(
-                "znodes for their creator alone need credentials by which ZooKeeper knows the creator; give a digest \
+                "znodes that are not open need credentials by which ZooKeeper knows who creates them; give a digest \
                  or SASL login or a TLS identity, or choose open znodes"
                     .to_owned(),
             ));
@@ -234,7 +237,11 @@ impl Store for ZooKeeper {
             );
         }
         let session = ZooKeeperSession::new(client, self.options.acl, self.servers.chroot().len());
-        if let Err(error) = self.check_chroot(&session).await {
+        let learnt = async {
+            self.check_chroot(&session).await?;
+            session.learn_access().await
+        };
+        if let Err(error) = learnt.await {
             session.close().await;
             return Err(error);
         }

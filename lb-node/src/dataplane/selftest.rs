@@ -9,11 +9,11 @@ use lb_ebpf::lb::{DROP_REASONS, DropReason, RealCounters};
 use lb_ebpf::wire::{
     ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, VLAN_LENGTH, protocol,
 };
-use slot_table::flow;
 use slot_table::flow::Flow;
+use slot_table::placement::Ground;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use zk_schema::{Affinity, Encapsulation, Protocol, VipName};
+use zk_schema::{Encapsulation, Protocol, VipName};
 
 /// XDP's verdicts (`linux/bpf.h`).
 const XDP_DROP: u32 = 1;
@@ -100,11 +100,8 @@ fn test(
     out.truncate(run.data_size_out as usize);
 
     let flow = Flow { client, service_port: port };
-    let hash = match vip.affinity {
-        Affinity::Flow => flow.hash(program.seed),
-        Affinity::Source => flow.hash_source(program.seed),
-    };
-    let owner = vip.table.owner(flow::slot(hash, program.table_size));
+    let ground = Ground { seed: program.seed, size: vip.table.size() };
+    let owner = vip.table.owner(ground.slot(&flow, vip.affinity));
     let expected = owner.and_then(|owner| vip.reals.get(owner));
     let handle = expected.and_then(|real| {
         state

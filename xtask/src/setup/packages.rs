@@ -42,6 +42,9 @@ const PACKAGES: &[Package] = &[
     package("zookeeper", "/usr/share/java/zookeeper.jar", "the ZooKeeper servers of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
     package("curl", "curl", "tests of the HTTP endpoints"),
+    // Without the package systemd-sysv, which would make it this machine's init.
+    package("systemd", "systemd-analyze", "checking the units"),
+    package("python3-venv", "python3", "the checker of manifests"),
 ];
 
 /// The packages above that would start a service, each with the service's name.

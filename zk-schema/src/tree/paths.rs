@@ -4,6 +4,8 @@ use crate::{NodeName, RealName, VipName};
 
 /// The cluster's record, and the root of all.
 pub const CLUSTER: &str = "/drover";
+/// Who may do what, where the tree is closed.
+pub const ACCESS: &str = "/drover/access";
 /// VIPs, by name.
 pub const VIPS: &str = "/drover/vips";
 /// Flags by which operators steer.
@@ -35,6 +37,8 @@ pub const ASSIGNMENTS: &str = "/drover/assignments";
 
 /// What reals' agents tell of their load, by VIP: ephemeral.
 pub const LOAD: &str = "/drover/load";
+/// What reals' agents say of the connections that earlier epochs hold.
+pub const LEASES: &str = "/drover/leases";
 /// The last decisions, by epoch.
 pub const EVENTS: &str = "/drover/events";
 

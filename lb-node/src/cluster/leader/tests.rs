@@ -1,5 +1,7 @@
 //! Decisions, one situation each. That they hold together over time is what the simulations prove.
 
+mod story;
+
 use super::*;
 use crate::testing::{checked_vip, desired, name, unchecked_vip};
 use coordination::follow::Decided;

@@ -1,0 +1,223 @@
+//! Lines of text with tones, which a terminal shows as colours, and columns that stand below each other.
+
+use std::io::IsTerminal as _;
+
+/// What a piece of text is to the eye.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tone {
+    /// As it is.
+    #[default]
+    Plain,
+    /// A heading.
+    Strong,
+    /// Of little interest.
+    Dim,
+    /// In order.
+    Good,
+    /// To be looked at.
+    Warn,
+    /// Broken.
+    Bad,
+}
+
+/// A piece of text in one tone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Span {
+    /// The text, without line ends.
+    pub text: String,
+    /// Its tone.
+    pub tone: Tone,
+}
+
+impl Span {
+    /// This text in this tone. Control characters, which records may hold, do not reach the terminal.
+    #[must_use]
+    pub fn new(text: impl Into<String>, tone: Tone) -> Self {
+        let text: String = text.into();
+        Self { text: text.replace(char::is_control, " "), tone }
+    }
+
+    /// Its width in columns, if each character takes one.
+    #[must_use]
+    pub fn width(&self) -> usize {
+        self.text.chars().count()
+    }
+}
+
+impl<T: Into<String>> From<T> for Span {
+    fn from(text: T) -> Self {
+        Self::new(text, Tone::Plain)
+    }
+}
+
+/// A line.
+pub type Line = Vec<Span>;
+
+/// Whether tones become colours, and how wide lines may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Paper {
+    /// Whether tones become colours.
+    pub colour: bool,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Default for Paper {
+    /// Without colours, and 100 columns wide.
+    fn default() -> Self {
+        Self { colour: false, width: 100 }
+    }
+}
+
+impl Paper {
+    /// That of standard output: a terminal's width, and colours there unless NO_COLOR (no-color.org) is set.
+    #[must_use]
+    pub fn stdout() -> Self {
+        if !std::io::stdout().is_terminal() {
+            return Self::default();
+        }
+        let colour = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let width = ratatui::crossterm::terminal::size().map_or(100, |(columns, _)| usize::from(columns));
+        Self { colour, width: width.clamp(80, 200) }
+    }
+
+    /// The lines as text, each ended, without blanks at the end.
+    #[must_use]
+    pub fn print(&self, lines: &[Line]) -> String {
+        let mut text = String::new();
+        for line in lines {
+            let end =
+                line.iter().rposition(|span| !span.text.trim_end().is_empty()).map_or(0, |last| last + 1);
+            for (number, span) in line[..end].iter().enumerate() {
+                let is_last = number + 1 == end;
+                let shown = if is_last { span.text.trim_end() } else { span.text.as_str() };
+                let code = match span.tone {
+                    _ if !self.colour || shown.trim().is_empty() => "",
+                    Tone::Plain => "",
+                    Tone::Strong => "1",
+                    Tone::Dim => "2",
+                    Tone::Good => "32",
+                    Tone::Warn => "33",
+                    Tone::Bad => "31",
+                };
+                match code {
+                    "" => text.push_str(shown),
+                    code => text.extend(["\x1b[", code, "m", shown, "\x1b[0m"]),
+                }
+            }
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// How the cells of a column stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// At the left: words.
+    Left,
+    /// At the right: numbers.
+    Right,
+}
+
+/// Rows whose cells stand below each other. The last column may be long: it goes on below itself.
+#[derive(Clone, Debug)]
+pub struct Sheet<const N: usize> {
+    align: [Align; N],
+    rows: Vec<[Span; N]>,
+}
+
+impl<const N: usize> Sheet<N> {
+    /// A sheet with these headings.
+    #[must_use]
+    pub fn new(headings: [(&str, Align); N]) -> Self {
+        let align = headings.map(|(_, align)| align);
+        Self { align, rows: vec![headings.map(|(heading, _)| Span::new(heading, Tone::Dim))] }
+    }
+
+    /// Adds a row.
+    pub fn row(&mut self, cells: [Span; N]) {
+        self.rows.push(cells);
+    }
+
+    /// The lines, `indent` columns from the left, in `width` columns as far as the last cells can be wrapped.
+    #[must_use]
+    pub fn lines(&self, indent: usize, width: usize) -> Vec<Line> {
+        let widest = |column: usize| self.rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..N).map(widest).collect();
+        let before_last = indent + widths[..N - 1].iter().map(|width| width + 2).sum::<usize>();
+        // However little room there is, something must stand there.
+        let room = width.saturating_sub(before_last).max(20);
+        let mut lines = Vec::new();
+        for row in &self.rows {
+            let mut line = vec![Span::from(" ".repeat(indent))];
+            for ((cell, width), align) in row[..N - 1].iter().zip(&widths).zip(self.align) {
+                let blanks = " ".repeat(width - cell.width());
+                let text = match align {
+                    Align::Left => format!("{}{blanks}", cell.text),
+                    Align::Right => format!("{blanks}{}", cell.text),
+                };
+                line.push(Span { text, tone: cell.tone });
+                line.push(Span::from("  "));
+            }
+            for (number, part) in wrap(&row[N - 1].text, room).into_iter().enumerate() {
+                if number > 0 {
+                    lines.push(std::mem::replace(&mut line, vec![Span::from(" ".repeat(before_last))]));
+                }
+                line.push(Span { text: part, tone: row[N - 1].tone });
+            }
+            lines.push(line);
+        }
+        lines
+    }
+}
+
+/// A text in lines of at most `width` columns, broken at blanks; a longer word stands alone. At least one line.
+#[must_use]
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let line = lines.last_mut().expect("there is always a line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.extend([" ", word]);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sheet() -> Sheet<3> {
+        let mut sheet = Sheet::new([("REAL", Align::Left), ("WEIGHT", Align::Right), ("WHY", Align::Left)]);
+        sheet.row(["broker-1".into(), "5".into(), Span::new("down: no answer within a second", Tone::Bad)]);
+        sheet.row(["b".into(), "100".into(), "".into()]);
+        sheet
+    }
+
+    #[test]
+    fn numbers_stand_at_the_right_and_the_last_column_goes_on_below_itself() {
+        let lines = sheet().lines(1, 40);
+        let expected = " REAL      WEIGHT  WHY\n broker-1       5  down: no answer\n                   within a second\n b            100\n";
+        assert_eq!(Paper::default().print(&lines), expected);
+    }
+
+    #[test]
+    fn tones_become_colours_only_where_they_are_wanted() {
+        let line = vec![Span::new("down", Tone::Bad), Span::from(" "), Span::new("x", Tone::Plain)];
+        let paper = Paper { colour: true, width: 80 };
+        assert_eq!(paper.print(std::slice::from_ref(&line)), "\x1b[31mdown\x1b[0m x\n");
+        assert_eq!(Paper::default().print(&[line]), "down x\n");
+    }
+
+    #[test]
+    fn control_characters_of_records_do_not_reach_the_terminal() {
+        let line = vec![Span::new("a\x1b]0;title\x07\nb", Tone::Plain)];
+        assert_eq!(Paper::default().print(&[line]), "a ]0;title  b\n");
+    }
+}
