@@ -37,8 +37,6 @@ pub const ASSIGNMENTS: &str = "/drover/assignments";
 
 /// What reals' agents tell of their load, by VIP: ephemeral.
 pub const LOAD: &str = "/drover/load";
-/// What reals' agents say of the connections that earlier epochs hold.
-pub const LEASES: &str = "/drover/leases";
 /// The last decisions, by epoch.
 pub const EVENTS: &str = "/drover/events";
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zk_schema::tree::{Applied, paths};
-use zk_schema::{NodeName, ZookeeperAcl, ZookeeperSettings};
+use zk_schema::{NodeName, ZookeeperSettings};
 
 const SERVER: &str = "zookeeper.server";
 const QUORUM: &str = "zookeeper.quorum";
@@ -342,11 +342,9 @@ fn no_rights(settings: &ZookeeperSettings, error: &Error) -> Finding {
         Error::NoAuth(path) => path.rsplit_once('/').map_or(path.as_str(), |(parent, _)| parent),
         _ => paths::CLUSTER,
     };
-    let with = match (&settings.credentials_file, settings.acl) {
-        (None, _) => "without credentials".to_owned(),
-        (Some(file), ZookeeperAcl::Open | ZookeeperAcl::Creator) => {
-            format!("with the credentials of {}", file.display())
-        }
+    let with = match &settings.credentials_file {
+        None => "without credentials".to_owned(),
+        Some(file) => format!("with the credentials of {}", file.display()),
     };
     Finding::fault(
         RIGHTS,
