@@ -15,16 +15,15 @@ use zk_schema::tree::{Target, paths};
 /// What is wanted.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Only VIPs and reals of the file are written; a table [node], as a standalone node's file has it, is
-ignored. What is in the tree and not in the file stays, unless --prune is given. Nothing is written if anything about the
-file is wrong, nor if somebody else changed what is to be written since it was compared.
+    after_help = "Only VIPs and reals of the file are written; a table [node], as a standalone node's file has it, is \
+ignored. What is in the tree and not in the file stays, unless --prune is given. Nothing is written if anything about \
+the file is wrong, nor if somebody else changed what is to be written since it was compared.
 
 Examples:
   lbctl apply -f cluster.toml --dry-run     show what would change
   lbctl apply -f cluster.toml               show, ask, write
-  lbctl apply -f cluster.toml --yes --wait  for scripts: do not ask; fail unless it is in force on all nodes in 30 s
-  lbctl apply -f cluster.toml --prune       also delete VIPs and reals that the file does not have
-  lbctl export | lbctl -z other:2181 apply -f - --yes"
+  lbctl apply -f cluster.toml --yes --wait  for scripts: fail unless it is in force in 30 s
+  lbctl apply -f cluster.toml --prune       also delete what the file does not have"
 )]
 pub struct Options {
     /// Cluster file in TOML (docs/cluster-file.md), or the same in JSON; - for standard input.

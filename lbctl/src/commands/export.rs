@@ -21,9 +21,9 @@ pub enum Syntax {
 /// What to print.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "What it prints, `lbctl apply` takes: right away it changes nothing. Reals that register themselves are
-named in a comment only, since they come and go by themselves; flags (drains, maintenance) are not part of it. The seed is: keep the file as you would keep a key, if
-clients are strangers.
+    after_help = "What it prints, `lbctl apply` takes: right away it changes nothing. Reals that register themselves are \
+named in a comment only, since they come and go by themselves; flags (drains, maintenance) are not part of it. The seed \
+is: keep the file as you would keep a key, if clients are strangers.
 
 Examples:
   lbctl export > cluster.toml

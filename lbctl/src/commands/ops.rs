@@ -36,7 +36,7 @@ pub struct Unfreeze {
 /// What is confirmed.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The leader holds what looks like an accident: most reals of a VIP down or gone, most VIPs or nodes gone.
+    after_help = "The leader holds what looks like an accident: most reals of a VIP down or gone, most VIPs or nodes gone. \
 `lbctl status` and `lbctl vip show` say what is held. A confirmation counts for ten minutes unless --for says otherwise.
 
 Examples:

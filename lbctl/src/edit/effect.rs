@@ -193,14 +193,15 @@ pub async fn wait<S: Session>(
     loop {
         let tree = Tree::read(session).await?;
         let problems = expected.problems(&tree);
-        let overdue = start.elapsed() >= GRACE.min(limit);
+        let waited = start.elapsed();
+        let overdue = waited >= GRACE.min(limit);
         let told: Vec<String> =
             problems.into_iter().filter(|problem| overdue || !before.contains(problem)).collect();
         let effect = match told.is_empty() {
             true => effect(&tree, expected, super::now()),
             false => Effect::Refused { problems: told },
         };
-        if !matches!(effect, Effect::Pending { .. }) || start.elapsed() >= limit {
+        if !matches!(effect, Effect::Pending { .. }) || waited >= limit {
             return Ok(effect);
         }
         progress(&effect);

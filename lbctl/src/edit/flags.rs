@@ -112,7 +112,7 @@ pub fn is_disabling(flag: &Flag) -> bool {
     flag.extra.get(DISABLED).and_then(Value::as_bool) == Some(true)
 }
 
-/// Who set it, what for, and until when: `by anna: disk, until 2027-01-15 08:00:00 UTC`.
+/// Who set it, what for, and until when: `by anna: disk, until 2027-01-15T08:00:00Z`.
 #[must_use]
 pub fn told(flag: &Flag) -> String {
     let mut text = if flag.by.is_empty() { "by somebody".to_owned() } else { format!("by {}", flag.by) };
