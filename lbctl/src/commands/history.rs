@@ -231,9 +231,9 @@ pub(crate) fn lines(event: &Event, width: usize) -> Vec<Line> {
         };
         let mut line = vec![
             Span::new(format!("{}  ", rfc3339(event.at_ms)), Tone::Dim),
-            format!("{}/{:<5} {:<8} ", event.term, event.epoch, event.node).into(),
+            format!("{}/{:<5} {:<7} ", event.term, event.epoch, event.node).into(),
             Span::new(format!("{:<9} ", decision.kind), tone(&decision.kind)),
-            Span::new(format!("{about:<18} "), Tone::Strong),
+            Span::new(format!("{about:<16} "), Tone::Strong),
         ];
         let before: usize = line.iter().map(Span::width).sum();
         // Where little room is left the text goes below, where there is some.
@@ -353,7 +353,7 @@ mod tests {
     fn a_decision_is_a_line_with_time_epoch_leader_kind_vip_and_reason() {
         let lines = lines(&event(1_795_233_979, &["mqtt"]), 200);
         let text = Paper::default().print(&lines);
-        let expected = "2026-11-21T04:06:19.000Z  2/1795233979 lb-1     weights   mqtt               real-1 from 100 to 50\n";
+        let expected = "2026-11-21T04:06:19.000Z  2/1795233979 lb-1    weights   mqtt             real-1 from 100 to 50\n";
         assert_eq!(text, expected);
     }
 }

@@ -84,8 +84,7 @@ pub fn nodes(overview: &Overview, width: usize) -> Vec<Line> {
 }
 
 /// A node's row: name, state, term, epoch, lag, version, age, remarks.
-#[must_use]
-pub fn node_row(name: &NodeName, node: &NodeView, now: u64) -> [Span; 8] {
+fn node_row(name: &NodeName, node: &NodeView, now: u64) -> [Span; 8] {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let (state, tone) = match (node.present, node.mode) {
         (false, _) => ("gone", Tone::Bad),

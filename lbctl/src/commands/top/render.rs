@@ -3,7 +3,7 @@
 use super::screen::Screen;
 use super::watcher::Sample;
 use crate::commands::history;
-use crate::overview::text::{grouped, header, node_row, real_row, vip_line};
+use crate::overview::text::{grouped, header, nodes, real_row, vip_line};
 use crate::overview::{Health, VipView};
 use crate::paint::{Align, Line, Sheet, Span, Tone, wrap};
 use crate::time::span;
@@ -17,9 +17,8 @@ use ratatui::widgets::{Block, Cell, Clear, Paragraph, Row, Table, TableState};
 const BAR: usize = 12;
 /// Columns of the reals' pane from which on there is room for addresses and long bars.
 const WIDE: usize = 88;
-/// Rows for decisions, and for what needs attention, with their frames, at most.
-const DECISIONS: u16 = 8;
-const ATTENTION: u16 = 6;
+/// Rows of the terminal from which on there is room for decisions.
+const HIGH: u16 = 24;
 
 /// What the keys do.
 const HELP: &str = "\
@@ -40,10 +39,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, now_ms: u64) {
     let attention = attention(sample, usize::from(area.width).saturating_sub(4));
     let of_attention = match attention.len() {
         0 => 0,
-        lines => rows(lines).saturating_add(2).min(ATTENTION),
+        lines => rows(lines).saturating_add(2).min((area.height / 6).clamp(3, 8)),
     };
-    let of_decisions = if area.height >= 24 { DECISIONS } else { 0 };
-    let [top, nodes, vips, problems, decisions, bottom] = Layout::vertical([
+    let of_decisions = if area.height >= HIGH { (area.height / 5).min(10) } else { 0 };
+    let [top, members, vips, problems, decisions, bottom] = Layout::vertical([
         Constraint::Length(rows(heading.len())),
         Constraint::Length(of_nodes),
         Constraint::Min(5),
@@ -53,7 +52,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, screen: &Screen, now_ms: u64) {
     ])
     .areas(area);
     frame.render_widget(Paragraph::new(drawn(&heading)), top);
-    draw_nodes(frame, sample, nodes);
+    draw_nodes(frame, sample, members);
     let [list, reals] = Layout::horizontal([Constraint::Length(30), Constraint::Min(40)]).areas(vips);
     draw_vips(frame, screen, list);
     draw_reals(frame, screen, reals);
@@ -88,14 +87,8 @@ fn heading(sample: &Sample, now_ms: u64) -> Vec<Line> {
 }
 
 fn draw_nodes(frame: &mut Frame<'_>, sample: &Sample, area: Rect) {
-    let overview = &*sample.overview;
-    let rows = overview.nodes.iter().map(|(name, node)| cells(node_row(name, node, overview.at)));
-    let widths = [18, 10, 6, 8, 6, 10, 12].map(Constraint::Length);
-    let widths = widths.into_iter().chain([Constraint::Min(10)]);
-    let table = Table::new(rows, widths)
-        .header(headings(["NODE", "STATE", "TERM", "EPOCH", "BEHIND", "SOFTWARE", "UP FOR", "REMARKS"]))
-        .block(Block::bordered().title(" nodes "));
-    frame.render_widget(table, area);
+    let lines = nodes(&sample.overview, usize::from(area.width).saturating_sub(2));
+    frame.render_widget(Paragraph::new(drawn(&lines)).block(Block::bordered().title(" nodes ")), area);
 }
 
 /// The VIPs, with how many of their reals take connections.
@@ -116,11 +109,8 @@ fn draw_vips(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
             Span::from(connections),
         ])
     };
-    let title = if screen.filter.is_empty() {
-        format!(" {} VIPs ", vips.len())
-    } else {
-        format!(" {} VIPs with {:?} ", vips.len(), screen.filter)
-    };
+    let filter = if screen.filter.is_empty() { String::new() } else { format!("with {:?} ", screen.filter) };
+    let title = format!(" {} {} {filter}", vips.len(), if vips.len() == 1 { "VIP" } else { "VIPs" });
     let widths = [Constraint::Min(10), Constraint::Length(6), Constraint::Length(9)];
     let table = Table::new(vips.iter().map(row), widths)
         .header(headings(["VIP", "IN USE", "CONNS"]))

@@ -32,7 +32,7 @@ impl Key {
     pub(super) fn of(event: KeyEvent) -> Option<Self> {
         Some(match event.code {
             KeyCode::Char('c' | 'd') if event.modifiers.contains(KeyModifiers::CONTROL) => Self::Interrupt,
-            KeyCode::Char(c) => Self::Char(c),
+            KeyCode::Char(c) if !event.modifiers.contains(KeyModifiers::ALT) => Self::Char(c),
             KeyCode::Up => Self::Up,
             KeyCode::Down => Self::Down,
             KeyCode::Home | KeyCode::PageUp => Self::First,
@@ -106,8 +106,7 @@ impl Screen {
             Key::Char('q') => return true,
             Key::Char('?') => self.help = !self.help,
             Key::Escape if self.help => self.help = false,
-            Key::Escape if !self.filter.is_empty() => self.filter.clear(),
-            Key::Escape => return true,
+            Key::Escape => self.filter.clear(),
             Key::Char('/') => {
                 self.typing = true;
                 self.help = false;

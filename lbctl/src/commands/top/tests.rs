@@ -61,7 +61,7 @@ fn leader_nodes_vips_reals_and_decisions_are_on_the_screen() {
     for part in [
         "lb-2, term 3, for 2 h 1 min",
         "epoch 41 of term 3",
-        "lb-3               live",
+        "lb-3  live      3     41       0  0.1.0",
         "2 VIPs",
         "mqtt  198.51.100.10:1883/tcp",
         "3/3",
@@ -113,7 +113,7 @@ fn keys_select_filter_explain_and_end() {
     screen.press(Key::Erase);
     screen.press(Key::Enter);
     assert_eq!(screen.vips().len(), 1);
-    assert!(shown(&screen).contains("1 VIPs with \"ot\""), "{}", shown(&screen));
+    assert!(shown(&screen).contains("1 VIP with \"ot\""), "{}", shown(&screen));
     assert!(!screen.press(Key::Escape));
     assert_eq!(screen.vips().len(), 2);
     screen.press(Key::Char('?'));
