@@ -41,6 +41,7 @@ const PACKAGES: &[Package] = &[
     // Without a service; the one is in the package zookeeperd.
     package("zookeeper", "/usr/share/java/zookeeper.jar", "the ZooKeeper servers of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
+    package("faketime", "faketime", "tests of clocks that differ"),
     package("curl", "curl", "tests of the HTTP endpoints"),
 ];
 
