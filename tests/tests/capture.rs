@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use drover_tests::{Host, Lbctl, PUBLISH, Protocol, Settings, Site, visit, wait_until};
+use drover_tests::{Host, Lbctl, PUBLISH, Process, Protocol, Settings, Site, visit, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const REALS: &[&str] = &["real-1", "real-2", "real-3"];
@@ -62,6 +62,16 @@ fn packets(host: &Host, file: &Path) -> Vec<[String; 4]> {
     text.lines().map(line).collect()
 }
 
+/// Waits until the file has the names of these nodes, which they write when they begin to take samples.
+fn wait_for_names(capture: &mut Process, file: &Path, names: &[&str]) {
+    let outcome = capture.wait_ready("nodes to take samples", LIMIT, || {
+        let bytes = fs::read(file).unwrap_or_default();
+        let has = |name: &&str| bytes.windows(name.len()).any(|part| part == name.as_bytes());
+        Ok(names.iter().all(has).then_some(()))
+    });
+    outcome.unwrap();
+}
+
 #[test]
 fn packets_of_all_nodes_are_in_one_file_with_node_and_real() {
     let site = Site::of_two_services(2, Settings::default()).unwrap();
@@ -73,14 +83,7 @@ fn packets_of_all_nodes_are_in_one_file_with_node_and_real() {
     let command =
         command.args(["--admin", "127.0.0.1:9940", "--admin", "127.0.0.1:9950", "-o", "json", "-w"]);
     let mut capture = command.arg(&file).spawn().unwrap();
-    // The names of both nodes are in the file as soon as both take samples.
-    capture
-        .wait_ready("both nodes to take samples", LIMIT, || {
-            let bytes = fs::read(&file).unwrap_or_default();
-            let has = |name: &str| bytes.windows(name.len()).any(|part| part == name.as_bytes());
-            Ok((has("node-1") && has("node-2")).then_some(()))
-        })
-        .unwrap();
+    wait_for_names(&mut capture, &file, &["node-1", "node-2"]);
 
     // A node has one reader at a time.
     let operator = Lbctl::new(first, &site.ensemble.connect_string());
@@ -132,11 +135,12 @@ fn a_node_that_only_its_own_host_can_ask_is_named_and_sampling_ends_with_its_rea
 
     // A reader that goes away lets the next one in.
     let host = &site.net.nodes[0].host;
+    let other = host.dir().join("other.pcapng");
     let command = host.command(lbctl()).args(["capture", "publish", "--admin", "127.0.0.1:9940", "-w"]);
-    let mut reader = command.arg("/dev/null").spawn().unwrap();
+    let mut reader = command.arg(&other).spawn().unwrap();
+    wait_for_names(&mut reader, &other, &["node-1"]);
     let one_second = ["capture", "publish", "--node", "node-1", "--seconds", "1", "-w", file];
-    wait_until("the reader to be there", LIMIT, || Ok((operator.run(&one_second)?.code == 1).then_some(())))
-        .unwrap();
+    assert_eq!(operator.run(&one_second).unwrap().code, 1);
     reader.kill().unwrap();
     wait_until("the next one to be let in", LIMIT, || {
         Ok((operator.run(&one_second)?.code == 0).then_some(()))

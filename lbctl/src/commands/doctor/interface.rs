@@ -128,7 +128,7 @@ fn sources(wanted: &Wanted<'_>, link: &Link, addresses: &[Address]) -> Vec<Findi
 fn rp_filter(name: &str) -> Finding {
     const CHECK: &str = "interface.rp_filter";
     let read = |place: &str| {
-        let path = format!("/proc/sys/net/ipv4/conf/{}/rp_filter", place.replace('.', "/"));
+        let path = format!("/proc/sys/net/ipv4/conf/{place}/rp_filter");
         std::fs::read_to_string(path).ok()?.trim().parse::<u8>().ok()
     };
     // The kernel takes the greater of the two.
