@@ -41,6 +41,7 @@ const PACKAGES: &[Package] = &[
     // Without a service; the one is in the package zookeeperd.
     package("zookeeper", "/usr/share/java/zookeeper.jar", "the ZooKeeper servers of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
+    package("faketime", "faketime", "tests of clocks that differ"),
     package("curl", "curl", "tests of the HTTP endpoints"),
     // Without the package systemd-sysv, which would make it this machine's init.
     package("systemd", "systemd-analyze", "checking the units"),

@@ -22,7 +22,7 @@ use interface::Wanted;
 use network::Network;
 use node::Told;
 use reals::Server;
-use report::{Finding, Report};
+use report::{Finding, Level, Report};
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -111,14 +111,17 @@ async fn examine(options: &Options, context: &Context) -> Result<Report> {
     findings.push(clock::synchronised());
     if let Some(interface) = &interface {
         let names: Vec<String> = links.iter().map(|link| link.name.clone()).collect();
-        findings.extend(kernel::bpffs(&options.bpffs, interface, daemon.is_some(), &names));
+        let pinned = kernel::bpffs(&options.bpffs, interface, daemon.is_some(), &names);
+        let is_bpffs = pinned.iter().all(|finding| finding.level != Level::Fault);
+        findings.extend(pinned);
         let node = told.as_ref().map(|told| &told.node);
         let sources = node.map_or_else(Vec::new, |node| {
             let v4 = node.source_v4.map(IpAddr::from);
             v4.into_iter().chain(node.source_v6.map(IpAddr::from)).collect()
         });
         let xdp_mode = node.map_or_else(Default::default, |node| node.xdp_mode);
-        let wanted = Wanted { interface, bpffs: &options.bpffs, xdp_mode, sources };
+        let bpffs = is_bpffs.then_some(options.bpffs.as_path());
+        let wanted = Wanted { interface, bpffs, xdp_mode, sources };
         findings.extend(interface::interface(&wanted, &links, &addresses));
     }
     let Some(told) = told else {

@@ -48,10 +48,8 @@ pub(super) fn largest(to: IpAddr, wanted: u16) -> Result<Through> {
         fits = answered.iter().chain(&again).copied().max().unwrap_or(fits).max(fits);
         let lost = missing.into_iter().filter(|size| *size > fits && !again.contains(size));
         too_big = lost.min().unwrap_or(too_big);
-        let gap = too_big - fits;
-        sizes = (1..=SIZES)
-            .map(|part| fits + (u32::from(gap) * u32::from(part) / u32::from(SIZES + 1)) as u16)
-            .collect();
+        let step = (too_big - fits).div_ceil(SIZES + 1);
+        sizes = (1..=SIZES).map(|part| fits.saturating_add(step.saturating_mul(part))).collect();
         sizes.push(too_big - 1);
         sizes.push(fits + 1);
         sizes.sort_unstable();

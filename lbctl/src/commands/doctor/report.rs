@@ -112,7 +112,7 @@ impl Shown for Report {
             }
         }
         let (checks, faults, warnings) = (self.checks.len(), self.faults, self.warnings);
-        let _ = writeln!(text, "{checks} checks: {faults} faults, {warnings} warnings");
+        let _ = writeln!(text, "{checks} checks: {faults} at fault, {warnings} with a warning");
         text
     }
 }
@@ -139,7 +139,7 @@ mod tests {
             "ok       kernel.version  Linux 6.18.5\n\
              FAULT    real.route      mqtt/a: no route\n                         -> ip route add …\n\
              WARNING  kernel.jit      off[2J\n                         -> turn it on\n\
-             3 checks: 1 faults, 1 warnings\n"
+             3 checks: 1 at fault, 1 with a warning\n"
         );
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["faults"], 1);
