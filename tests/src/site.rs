@@ -307,7 +307,12 @@ impl<S> Site<S> {
     ///
     /// When that takes too long.
     pub fn wait_settled(&self) -> Result<()> {
-        wait_until("the leader to have settled", LIMIT, || Ok((!self.head()?.settling).then_some(())))
+        wait_until("the leader to have settled", LIMIT, || {
+            // What stands there at first is its predecessor's head.
+            let (head, term) = (self.head()?, self.operator.record::<Term>(paths::LEADER)?);
+            let is_own = term.is_some_and(|term| term.term == head.term);
+            Ok((is_own && !head.settling).then_some(()))
+        })
     }
 
     /// Waits until the router sends every VIP's packets to these nodes and no others.

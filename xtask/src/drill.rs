@@ -49,7 +49,7 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     if !args.list {
         process::need_root("drills make network namespaces and load BPF programs")?;
     }
-    setup::ensure(workspace, Scope::Run)?;
+    setup::ensure(workspace, if args.list { Scope::Build } else { Scope::Run })?;
     let program = artifacts::binary(workspace, "drover-drill", &[])?;
     let mut drill = process::command(&program);
     drill.args(&args.drill).current_dir(&workspace.root);

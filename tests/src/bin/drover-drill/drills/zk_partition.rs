@@ -69,8 +69,8 @@ fn cut_server(stage: &mut Stage) -> Result<()> {
     let before = stage.digests()?;
     let part = |stage: &mut Stage, parted: bool| {
         let net = &stage.site.net;
-        let peers = net.zookeepers.iter().enumerate().filter(|(peer, _)| *peer != server);
-        peers.map(|(_, peer)| net.part(&net.zookeepers[server], peer, parted)).collect::<Result<()>>()
+        let mut peers = net.zookeepers.iter().enumerate().filter(|(peer, _)| *peer != server);
+        peers.try_for_each(|(_, peer)| net.part(&net.zookeepers[server], peer, parted))
     };
     stage.play(
         step(format!(
