@@ -204,6 +204,17 @@ impl Collector for Registration {
             let labels = [("vip", vip.as_str())];
             ConstGauge::new(i64::from(place.registered)).encode(registered.encode_family(&labels)?)?;
         }
+        let mut connections = encoder.encode_descriptor(
+            "drover_real_connections",
+            "Clients' connections to the VIP that are established at this host",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (vip, place) in &standing.vips {
+            let Some(count) = place.connections else { continue };
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(connections.encode_family(&[("vip", vip.as_str())])?)?;
+        }
         Ok(())
     }
 }
