@@ -17,6 +17,7 @@ use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
 use crate::probe_route::ProbeRoute;
 use crate::standalone::{FileStatus, FileStore, read_text};
+use crate::tree_metrics::TreeMetrics;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
@@ -66,6 +67,7 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
         file: store.status(),
         announced: watch::channel(FrontStatus::default()).1,
         report,
+        tree: TreeMetrics::default(),
     });
     let running = running.await?;
     let _file = Task::spawn(store.follow(async move || {
@@ -90,7 +92,8 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
     check_capabilities()?;
 
     let NodeFile { node, zookeeper, front, cluster } = read_node_file(file)?;
-    let store = coordination::zookeeper::store(&zookeeper)?;
+    let tree_metrics = TreeMetrics::default();
+    let store = coordination::zookeeper::store(&zookeeper)?.with_observer(Arc::new(tree_metrics.clone()));
     let boot = boot_id().context("cannot read this machine's boot id")?;
     let announcer = Driver::open(&front, &boot)?;
     let base = Base::prepare(node).await?;
@@ -143,6 +146,7 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
             file: watch::channel(FileStatus::default()).1,
             announced: announced.clone(),
             report,
+            tree: tree_metrics.clone(),
         })
         .await?;
     let _tasks = [
@@ -200,6 +204,7 @@ struct Plan<'a> {
     file: watch::Receiver<FileStatus>,
     announced: watch::Receiver<FrontStatus>,
     report: watch::Sender<Arc<Report>>,
+    tree: TreeMetrics,
 }
 
 /// A node that forwards.
@@ -247,7 +252,7 @@ impl Base {
     /// Takes up forwarding by what the snapshots say.
     async fn start(self, plan: Plan<'_>) -> Result<Running> {
         let Self { node, listener, ifindex, outer } = self;
-        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report } = plan;
+        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report, tree } = plan;
         let first = Arc::clone(&snapshots.borrow());
         let (dataplane, start) = open(&node, outer, &first, bpffs)?;
         let in_force = control::inherited(&dataplane, start, &first.desired);
@@ -278,7 +283,11 @@ impl Base {
             file: file.clone(),
             cluster: in_cluster.cloned(),
             announced: announced.clone(),
+            tree: tree.clone(),
+            capacity: node.capacity,
         };
+        let _behind = in_cluster
+            .map(|learnt| tokio::spawn(tree.follow(learnt.followed.clone(), status_receiver.clone())));
         let shown = Shown {
             node: node.name.clone(),
             status: status_receiver,

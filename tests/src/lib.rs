@@ -19,6 +19,7 @@ mod broker;
 pub mod bulk;
 mod cluster;
 mod deployment;
+pub mod documented;
 mod ensemble;
 mod fleet;
 mod held;

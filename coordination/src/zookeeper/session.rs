@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
 use zookeeper_client as zk;
 
-use super::{Acl, error};
+use super::{Acl, Observer, Operation, error};
 use crate::{Change, Error, Session, State, Watch, Znode};
 
 /// The most operations that a session has under way; more wait. The library itself would take any number.
@@ -42,6 +42,7 @@ struct Handle {
     acl: Acl,
     /// Bytes that the subtree's path adds to each path.
     chroot_length: usize,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// The client while the session lasts, and the state.
@@ -96,7 +97,12 @@ impl Life {
 
 impl ZooKeeperSession {
     /// Takes over a client that has just begun its session.
-    pub(super) fn new(client: zk::Client, acl: Acl, chroot_length: usize) -> Self {
+    pub(super) fn new(
+        client: zk::Client,
+        acl: Acl,
+        chroot_length: usize,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
         let id = client.session_id().0;
         let timeout = client.session_timeout();
         let watcher = client.state_watcher();
@@ -115,13 +121,16 @@ impl ZooKeeperSession {
             limit: MIN_LIMIT.max(timeout * 2 / 3),
             acl,
             chroot_length,
+            observer,
         }))
     }
 
     /// Whether there is such a znode.
     pub(super) async fn exists(&self, path: &str) -> Result<bool, Error> {
         let owned = path.to_owned();
-        let found = self.perform(path, |client| async move { client.check_stat(&owned).await }).await?;
+        let found = self
+            .perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await })
+            .await?;
         found.map(|stat| stat.is_some()).map_err(|error| self.refusal(path, error))
     }
 
@@ -139,12 +148,30 @@ impl ZooKeeperSession {
         }
     }
 
+    /// Lets the library do one operation, which is about `what`, and tells the observer how that went.
+    async fn perform<F>(
+        &self,
+        kind: Operation,
+        what: &str,
+        operation: impl FnOnce(zk::Client) -> F,
+    ) -> Result<F::Output, Error>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let began = Instant::now();
+        let outcome = self.attempt(what, operation).await;
+        if let Some(observer) = &self.0.observer {
+            observer.ended(kind, began.elapsed(), outcome.is_ok());
+        }
+        outcome
+    }
+
     /// Lets the library do one operation, which is about `what`.
     ///
     /// The library knows no time limits, queues what is asked of it while disconnected, and goes on with an operation
     /// that nobody waits for any more. So each runs in a task that holds its permit until the library is done with it,
     /// and whoever asked waits for no longer than the limit, and only as long as the connection stands.
-    async fn perform<F>(
+    async fn attempt<F>(
         &self,
         what: &str,
         operation: impl FnOnce(zk::Client) -> F,
@@ -260,7 +287,7 @@ impl Session for ZooKeeperSession {
 
     async fn watch(&self, path: &str) -> Result<(Option<Znode>, Watch), Error> {
         let (owned, state) = (path.to_owned(), self.state_seen());
-        let answer = self.perform(path, |client| async move {
+        let answer = self.perform(Operation::Read, path, |client| async move {
             loop {
                 match client.get_and_watch_data(&owned).await {
                     Ok((data, stat, watcher)) => return Ok((Some(znode(data, &stat)), watcher)),
@@ -279,7 +306,7 @@ impl Session for ZooKeeperSession {
 
     async fn watch_children(&self, path: &str) -> Result<(Option<Vec<String>>, Watch), Error> {
         let (owned, state) = (path.to_owned(), self.state_seen());
-        let answer = self.perform(path, |client| async move {
+        let answer = self.perform(Operation::Read, path, |client| async move {
             loop {
                 match client.list_and_watch_children(&owned).await {
                     Ok((children, watcher)) => return Ok((Some(in_order(children)), watcher)),
@@ -297,7 +324,10 @@ impl Session for ZooKeeperSession {
 
     async fn children(&self, path: &str) -> Result<Option<Vec<String>>, Error> {
         let owned = path.to_owned();
-        match self.perform(path, |client| async move { client.list_children(&owned).await }).await? {
+        match self
+            .perform(Operation::Read, path, |client| async move { client.list_children(&owned).await })
+            .await?
+        {
             Ok(children) => Ok(Some(in_order(children))),
             Err(zk::Error::NoNode) => Ok(None),
             Err(error) => Err(self.refusal(path, error)),
@@ -312,7 +342,7 @@ impl Session for ZooKeeperSession {
             return self.connected().map(|_| Vec::new());
         };
         let owned = paths.to_vec();
-        let answer = self.perform(first, |client| async move {
+        let answer = self.perform(Operation::Read, first, |client| async move {
             let mut reader = client.new_multi_reader();
             for (index, path) in owned.iter().enumerate() {
                 reader.add_get_data(path).map_err(|error| (index, error))?;
@@ -336,7 +366,8 @@ impl Session for ZooKeeperSession {
     /// Through the leader, which must have a quorum; a server that is cut off from it lets this end in
     /// [`Error::Lost`].
     async fn sync(&self) -> Result<(), Error> {
-        let answer = self.perform("sync", |client| async move { client.sync("/").await }).await?;
+        let answer =
+            self.perform(Operation::Sync, "sync", |client| async move { client.sync("/").await }).await?;
         answer.map_err(|error| self.refusal("/", error))
     }
 
@@ -349,7 +380,7 @@ impl Session for ZooKeeperSession {
         let paths: Vec<String> = changes.iter().map(|change| change.path().to_owned()).collect();
         let (ephemeral, persistent) =
             (self.create_options(zk::CreateMode::Ephemeral), self.create_options(zk::CreateMode::Persistent));
-        let answer = self.perform(&first, |client| async move {
+        let answer = self.perform(Operation::Write, &first, |client| async move {
             let mut writer = client.new_multi_writer();
             for (index, change) in changes.iter().enumerate() {
                 let added = match change {
@@ -380,7 +411,9 @@ impl Session for ZooKeeperSession {
         self.check_size([(prefix, data.len())].into_iter())?;
         let (owned, options) = (prefix.to_owned(), self.create_options(zk::CreateMode::EphemeralSequential));
         let answer = self
-            .perform(prefix, |client| async move { client.create(&owned, &data, &options).await })
+            .perform(Operation::Write, prefix, |client| async move {
+                client.create(&owned, &data, &options).await
+            })
             .await?;
         let (_, sequence) = answer.map_err(|error| self.refusal(prefix, error))?;
         Ok(format!("{prefix}{sequence}"))

@@ -90,7 +90,8 @@ enum Part {
 fn parse(mut bytes: &[u8], each: &mut impl FnMut(SocketAddr)) -> io::Result<Part> {
     let cut = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is cut short");
     while bytes.len() >= HEADER {
-        let length = usize::try_from(u32::from_ne_bytes(array(bytes, 0).ok_or_else(cut)?)).map_err(|_| cut())?;
+        let length =
+            usize::try_from(u32::from_ne_bytes(array(bytes, 0).ok_or_else(cut)?)).map_err(|_| cut())?;
         let kind = i32::from(u16::from_ne_bytes(array(bytes, 4).ok_or_else(cut)?));
         let message = bytes.get(HEADER..length).ok_or_else(cut)?;
         match kind {

@@ -13,17 +13,17 @@ mod tests;
 pub use options::Options;
 pub(super) use task::Registration;
 
+use super::load;
+use crate::cluster::lead::wall;
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Znode};
 use futures_util::future::join_all;
-use super::load;
-use crate::cluster::lead::wall;
 use learn::{Fitness, Remembered, Seen, fitness};
 use serde::Serialize;
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -335,9 +335,9 @@ impl<S: Store> Registrar<S> {
         let kept = Kept { path, ephemeral: true, content: content.subscribe() };
         // Who is registered tells of the load: whatever else is there is a predecessor's.
         let is_own = |there: &Znode| there.owner.is_some();
-        let failing = Cell::new(false);
+        let failing = AtomicBool::new(false);
         let obstacle = |obstacle: Option<Obstacle>| {
-            let is_new = !failing.replace(obstacle.is_some());
+            let is_new = !failing.swap(obstacle.is_some(), Ordering::Relaxed);
             match obstacle {
                 // Its parent may be about to be made.
                 None | Some(Obstacle::Failing(Error::NoNode(_) | Error::Lost(_))) => {}
@@ -398,7 +398,8 @@ impl<S: Store> Registrar<S> {
         let standing = self.standing.borrow();
         let seen = self.seen.borrow();
         let vips = seen.iter().flat_map(|seen| &seen.vips);
-        let registered = vips.filter(|(vip, _)| standing.vips.get(*vip).is_some_and(|place| place.registered));
+        let registered =
+            vips.filter(|(vip, _)| standing.vips.get(*vip).is_some_and(|place| place.registered));
         let records = registered.filter_map(|(vip, record)| Some((vip, record.as_ref()?.as_ref().ok()?)));
         let with_connections = records.filter(|(_, record)| record.protocol == Protocol::Tcp);
         with_connections
@@ -472,11 +473,7 @@ impl<S: Store> Registrar<S> {
 
 /// Makes `parents`, the last of which is the parent of what holds `content`, where they are missing while there is
 /// some, until the session has expired.
-async fn keep_parents<S: Session>(
-    session: &S,
-    parents: &[String],
-    content: &watch::Sender<Option<Vec<u8>>>,
-) {
+async fn keep_parents<S: Session>(session: &S, parents: &[String], content: &watch::Sender<Option<Vec<u8>>>) {
     let Some(path) = parents.last() else { return };
     let mut content = content.subscribe();
     let mut state = session.state();
