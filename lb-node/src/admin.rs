@@ -337,6 +337,8 @@ mod tests {
             file: file.subscribe(),
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
+            tree: Default::default(),
+            capacity: Default::default(),
         };
         let registry = registry(sources, &ControlMetrics::default(), &ProbeMetrics::default());
         let shown = Shown {
@@ -432,6 +434,9 @@ mod tests {
             r#"drover_packets_total{outcome="passed"} 6"#,
             r#"drover_vip_held_removals{vip="mqtt"} 1.0"#,
             r#"drover_vip_ready{vip="mqtt"} 1.0"#,
+            r#"drover_vip_table_digest{vip="mqtt"} 281397679947758.0"#,
+            r#"drover_capacity{what="vips"} 512.0"#,
+            r#"drover_capacity_used{what="reals"} 2.0"#,
             "drover_epoch 7.0",
             "drover_unresolved_reals 1.0",
             "drover_config_valid 1.0",

@@ -19,10 +19,12 @@ pub mod node;
 mod notify;
 pub mod policy;
 pub mod probe_route;
+pub mod process_metrics;
 pub mod program;
 pub mod real;
 pub mod standalone;
 pub mod status;
+pub mod tree_metrics;
 
 /// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
 /// all BPF programs are.

@@ -20,6 +20,7 @@ use crate::notify::Notifier;
 use crate::probe_route::ProbeRoute;
 use crate::standalone::{FileStatus, FileStore, read_text};
 use crate::status::Status;
+use crate::tree_metrics::TreeMetrics;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
@@ -74,6 +75,7 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
         file: store.status(),
         announced: watch::channel(FrontStatus::default()).1,
         report,
+        tree: TreeMetrics::default(),
     });
     let running = running.await?;
     let teller = Task::spawn(running.tell(notifier, None));
@@ -102,7 +104,8 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
 
     let mut notifier = Notifier::from_env(control::SELF_TEST_EVERY);
     let NodeFile { node, zookeeper, front, cluster } = read_node_file(file, instead)?;
-    let store = coordination::zookeeper::store(&zookeeper)?;
+    let tree_metrics = TreeMetrics::default();
+    let store = coordination::zookeeper::store(&zookeeper)?.with_observer(Arc::new(tree_metrics.clone()));
     let boot = boot_id().context("cannot read this machine's boot id")?;
     let announcer = Driver::open(&front, &boot)?;
     let base = Base::prepare(node).await?;
@@ -159,6 +162,7 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
             file: watch::channel(FileStatus::default()).1,
             announced: announced.clone(),
             report,
+            tree: tree_metrics.clone(),
         })
         .await?;
     let teller = Task::spawn(running.tell(notifier, Some(announced.clone())));
@@ -221,6 +225,7 @@ struct Plan<'a> {
     file: watch::Receiver<FileStatus>,
     announced: watch::Receiver<FrontStatus>,
     report: watch::Sender<Arc<Report>>,
+    tree: TreeMetrics,
 }
 
 /// A node that forwards.
@@ -270,7 +275,7 @@ impl Base {
     /// Takes up forwarding by what the snapshots say.
     async fn start(self, plan: Plan<'_>) -> Result<Running> {
         let Self { node, listener, ifindex, outer } = self;
-        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report } = plan;
+        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report, tree } = plan;
         let first = Arc::clone(&snapshots.borrow());
         let (dataplane, start) = open(&node, outer, &first, bpffs)?;
         let in_force = control::inherited(&dataplane, start, &first.desired);
@@ -301,8 +306,12 @@ impl Base {
             file: file.clone(),
             cluster: in_cluster.cloned(),
             announced: announced.clone(),
+            tree: tree.clone(),
+            capacity: node.capacity,
         };
         let (turned, turned_receiver) = watch::channel(Instant::now());
+        let _behind = in_cluster
+            .map(|learnt| tokio::spawn(tree.follow(learnt.followed.clone(), status_receiver.clone())));
         let shown = Shown {
             node: node.name.clone(),
             status: status_receiver.clone(),

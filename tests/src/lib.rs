@@ -21,6 +21,7 @@ pub mod bulk;
 mod cluster;
 pub mod crowd;
 mod deployment;
+pub mod documented;
 mod ensemble;
 mod fleet;
 mod held;

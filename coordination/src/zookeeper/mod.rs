@@ -6,11 +6,13 @@
 
 mod access;
 mod error;
+mod observer;
 mod servers;
 mod session;
 mod settings;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -20,6 +22,7 @@ use tracing::warn;
 use zookeeper_client as zk;
 
 use crate::{Error, Session as _, Store};
+pub use observer::{Observer, Operation};
 use servers::{Server, Servers};
 pub use session::ZooKeeperSession;
 pub use settings::store;
@@ -124,6 +127,7 @@ pub struct ZooKeeper {
     options: Options,
     servers: Servers,
     tls: Option<zk::TlsOptions>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl ZooKeeper {
@@ -156,7 +160,13 @@ impl ZooKeeper {
             ));
         }
         let tls = options.tls.as_ref().map(|tls| tls_options(tls, &servers)).transpose()?;
-        Ok(Self { options, servers, tls })
+        Ok(Self { options, servers, tls, observer: None })
+    }
+
+    /// Has `observer` told of each operation of the sessions to come.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// Not to be printed: the library would show the SASL password.
@@ -236,7 +246,12 @@ impl Store for ZooKeeper {
                 "ZooKeeper grants sessions of another length; see minSessionTimeout and maxSessionTimeout of its servers"
             );
         }
-        let session = ZooKeeperSession::new(client, self.options.acl, self.servers.chroot().len());
+        let session = ZooKeeperSession::new(
+            client,
+            self.options.acl,
+            self.servers.chroot().len(),
+            self.observer.clone(),
+        );
         let learnt = async {
             self.check_chroot(&session).await?;
             session.learn_access().await

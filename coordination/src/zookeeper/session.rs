@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use zk_schema::tree::{Access, StateRecord as _, paths};
 use zookeeper_client as zk;
 
-use super::{Acl, access, error};
+use super::{Acl, Observer, Operation, access, error};
 use crate::{Change, Error, Session, State, Watch, Znode};
 
 /// The most operations that a session has under way; more wait. The library itself would take any number.
@@ -51,6 +51,7 @@ struct Handle {
     access: RwLock<Option<Arc<Access>>>,
     /// Bytes that the subtree's path adds to each path.
     chroot_length: usize,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// The client while the session lasts, and the state.
@@ -105,7 +106,12 @@ impl Life {
 
 impl ZooKeeperSession {
     /// Takes over a client that has just begun its session.
-    pub(super) fn new(client: zk::Client, acl: Acl, chroot_length: usize) -> Self {
+    pub(super) fn new(
+        client: zk::Client,
+        acl: Acl,
+        chroot_length: usize,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
         let id = client.session_id().0;
         let timeout = client.session_timeout();
         let watcher = client.state_watcher();
@@ -125,6 +131,7 @@ impl ZooKeeperSession {
             acl,
             access: RwLock::default(),
             chroot_length,
+            observer,
         }))
     }
 
@@ -161,7 +168,7 @@ impl ZooKeeperSession {
     /// The ACL of a znode and whether it is ephemeral; `None` if there is none.
     pub(super) async fn acl_of(&self, path: &str) -> Result<Option<(Vec<zk::Acl>, bool)>, Error> {
         let owned = path.to_owned();
-        match self.perform(path, |client| async move { client.get_acl(&owned).await }).await? {
+        match self.perform(Operation::Read, path, |client| async move { client.get_acl(&owned).await }).await? {
             Ok((acl, stat)) => Ok(Some((acl, stat.ephemeral_owner != 0))),
             Err(zk::Error::NoNode) => Ok(None),
             Err(error) => Err(self.refusal(path, error)),
@@ -170,13 +177,13 @@ impl ZooKeeperSession {
 
     pub(super) async fn set_acl(&self, path: &str, acl: Vec<zk::Acl>) -> Result<(), Error> {
         let owned = path.to_owned();
-        let done = self.perform(path, |client| async move { client.set_acl(&owned, &acl, None).await });
+        let done = self.perform(Operation::Write, path, |client| async move { client.set_acl(&owned, &acl, None).await });
         done.await?.map(drop).map_err(|error| self.refusal(path, error))
     }
 
     /// Whom the servers know this session as: scheme and user.
     pub(super) async fn users(&self) -> Result<Vec<(String, String)>, Error> {
-        let answer = self.perform("users", |client| async move { client.list_auth_users().await }).await?;
+        let answer = self.perform(Operation::Read, "users", |client| async move { client.list_auth_users().await }).await?;
         let users = answer.map_err(|error| self.refusal("/", error))?;
         Ok(users.iter().map(|user| (user.scheme().to_owned(), user.user().to_owned())).collect())
     }
@@ -184,7 +191,9 @@ impl ZooKeeperSession {
     /// Whether there is such a znode.
     pub(super) async fn exists(&self, path: &str) -> Result<bool, Error> {
         let owned = path.to_owned();
-        let found = self.perform(path, |client| async move { client.check_stat(&owned).await }).await?;
+        let found = self
+            .perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await })
+            .await?;
         found.map(|stat| stat.is_some()).map_err(|error| self.refusal(path, error))
     }
 
@@ -194,7 +203,7 @@ impl ZooKeeperSession {
     /// See [`Error`].
     pub async fn created_at(&self, path: &str) -> Result<Option<SystemTime>, Error> {
         let owned = path.to_owned();
-        let found = self.perform(path, |client| async move { client.check_stat(&owned).await }).await?;
+        let found = self.perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await }).await?;
         let stat = found.map_err(|error| self.refusal(path, error))?;
         let since_1970 = |stat: zk::Stat| u64::try_from(stat.ctime).map(Duration::from_millis);
         Ok(stat.and_then(|stat| UNIX_EPOCH.checked_add(since_1970(stat).ok()?)))
@@ -214,12 +223,30 @@ impl ZooKeeperSession {
         }
     }
 
+    /// Lets the library do one operation, which is about `what`, and tells the observer how that went.
+    async fn perform<F>(
+        &self,
+        kind: Operation,
+        what: &str,
+        operation: impl FnOnce(zk::Client) -> F,
+    ) -> Result<F::Output, Error>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let began = Instant::now();
+        let outcome = self.attempt(what, operation).await;
+        if let Some(observer) = &self.0.observer {
+            observer.ended(kind, began.elapsed(), outcome.is_ok());
+        }
+        outcome
+    }
+
     /// Lets the library do one operation, which is about `what`.
     ///
     /// The library knows no time limits, queues what is asked of it while disconnected, and goes on with an operation
     /// that nobody waits for any more. So each runs in a task that holds its permit until the library is done with it,
     /// and whoever asked waits for no longer than the limit, and only as long as the connection stands.
-    async fn perform<F>(
+    async fn attempt<F>(
         &self,
         what: &str,
         operation: impl FnOnce(zk::Client) -> F,
@@ -349,7 +376,7 @@ impl Session for ZooKeeperSession {
 
     async fn watch(&self, path: &str) -> Result<(Option<Znode>, Watch), Error> {
         let (owned, state) = (path.to_owned(), self.state_seen());
-        let answer = self.perform(path, |client| async move {
+        let answer = self.perform(Operation::Read, path, |client| async move {
             loop {
                 match client.get_and_watch_data(&owned).await {
                     Ok((data, stat, watcher)) => return Ok((Some(znode(data, &stat)), watcher)),
@@ -368,7 +395,7 @@ impl Session for ZooKeeperSession {
 
     async fn watch_children(&self, path: &str) -> Result<(Option<Vec<String>>, Watch), Error> {
         let (owned, state) = (path.to_owned(), self.state_seen());
-        let answer = self.perform(path, |client| async move {
+        let answer = self.perform(Operation::Read, path, |client| async move {
             loop {
                 match client.list_and_watch_children(&owned).await {
                     Ok((children, watcher)) => return Ok((Some(in_order(children)), watcher)),
@@ -386,7 +413,10 @@ impl Session for ZooKeeperSession {
 
     async fn children(&self, path: &str) -> Result<Option<Vec<String>>, Error> {
         let owned = path.to_owned();
-        match self.perform(path, |client| async move { client.list_children(&owned).await }).await? {
+        match self
+            .perform(Operation::Read, path, |client| async move { client.list_children(&owned).await })
+            .await?
+        {
             Ok(children) => Ok(Some(in_order(children))),
             Err(zk::Error::NoNode) => Ok(None),
             Err(error) => Err(self.refusal(path, error)),
@@ -401,7 +431,7 @@ impl Session for ZooKeeperSession {
             return self.connected().map(|_| Vec::new());
         };
         let owned = paths.to_vec();
-        let answer = self.perform(first, |client| async move {
+        let answer = self.perform(Operation::Read, first, |client| async move {
             let mut reader = client.new_multi_reader();
             for (index, path) in owned.iter().enumerate() {
                 reader.add_get_data(path).map_err(|error| (index, error))?;
@@ -425,7 +455,8 @@ impl Session for ZooKeeperSession {
     /// Through the leader, which must have a quorum; a server that is cut off from it lets this end in
     /// [`Error::Lost`].
     async fn sync(&self) -> Result<(), Error> {
-        let answer = self.perform("sync", |client| async move { client.sync("/").await }).await?;
+        let answer =
+            self.perform(Operation::Sync, "sync", |client| async move { client.sync("/").await }).await?;
         answer.map_err(|error| self.refusal("/", error))
     }
 
@@ -443,7 +474,7 @@ impl Session for ZooKeeperSession {
                 _ => Cow::Borrowed(&[][..]),
             })
             .collect();
-        let answer = self.perform(&first, |client| async move {
+        let answer = self.perform(Operation::Write, &first, |client| async move {
             let mut writer = client.new_multi_writer();
             for (index, (change, acl)) in changes.iter().zip(&acls).enumerate() {
                 let added = match change {
@@ -476,7 +507,7 @@ impl Session for ZooKeeperSession {
             let options = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::new(&acl));
             client.create(&owned, &data, &options).await
         };
-        let answer = self.perform(prefix, create).await?;
+        let answer = self.perform(Operation::Write, prefix, create).await?;
         let (_, sequence) = answer.map_err(|error| self.refusal(prefix, error))?;
         Ok(format!("{prefix}{sequence}"))
     }

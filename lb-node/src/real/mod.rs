@@ -13,6 +13,7 @@
 
 mod admin;
 mod host;
+mod load;
 mod pins;
 mod prefix;
 mod program;
