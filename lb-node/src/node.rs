@@ -4,6 +4,7 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
+use crate::door::{self, Door};
 use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
@@ -188,6 +189,7 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
 struct Base {
     node: Node,
     listener: TcpListener,
+    door: Door,
     ifindex: u32,
     outer: Sources,
 }
@@ -215,6 +217,7 @@ struct Running {
 impl Base {
     async fn prepare(node: Node) -> Result<Self> {
         // Before anything in the kernel is touched: a second daemon ends here.
+        let door = Door::new(node.admin, &door::Files::of(&node))?;
         let listener = admin::bind(node.admin).await?;
         let interface =
             sources::interface(&node.interface).await.context("the front interface is not usable")?;
@@ -222,7 +225,7 @@ impl Base {
             v4: node.source_v4.or(interface.sources.v4),
             v6: node.source_v6.or(interface.sources.v6),
         };
-        Ok(Self { node, listener, ifindex: interface.index, outer })
+        Ok(Self { node, listener, door, ifindex: interface.index, outer })
     }
 
     /// What others are told of this node.
@@ -247,7 +250,7 @@ impl Base {
 
     /// Takes up forwarding by what the snapshots say.
     async fn start(self, plan: Plan<'_>) -> Result<Running> {
-        let Self { node, listener, ifindex, outer } = self;
+        let Self { node, listener, door, ifindex, outer } = self;
         let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report } = plan;
         let first = Arc::clone(&snapshots.borrow());
         let (dataplane, start) = open(&node, outer, &first, bpffs)?;
@@ -309,9 +312,7 @@ impl Base {
         );
         let tasks = [
             Task::spawn(async move {
-                if let Err(error) = admin::serve(listener, shown).await {
-                    error!("{error:#}");
-                }
+                admin::serve(listener, door, shown).await;
             }),
             Task::spawn(keep_probe_route(node.interface.clone(), outer, snapshots)),
         ];

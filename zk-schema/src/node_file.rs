@@ -267,7 +267,7 @@ words!(ZookeeperAcl { Open = "open", Creator = "creator", Groups = "groups" });
 words!(FrontDriver { None = "none", Bird = "bird" });
 
 /// What a path must be like.
-const ABSOLUTE: &str = "an absolute path";
+pub(crate) const ABSOLUTE: &str = "an absolute path";
 
 impl Decode for NodeFile {
     fn decode(fields: &mut Fields<'_>) -> Self {
@@ -418,7 +418,7 @@ impl Rules for ClusterSettings {
 }
 
 /// The path names something wherever the daemon was started: it begins at the root, and does not end in `/`.
-fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
+pub(crate) fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
     let text = path.to_string_lossy();
     if !path.is_absolute() || path.file_name().is_none() || text.chars().any(char::is_control) {
         scope.problem(key, format!("{} is not {ABSOLUTE}, such as /etc/drover/file", quoted(&text)));
@@ -556,6 +556,16 @@ driver = "bird"
                 "\"bird\"",
                 "\"bird\"\nbird_socket = \"/run/drover/bird.conf\"",
                 "10:15: front.bird_socket: the same as bird_file",
+            ),
+            (
+                "interface = \"eth0\"",
+                "interface = \"eth0\"\nadmin = \"0.0.0.0:9940\"",
+                "4:9: node.admin: 0.0.0.0:9940 can be reached from other machines, so it needs admin_token_file",
+            ),
+            (
+                "interface = \"eth0\"",
+                "interface = \"eth0\"\nadmin_tls_client_ca = \"/ca\"",
+                "4:23: node.admin_tls_client_ca: TLS needs admin_tls_cert",
             ),
             ("[front]", "[cluster]\nseed = \"0\"\n[front]", "9:1: cluster.seed: unknown field"),
             (
