@@ -8,6 +8,7 @@ mod artifacts;
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod metadata;
 mod process;
 mod setup;
@@ -36,6 +37,7 @@ enum Command {
     Test(test::Args),
     Demo(demo::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test(args) => test::command(&workspace, &args),
         Command::Demo(args) => demo::command(&workspace, &args),
         Command::Bench(args) => bench::command(&workspace, &args),
+        Command::Fuzz(args) => fuzz::command(&workspace, &args),
     });
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
