@@ -284,7 +284,8 @@ fn acceptor(files: &Files) -> Result<TlsAcceptor> {
         }
     };
     let config = builder.with_single_cert(chain, private);
-    let config = config.with_context(|| format!("{} and {} do not go together", cert.display(), key.display()))?;
+    let config =
+        config.with_context(|| format!("{} and {} do not go together", cert.display(), key.display()))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

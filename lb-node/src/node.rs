@@ -4,12 +4,12 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
-use crate::door::{self, Door};
 use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report};
 use crate::dataplane::{Dataplane, Settings, Start};
+use crate::door::{self, Door};
 use crate::front::{Driver, Front, FrontStatus, boot_id};
 use crate::health::scheduler;
 use crate::health::{self, probe::Prober};

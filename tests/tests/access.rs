@@ -92,11 +92,13 @@ fn in_a_closed_tree_each_group_writes_its_own_part_and_strangers_cannot_even_rea
         refused(&node, [set(paths::ACCESS), delete(paths::ACCESS), delete(paths::OPS)]).await;
 
         refused(&operator, [set(paths::LEADER), set(ASSIGNMENT), set(paths::ASSIGNMENTS)]).await;
-        refused(&operator, [delete(&candidate), create("/drover/nodes/lb-2", ""), set("/drover/nodes/lb-1")]).await;
+        refused(&operator, [delete(&candidate), create("/drover/nodes/lb-2", ""), set("/drover/nodes/lb-1")])
+            .await;
 
         let agent = connect(of(Member::Agent, &groups)).await;
         done(&agent, [ephemeral(OWN), set(OWN)]).await;
-        refused(&agent, [set(REAL), set("/drover/vips/mqtt"), delete(paths::FREEZE), set(paths::FREEZE)]).await;
+        refused(&agent, [set(REAL), set("/drover/vips/mqtt"), delete(paths::FREEZE), set(paths::FREEZE)])
+            .await;
         refused(&agent, [create("/drover/ops/drain/mqtt.a", ""), set(ASSIGNMENT), set(paths::LEADER)]).await;
         refused(&agent, [ephemeral("/drover/nodes/lb-3"), set(paths::ACCESS), create("/drover/x", "")]).await;
         // Another agent of the same group can take its place, and an operator can remove it.
@@ -171,7 +173,8 @@ fn who_is_no_operator_cannot_close_a_tree_and_locks_nobody_out() {
             assert_eq!(anybody.read(&[paths::ACCESS.to_owned()]).await.unwrap(), [None]);
         }
         let none = Access { nodes: Default::default(), ..closed() };
-        let error = connect(of(Member::Operator, &options)).await.secure(&none).await.unwrap_err().to_string();
+        let error =
+            connect(of(Member::Operator, &options)).await.secure(&none).await.unwrap_err().to_string();
         assert!(error.contains("at least one id of each"), "{error}");
 
         // A member that insists on a closed tree does not work in an open one.

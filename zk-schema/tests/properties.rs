@@ -149,20 +149,22 @@ fn node() -> impl Strategy<Value = Node> {
         capacity,
     )
         .prop_map(
-            |((name, interface), xdp_mode, (v4, v6), gue_port, (admin, tls), probes_in_flight, capacity)| Node {
-                name: name.parse().expect("made of what names are made of"),
-                interface,
-                xdp_mode,
-                source_v4: v4.map(Ipv4Addr::from),
-                source_v6: v6.map(|low| Ipv6Addr::from((0x2001_0db8 << 96) | u128::from(low))),
-                gue_port,
-                admin,
-                admin_token_file: Some("/etc/drover/token".into()),
-                admin_tls_cert: tls.clone(),
-                admin_tls_key: tls.clone(),
-                admin_tls_client_ca: tls,
-                probes_in_flight,
-                capacity,
+            |((name, interface), xdp_mode, (v4, v6), gue_port, (admin, tls), probes_in_flight, capacity)| {
+                Node {
+                    name: name.parse().expect("made of what names are made of"),
+                    interface,
+                    xdp_mode,
+                    source_v4: v4.map(Ipv4Addr::from),
+                    source_v6: v6.map(|low| Ipv6Addr::from((0x2001_0db8 << 96) | u128::from(low))),
+                    gue_port,
+                    admin,
+                    admin_token_file: Some("/etc/drover/token".into()),
+                    admin_tls_cert: tls.clone(),
+                    admin_tls_key: tls.clone(),
+                    admin_tls_client_ca: tls,
+                    probes_in_flight,
+                    capacity,
+                }
             },
         )
 }

@@ -129,9 +129,12 @@ fn an_address_beyond_the_loopback_without_a_guard_is_refused_with_the_mend() {
 #[test]
 fn a_token_that_others_read_or_can_guess_is_refused_and_not_shown() {
     let folder = Folder::new();
-    for (text, mode, expected) in
-        [(TOKEN, 0o640, "chmod 600"), (TOKEN, 0o604, "chmod 600"), ("hunter2", 0o600, "openssl rand"), ("", 0o600, "openssl rand")]
-    {
+    for (text, mode, expected) in [
+        (TOKEN, 0o640, "chmod 600"),
+        (TOKEN, 0o604, "chmod 600"),
+        ("hunter2", 0o600, "openssl rand"),
+        ("", 0o600, "openssl rand"),
+    ] {
         let files = Files { token: Some(folder.write("t", text, mode)), ..Files::default() };
         let error = format!("{:#}", Door::new(LOOPBACK, &files).unwrap_err());
         assert!(error.contains(expected) && (text.is_empty() || !error.contains(text)), "{error}");
@@ -193,7 +196,8 @@ impl Authority {
 
 fn pem(kind: &str, der: &[u8]) -> String {
     let lines = data_encoding::BASE64.encode(der);
-    let lines: Vec<&str> = (0..lines.len()).step_by(64).map(|at| &lines[at..lines.len().min(at + 64)]).collect();
+    let lines: Vec<&str> =
+        (0..lines.len()).step_by(64).map(|at| &lines[at..lines.len().min(at + 64)]).collect();
     format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", lines.join("\n"))
 }
 
@@ -244,7 +248,8 @@ async fn with_an_authority_for_clients_only_its_certificates_get_in() {
     assert!(ask_by_tls(address, &servers, Some(clients.identity())).await.is_err());
     assert!(ask_by_tls(address, &servers, Some(others.identity())).await.is_ok());
 
-    let readable = Files { key: Some(folder.write("k", &pem("PRIVATE KEY", key.secret_der()), 0o644)), ..files };
+    let readable =
+        Files { key: Some(folder.write("k", &pem("PRIVATE KEY", key.secret_der()), 0o644)), ..files };
     let error = format!("{:#}", Door::new(LOOPBACK, &readable).unwrap_err());
     assert!(error.contains("chmod 600"), "{error}");
 }

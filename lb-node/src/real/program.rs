@@ -43,7 +43,9 @@ impl Program {
         for name in maps::ALL {
             loader.map_pin_path(name, pins.map(name));
         }
-        let mut ebpf = loader.load(crate::DECAPSULATION).context("cannot create the maps of the decapsulation program")?;
+        let mut ebpf = loader
+            .load(crate::DECAPSULATION)
+            .context("cannot create the maps of the decapsulation program")?;
         let program = xdp(&mut ebpf)?;
         program.load().context("the kernel refuses the decapsulation program")?;
         let id = program.info().context("cannot read the program's number")?.id();

@@ -64,7 +64,8 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let wanted = |part| args.only.is_none_or(|only| only == part);
     let root_needed = wanted(Part::E2e) || wanted(Part::Fuzz);
     if root_needed {
-        let what = "the end-to-end tests and fuzzers (all but `--only lint` and `--only unit`) load BPF programs";
+        let what =
+            "the end-to-end tests and fuzzers (all but `--only lint` and `--only unit`) load BPF programs";
         process::need_root(what)?;
     }
     setup::ensure(workspace, if root_needed { Scope::Run } else { Scope::Build })?;
