@@ -128,7 +128,8 @@ pub fn governs(path: &str) -> bool {
 pub fn rights(access: &Access, path: &str, ephemeral: bool) -> Vec<(Option<AccessId>, Rights)> {
     let (operators, nodes, agents) = groups(path, ephemeral);
     let mut all = std::collections::BTreeMap::<AccessId, Rights>::new();
-    for (group, rights) in [(&access.operators, operators), (&access.nodes, nodes), (&access.agents, agents)] {
+    for (group, rights) in [(&access.operators, operators), (&access.nodes, nodes), (&access.agents, agents)]
+    {
         for id in group {
             let entry = all.entry(id.clone()).or_default();
             *entry = *entry | rights;

@@ -104,7 +104,11 @@ fn change(frame: &mut Vec<u8>, random: &mut Random, words: &[Vec<u8>]) {
             }
         }
         1 => put(frame, place, &[random.byte()]),
-        2 => put(frame, place, &[[0, 1, 4, 5, 6, 17, 41, 43, 44, 58, 60, 0x45, 0x60, 0x7f, 0x80, 0xff][random.below(16)]]),
+        2 => put(
+            frame,
+            place,
+            &[[0, 1, 4, 5, 6, 17, 41, 43, 44, 58, 60, 0x45, 0x60, 0x7f, 0x80, 0xff][random.below(16)]],
+        ),
         3 => {
             let word = [0, 1, 7, 8, 19, 20, 39, 40, 80, 81, 82, 6080, 1500, 0x2000, 0xffff, random.word()];
             put(frame, place & !1, &word[random.below(16)].to_be_bytes());

@@ -35,7 +35,9 @@ pub fn run(input: &[u8]) {
             for name in ran.counted.keys() {
                 reached(name);
             }
-            let Some(real) = ran.counted.into_keys().find(|name| name.ends_with("/packets")) else { continue };
+            let Some(real) = ran.counted.into_keys().find(|name| name.ends_with("/packets")) else {
+                continue;
+            };
             assert_eq!(ran.verdict, XDP_TX);
             goes_where_its_flow_belongs(bench, &frame, &real);
             if let Some(other) = reals.insert(frame.clone(), real.clone()) {

@@ -3,9 +3,7 @@
 
 use crate::memory::within;
 use std::fmt::Debug;
-use zk_schema::tree::{
-    Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Term, Vote,
-};
+use zk_schema::tree::{Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Term, Vote};
 use zk_schema::{Cluster, NodeName, Real, Record, RecordError, Vip, from_json, to_json};
 
 /// Memory that a record of this many bytes may take while it is read.
@@ -50,7 +48,18 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
 
 /// The kinds of records, by an input's first byte.
 pub const KINDS: [&str; 12] = [
-    "cluster", "vip", "real", "term", "head", "assignment", "member", "vote", "applied", "flag", "target", "name",
+    "cluster",
+    "vip",
+    "real",
+    "term",
+    "head",
+    "assignment",
+    "member",
+    "vote",
+    "applied",
+    "flag",
+    "target",
+    "name",
 ];
 
 /// Reads the bytes as the record that the first one says.

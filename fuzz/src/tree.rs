@@ -22,7 +22,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use zk_schema::tree::{Applied, Assignment, Head, Member, Mode, StateRecord as _, Vote, paths};
 use zk_schema::{
-    CheckKind, Cluster, HealthCheck, NodeName, Protocol, Real, RealName, RecordError, Vip, VipName, from_json, to_json,
+    CheckKind, Cluster, HealthCheck, NodeName, Protocol, Real, RealName, RecordError, Vip, VipName,
+    from_json, to_json,
 };
 
 const SETTINGS: Settings =
@@ -55,8 +56,7 @@ fn name<T: std::str::FromStr<Err = zk_schema::NameError>>(text: &str) -> T {
 
 /// A cluster at rest: three nodes, the VIPs `mqtt` (probed) and `web` (not), two reals each.
 fn healthy() -> World {
-    let mut znodes: Znodes =
-        paths::SKELETON.iter().map(|path| ((*path).to_owned(), Vec::new())).collect();
+    let mut znodes: Znodes = paths::SKELETON.iter().map(|path| ((*path).to_owned(), Vec::new())).collect();
     znodes.insert(paths::CLUSTER.into(), to_json(&Cluster::default()).unwrap());
     for (vip, number) in [("mqtt", 1), ("web", 2)] {
         let mut record = Vip::new([198, 51, 100, number].into(), 1883, Protocol::Tcp);
@@ -101,7 +101,11 @@ impl World {
         let damaged = self.damaged();
         if let Some(publication) = self.leader.decide(&view, &damaged, self.now)? {
             let before = self.in_force.as_ref().map(|decided| decided.head.order());
-            assert!(Some(publication.head.order()) > before, "{:?} after {before:?}", publication.head.order());
+            assert!(
+                Some(publication.head.order()) > before,
+                "{:?} after {before:?}",
+                publication.head.order()
+            );
             for (vip, assignment) in &publication.changed {
                 match assignment {
                     Some(assignment) => self.znodes.insert(paths::assignment(vip), assignment.bytes()?),
@@ -113,7 +117,8 @@ impl World {
             let head = Head::parse(&self.znodes[paths::ASSIGNMENTS]).unwrap();
             let bytes = |vip: &VipName| self.znodes.get(&paths::assignment(vip)).cloned();
             let decided = Decided::assemble(head, bytes, self.in_force.as_deref());
-            let decided = decided.unwrap_or_else(|problem| panic!("no node takes over what was decided: {problem}"));
+            let decided =
+                decided.unwrap_or_else(|problem| panic!("no node takes over what was decided: {problem}"));
             compiles(&decided);
             self.in_force = Some(Arc::new(decided));
         }
@@ -127,7 +132,11 @@ impl World {
             let znode = self.znodes.get(&paths::assignment(vip));
             znode.is_some_and(|znode| Assignment::digest(znode) == digest)
         };
-        head.vips.iter().filter(|(vip, entry)| !is_own(vip, &entry.digest)).map(|(vip, _)| vip.clone()).collect()
+        head.vips
+            .iter()
+            .filter(|(vip, entry)| !is_own(vip, &entry.digest))
+            .map(|(vip, _)| vip.clone())
+            .collect()
     }
 
     /// What nodes write of their own, unless somebody else did.
@@ -165,8 +174,12 @@ impl World {
         }
         if let Some(path) = line.strip_prefix('-') {
             let below = format!("{path}/");
-            let gone: Vec<String> =
-                self.znodes.keys().filter(|other| *other == path || other.starts_with(&below)).cloned().collect();
+            let gone: Vec<String> = self
+                .znodes
+                .keys()
+                .filter(|other| *other == path || other.starts_with(&below))
+                .cloned()
+                .collect();
             for path in gone {
                 self.znodes.remove(&path);
                 self.touched.insert(path);
@@ -189,7 +202,8 @@ impl World {
             Some(bytes) => !self.touched.contains(path) || !is_read(bytes),
         };
         let votes = self.touched.iter().any(|path| {
-            path.starts_with(paths::HEALTH) && self.znodes.get(path).is_some_and(|bytes| Vote::parse(bytes).is_ok())
+            path.starts_with(paths::HEALTH)
+                && self.znodes.get(path).is_some_and(|bytes| Vote::parse(bytes).is_ok())
         });
         let has_votes = votes || self.touched.iter().any(|path| path.starts_with(paths::NODES));
         let vip_kept = kept(&paths::vip(vip), |bytes| from_json::<Vip>(bytes).is_ok());
@@ -204,7 +218,9 @@ impl World {
     /// Whether nobody but the leader wrote a head or an assignment that can be read.
     fn is_leaders_own(&self) -> bool {
         self.touched.iter().filter(|path| path.starts_with(paths::ASSIGNMENTS)).all(|path| {
-            self.znodes.get(path).is_none_or(|bytes| Head::parse(bytes).is_err() && Assignment::parse(bytes).is_err())
+            self.znodes
+                .get(path)
+                .is_none_or(|bytes| Head::parse(bytes).is_err() && Assignment::parse(bytes).is_err())
         })
     }
 }
@@ -219,7 +235,8 @@ fn compiles(decided: &Decided) {
 }
 
 fn contents(znodes: &Znodes) -> Contents {
-    let znode = |data: &Vec<u8>| Znode { data: data.clone(), version: 0, created: 1, modified: 1, owner: None };
+    let znode =
+        |data: &Vec<u8>| Znode { data: data.clone(), version: 0, created: 1, modified: 1, owner: None };
     let znodes = znodes.iter().map(|(path, data)| (path.clone(), znode(data))).collect();
     Contents { znodes, complete: true }
 }
@@ -275,7 +292,10 @@ fn check(world: &World, before: &Weights) {
     let after = world.weights();
     for (vip, weights) in before {
         if world.is_sound(vip, weights) {
-            assert!(after.get(vip).is_some_and(|weights| !weights.is_empty()), "{vip} lost its reals: {after:?}");
+            assert!(
+                after.get(vip).is_some_and(|weights| !weights.is_empty()),
+                "{vip} lost its reals: {after:?}"
+            );
         }
     }
 }

@@ -14,6 +14,7 @@ mod capture;
 use crate::announced;
 use crate::cluster::agent::Learnt;
 use crate::control::SELF_TEST_EVERY;
+use crate::door::{Door, Limits};
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, Status, VipStatus, seconds};
@@ -27,6 +28,7 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -74,12 +76,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Answers on `listener` until the future is dropped.
-///
-/// # Errors
-/// If the listener breaks.
-pub async fn serve(listener: TcpListener, shown: Shown) -> Result<()> {
-    axum::serve(listener, router(shown)).await.context("the admin endpoint has stopped")
+/// Answers on `listener`, to those whom the door lets in, until the future is dropped.
+pub(crate) async fn serve(listener: TcpListener, door: Door, shown: Shown) -> Infallible {
+    door.serve(listener, router(shown), Limits::default()).await
 }
 
 fn router(shown: Shown) -> Router {
@@ -218,6 +217,7 @@ mod tests {
     use super::*;
     use crate::control::Forwarding;
     use crate::dataplane::{Applied, SelfTest, Statistics};
+    use crate::door::Files;
     use crate::health::Key;
     use crate::health::metrics::ProbeMetrics;
     use crate::health::panic::Held;
@@ -353,7 +353,8 @@ mod tests {
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, shown));
+        let door = Door::new(address, &Files::default()).unwrap();
+        let server = tokio::spawn(serve(listener, door, shown));
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();

@@ -107,8 +107,8 @@ mod tests {
         FrontStatus {
             wanted: wanted.iter().copied().collect(),
             announced: announced.iter().copied().collect(),
-            errors: 0,
             problem: problem.map(str::to_owned),
+            ..FrontStatus::default()
         }
     }
 

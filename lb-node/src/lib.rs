@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod compile;
 pub mod control;
 pub mod dataplane;
+pub mod door;
 pub mod front;
 pub mod health;
 pub mod metrics;

@@ -10,6 +10,7 @@ use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report};
 use crate::dataplane::{Dataplane, Settings, Start};
+use crate::door::{self, Door};
 use crate::front::{Driver, Front, FrontStatus, boot_id};
 use crate::health::scheduler;
 use crate::health::{self, probe::Prober};
@@ -212,6 +213,7 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
 struct Base {
     node: Node,
     listener: TcpListener,
+    door: Door,
     ifindex: u32,
     outer: Sources,
 }
@@ -242,6 +244,7 @@ struct Running {
 impl Base {
     async fn prepare(node: Node) -> Result<Self> {
         // Before anything in the kernel is touched: a second daemon ends here.
+        let door = Door::new(node.admin, &door::Files::of(&node))?;
         let listener = admin::bind(node.admin).await?;
         let interface =
             sources::interface(&node.interface).await.context("the front interface is not usable")?;
@@ -249,7 +252,7 @@ impl Base {
             v4: node.source_v4.or(interface.sources.v4),
             v6: node.source_v6.or(interface.sources.v6),
         };
-        Ok(Self { node, listener, ifindex: interface.index, outer })
+        Ok(Self { node, listener, door, ifindex: interface.index, outer })
     }
 
     /// What others are told of this node.
@@ -274,7 +277,7 @@ impl Base {
 
     /// Takes up forwarding by what the snapshots say.
     async fn start(self, plan: Plan<'_>) -> Result<Running> {
-        let Self { node, listener, ifindex, outer } = self;
+        let Self { node, listener, door, ifindex, outer } = self;
         let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report, tree } = plan;
         let first = Arc::clone(&snapshots.borrow());
         let (dataplane, start) = open(&node, outer, &first, bpffs)?;
@@ -343,9 +346,7 @@ impl Base {
         );
         let tasks = [
             Task::spawn(async move {
-                if let Err(error) = admin::serve(listener, shown).await {
-                    error!("{error:#}");
-                }
+                admin::serve(listener, door, shown).await;
             }),
             Task::spawn(keep_probe_route(node.interface.clone(), outer, snapshots)),
         ];

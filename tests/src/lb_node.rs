@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::access::Member;
+use crate::cluster::replace;
 use crate::host::{Host, HostCommand};
 use crate::process::Process;
 use crate::topology::Station;
@@ -180,12 +182,33 @@ impl RealDaemon {
     ///
     /// When the binary is missing or the daemon is not ready in 20 s; with its output.
     pub fn register(station: &Station, vips: &[&str], zookeeper: &str) -> Result<RealDaemon> {
+        RealDaemon::register_by(station, vips, &["--zookeeper", zookeeper])
+    }
+
+    /// The same in a closed tree, with an agent's credentials.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn register_in_closed_tree(station: &Station, vips: &[&str], zookeeper: &str) -> Result<RealDaemon> {
+        let folder = station.host.dir();
+        let credentials = Member::Agent.credentials(folder)?;
+        let file = folder.join("real.toml");
+        let text = format!(
+            "[zookeeper]\nservers = \"{zookeeper}\"\ncredentials_file = {:?}\nacl = \"groups\"\n",
+            credentials.display()
+        );
+        replace(&file, &text)?;
+        RealDaemon::register_by(station, vips, &["--config", &file.display().to_string()])
+    }
+
+    fn register_by(station: &Station, vips: &[&str], how: &[&str]) -> Result<RealDaemon> {
         let host = &station.host;
         let mut command = host.command(binary()?).args(["real", "--interface", station.interface]);
         for vip in vips {
             command = command.args(["--register", vip]);
         }
-        command = command.args(["--zookeeper", zookeeper, "--name", host.name()]);
+        command = command.args(how.iter().copied()).args(["--name", host.name()]);
         command = command.arg("--address").arg(station.v4.to_string());
         RealDaemon::spawn(host, command, "/readyz")
     }

@@ -15,6 +15,7 @@
 //!
 //! [`store_suite`] is what every store of the cluster's state must pass, whatever is behind it.
 
+pub mod access;
 mod bird;
 mod broker;
 pub mod bulk;

@@ -11,6 +11,7 @@ use tokio::runtime::Builder;
 use zk_schema::Desired;
 use zk_schema::tree::StateRecord;
 
+use crate::access::{self, Member};
 use crate::host::Host;
 
 const SESSION: Duration = Duration::from_secs(6);
@@ -23,6 +24,7 @@ type Job = Box<dyn FnOnce(&tokio::runtime::Runtime, &ZooKeeper, &mut Option<ZooK
 /// tried again for some ten seconds.
 #[derive(Debug)]
 pub struct Operator {
+    closed: bool,
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -34,7 +36,20 @@ impl Operator {
     ///
     /// When the host cannot be entered.
     pub fn new(host: &Host, servers: &str) -> Result<Operator> {
-        let mut options = Options::new(servers);
+        Operator::with(host, Options::new(servers), false)
+    }
+
+    /// An operator who closes the tree when it is made.
+    ///
+    /// # Errors
+    ///
+    /// When the host cannot be entered.
+    pub fn of_closed_tree(host: &Host, servers: &str) -> Result<Operator> {
+        let options = Options { digest: Some(Member::Operator.login()), ..Options::new(servers) };
+        Operator::with(host, options, true)
+    }
+
+    fn with(host: &Host, mut options: Options, closed: bool) -> Result<Operator> {
         options.session_timeout = SESSION;
         let store = ZooKeeper::new(options)?;
         let (jobs, work) = mpsc::channel::<Job>();
@@ -52,7 +67,7 @@ impl Operator {
                 runtime.block_on(session.close());
             }
         })?;
-        Ok(Operator { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Operator { closed, jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Does something in a session, again with a new one if it fails.
@@ -102,9 +117,12 @@ impl Operator {
     ///
     /// When the ensemble is away for long, or a record is wrong.
     pub fn write(&self, desired: &Desired) -> Result<()> {
-        let desired = desired.clone();
+        let (desired, closed) = (desired.clone(), self.closed);
         self.run(async move |session| {
-            setup::init(session, &desired.cluster).await?;
+            match closed {
+                true => session.init_secured(&desired.cluster, &access::closed()).await?,
+                false => setup::init(session, &desired.cluster).await?,
+            };
             Ok(setup::write_desired(session, &desired).await?)
         })
     }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use zk_schema::tree::{Assignment, Head, Term, paths};
 use zk_schema::{ClusterFile, Desired};
 
+use crate::access::Member;
 use crate::cluster::{Cluster, Family, Protocol, Vip, replace};
 use crate::deployment::services;
 use crate::ensemble::Ensemble;
@@ -61,12 +62,14 @@ pub struct Settings {
     pub late: usize,
     /// The `lb-node` that nodes and reals run; the one beside this program if it is not said.
     pub binary: Option<PathBuf>,
+    /// Whether the tree is closed: see [`crate::access`].
+    pub closed: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let cluster = "autonomy_after_ms = 10000\ndrain_wait_ms = 1000\nack_timeout_ms = 3000\n".to_owned();
-        Self { session_timeout: Duration::from_secs(4), cluster, late: 0, binary: None }
+        Self { session_timeout: Duration::from_secs(4), cluster, late: 0, binary: None, closed: false }
     }
 }
 
@@ -135,7 +138,10 @@ impl<S> Site<S> {
         let places: Vec<_> =
             net.zookeepers.iter().map(|station| (station.host.clone(), IpAddr::from(station.v4))).collect();
         let ensemble = Ensemble::start(&places)?;
-        let operator = Operator::new(&net.router, &ensemble.connect_string())?;
+        let operator = match settings.closed {
+            true => Operator::of_closed_tree(&net.router, &ensemble.connect_string())?,
+            false => Operator::new(&net.router, &ensemble.connect_string())?,
+        };
         operator.write(&desired(&cluster, &net)?)?;
 
         let vips = cluster.addresses();
@@ -184,6 +190,10 @@ impl<S> Site<S> {
             self.ensemble.connect_string(),
             self.settings.session_timeout.as_millis()
         );
+        if self.settings.closed {
+            let credentials = Member::Node.credentials(station.host.dir())?;
+            let _ = writeln!(text, "credentials_file = {:?}\nacl = \"groups\"\n", credentials.display());
+        }
         let _ = writeln!(text, "{}", front.node_file_table(node));
         let state = station.host.dir().join("state");
         let _ = writeln!(text, "[cluster]\nstate_dir = {:?}\n{}", state.display(), self.settings.cluster);

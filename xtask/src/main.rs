@@ -9,6 +9,7 @@ mod bench;
 mod build;
 mod demo;
 mod drill;
+mod fuzz;
 mod metadata;
 mod old;
 mod process;
@@ -39,6 +40,7 @@ enum Command {
     Demo(demo::Args),
     Drill(drill::Args),
     Bench(bench::Args),
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::command(&workspace, &args),
         Command::Drill(args) => drill::command(&workspace, &args),
         Command::Bench(args) => bench::command(&workspace, &args),
+        Command::Fuzz(args) => fuzz::command(&workspace, &args),
     });
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

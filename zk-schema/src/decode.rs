@@ -4,6 +4,7 @@
 //! report and a stand-in takes its place, so that all problems are listed at once. The caller looks at the report
 //! before it looks at the record.
 
+use crate::node_file::ABSOLUTE;
 use crate::problem::{Report, Scope, nearest, shown};
 use crate::records::{
     Capacity, CheckKind, Cluster, Extra, HealthCheck, HttpCheck, Limits, MqttCheck, Node, Protocol, Real,
@@ -347,6 +348,10 @@ impl Decode for Node {
         node.admin = fields
             .parsed("admin", "an address with a port, such as 127.0.0.1:9940 or [::1]:9940")
             .unwrap_or(node.admin);
+        node.admin_token_file = fields.parsed("admin_token_file", ABSOLUTE);
+        node.admin_tls_cert = fields.parsed("admin_tls_cert", ABSOLUTE);
+        node.admin_tls_key = fields.parsed("admin_tls_key", ABSOLUTE);
+        node.admin_tls_client_ca = fields.parsed("admin_tls_client_ca", ABSOLUTE);
         node.probes_in_flight =
             fields.number("probes_in_flight", allowed::PROBES_IN_FLIGHT).unwrap_or(node.probes_in_flight);
         node.capacity = fields.table("capacity", Capacity::decode).unwrap_or_default();

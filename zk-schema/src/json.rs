@@ -1,7 +1,7 @@
 //! Records as JSON, the content of znodes.
 
 use crate::decode::{Decode, decode};
-use crate::problem::{Problems, Report, Scope, Unknown};
+use crate::problem::{Problems, Report, Scope, Unknown, shown};
 use crate::records::{Cluster, Extra, Real, Vip};
 use crate::tree::SCHEMA_VERSION;
 use crate::validate::Rules;
@@ -66,14 +66,15 @@ pub enum RecordError {
         limit: usize,
     },
     /// Not JSON, nested too deeply, or a number beyond all bounds.
-    #[error("not JSON: {0}")]
+    #[error("not JSON: {}", printable(.0))]
     Syntax(#[from] serde_json::Error),
     /// JSON, but not an object.
     #[error("not a JSON object: a record looks like {{\"field\": value}}")]
     NotAnObject,
     /// Written by newer software.
     #[error(
-        "schema version {found}, and this software knows versions up to {SCHEMA_VERSION}: upgrade it before the record"
+        "schema version {}, and this software knows versions up to {SCHEMA_VERSION}: upgrade it before the record",
+        shown(found)
     )]
     Newer {
         /// The record's version, as it stands there.
@@ -82,6 +83,15 @@ pub enum RecordError {
     /// Fields that are missing or refused: all of them.
     #[error(transparent)]
     Invalid(#[from] Problems),
+}
+
+/// Characters of a parser's error that are told.
+const SHOWN: usize = 200;
+
+/// The parser quotes what it read, from whoever wrote it: this goes to logs and terminals.
+fn printable(error: &serde_json::Error) -> String {
+    let text: String = error.to_string().chars().take(SHOWN).collect();
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// Reads and validates a record. Of two equal keys the later counts; unknown fields go to the record's `extra`.

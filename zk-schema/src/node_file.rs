@@ -618,6 +618,16 @@ driver = "bird"
                 "\"bird\"\nbird_socket = \"/run/drover/bird.conf\"",
                 "10:15: front.bird_socket: the same as bird_file",
             ),
+            (
+                "interface = \"eth0\"",
+                "interface = \"eth0\"\nadmin = \"0.0.0.0:9940\"",
+                "4:9: node.admin: 0.0.0.0:9940 can be reached from other machines, so it needs admin_token_file",
+            ),
+            (
+                "interface = \"eth0\"",
+                "interface = \"eth0\"\nadmin_tls_client_ca = \"/ca\"",
+                "4:23: node.admin_tls_client_ca: TLS needs admin_tls_cert",
+            ),
             ("[front]", "[cluster]\nseed = \"0\"\n[front]", "9:1: cluster.seed: unknown field"),
             (
                 "[front]",

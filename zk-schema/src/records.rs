@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 /// Fields of newer versions, as they stood in the znode: kept when the record is written again.
@@ -375,8 +376,20 @@ pub struct Node {
     pub source_v6: Option<Ipv6Addr>,
     /// UDP destination port of GUE: 1..=65535.
     pub gue_port: u16,
-    /// Where `/healthz`, `/readyz` and `/metrics` listen.
+    /// Where `/healthz`, `/readyz` and `/metrics` listen. Beyond the loopback only with a token or clients' certificates.
     pub admin: SocketAddr,
+    /// File with the token that requests to `admin` must bear, which only its owner may read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_token_file: Option<PathBuf>,
+    /// PEM file with the certificate of `admin`, which speaks TLS where this is there. Goes with `admin_tls_key`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of `admin_tls_cert`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_tls_key: Option<PathBuf>,
+    /// PEM file with the certificates that clients' are to be signed by. Without it, clients need none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub admin_tls_client_ca: Option<PathBuf>,
     /// Probes in flight at once: 1..=10000.
     pub probes_in_flight: u32,
     /// Room in the data plane's maps. Changing it reloads them.
@@ -395,6 +408,10 @@ impl Node {
             source_v6: None,
             gue_port: 6080,
             admin: SocketAddr::from(([127, 0, 0, 1], 9940)),
+            admin_token_file: None,
+            admin_tls_cert: None,
+            admin_tls_key: None,
+            admin_tls_client_ca: None,
             probes_in_flight: 256,
             capacity: Capacity::default(),
         }

@@ -2,6 +2,7 @@
 //!
 //! `validate` checks a record that code has built; records that are read pass the same rules, with the same ranges.
 
+use crate::node_file::check_path;
 use crate::problem::{Problems, Report, Scope, quoted};
 use crate::records::{
     Capacity, CheckKind, Cluster, Desired, Encapsulation, HealthCheck, HttpCheck, Limits, Node, Protocol,
@@ -283,7 +284,47 @@ impl Rules for Node {
         }
         check_number(scope, "gue_port", self.gue_port.into(), allowed::PORT);
         check_number(scope, "probes_in_flight", self.probes_in_flight, allowed::PROBES_IN_FLIGHT);
+        self.check_admin(scope);
         self.capacity.check(&mut scope.at("capacity"));
+    }
+}
+
+impl Node {
+    fn check_admin(&self, scope: &mut Scope<'_>) {
+        let files = [
+            ("admin_token_file", &self.admin_token_file),
+            ("admin_tls_cert", &self.admin_tls_cert),
+            ("admin_tls_key", &self.admin_tls_key),
+            ("admin_tls_client_ca", &self.admin_tls_client_ca),
+        ];
+        for (key, path) in files {
+            if let Some(path) = path {
+                check_path(scope, key, path);
+            }
+        }
+        let mut needs = |key: &str, there: bool, other: &str, reason: &str| {
+            if there && scope.sound(other) {
+                scope.problem(key, format!("{reason} needs {other}; add it, or remove {key}"));
+            }
+        };
+        let (cert, key) = (self.admin_tls_cert.is_some(), self.admin_tls_key.is_some());
+        needs("admin_tls_cert", cert && !key, "admin_tls_key", "a certificate");
+        needs("admin_tls_key", key && !cert, "admin_tls_cert", "a private key");
+        let ca = self.admin_tls_client_ca.is_some();
+        needs("admin_tls_client_ca", ca && !cert, "admin_tls_cert", "TLS");
+        let guarded = ["admin_token_file", "admin_tls_client_ca"];
+        let is_guarded = self.admin_token_file.is_some() || ca || !guarded.iter().all(|key| scope.sound(key));
+        if !self.admin.ip().is_loopback() && !is_guarded && scope.sound("admin") {
+            scope.problem(
+                "admin",
+                format!(
+                    "{} can be reached from other machines, so it needs admin_token_file, or admin_tls_client_ca with \
+                     admin_tls_cert and admin_tls_key; add them, or let it listen on 127.0.0.1:{}",
+                    self.admin,
+                    self.admin.port()
+                ),
+            );
+        }
     }
 }
 

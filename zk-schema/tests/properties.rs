@@ -5,6 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use zk_schema::{
     Affinity, Capacity, CheckKind, Cluster, ClusterFile, Desired, Encapsulation, Extra, HealthCheck,
     HttpCheck, Limits, MqttCheck, MqttVersion, Node, ProbePath, Protocol, Real, RealName, Record,
@@ -134,7 +135,10 @@ fn node() -> impl Strategy<Value = Node> {
     let sources = (option::of(0x0a00_0000_u32..0x0b00_0000), option::of(any::<u64>()));
     let capacity = (8..=4096_u32, 32..=1_000_000_u32, prop_oneof![Just(0), 9..=8192_u32])
         .prop_map(|(vips, reals, tables)| Capacity { vips, reals, tables });
+    // Beyond the loopback, it needs a token.
     let admin = (address(), any::<u16>()).prop_map(SocketAddr::from);
+    let tls = option::of("/[a-z]{1,9}".prop_map(PathBuf::from));
+    let admin = (admin, tls);
     (
         ("[a-z0-9]{1,63}", "[a-z0-9.@-]{0,14}[a-z]"),
         mode,
@@ -145,16 +149,22 @@ fn node() -> impl Strategy<Value = Node> {
         capacity,
     )
         .prop_map(
-            |((name, interface), xdp_mode, (v4, v6), gue_port, admin, probes_in_flight, capacity)| Node {
-                name: name.parse().expect("made of what names are made of"),
-                interface,
-                xdp_mode,
-                source_v4: v4.map(Ipv4Addr::from),
-                source_v6: v6.map(|low| Ipv6Addr::from((0x2001_0db8 << 96) | u128::from(low))),
-                gue_port,
-                admin,
-                probes_in_flight,
-                capacity,
+            |((name, interface), xdp_mode, (v4, v6), gue_port, (admin, tls), probes_in_flight, capacity)| {
+                Node {
+                    name: name.parse().expect("made of what names are made of"),
+                    interface,
+                    xdp_mode,
+                    source_v4: v4.map(Ipv4Addr::from),
+                    source_v6: v6.map(|low| Ipv6Addr::from((0x2001_0db8 << 96) | u128::from(low))),
+                    gue_port,
+                    admin,
+                    admin_token_file: Some("/etc/drover/token".into()),
+                    admin_tls_cert: tls.clone(),
+                    admin_tls_key: tls.clone(),
+                    admin_tls_client_ca: tls,
+                    probes_in_flight,
+                    capacity,
+                }
             },
         )
 }

@@ -189,3 +189,16 @@ proptest! {
         prop_assert_eq!(Vote::parse(&vote.bytes().unwrap()).unwrap(), vote);
     }
 }
+
+#[test]
+fn a_refusal_repeats_no_control_characters_of_the_record_to_logs_and_terminals() {
+    let hostile = br#"{"term":1,"epoch":1,"digest":"","mode":"\u001b[2J\u0007\u007f"}"#;
+    let told = Applied::parse(hostile).unwrap_err().to_string();
+    assert!(told.contains("[2J") && !told.contains(char::is_control), "{told:?}");
+}
+
+#[test]
+fn a_number_in_an_unknown_field_is_kept_to_its_last_digit() {
+    let flag = Flag::read(br#"{"later":3.3333333333333334e42}"#);
+    assert_eq!(flag.extra["later"].to_string(), "3.3333333333333334e+42");
+}

@@ -89,9 +89,8 @@ impl ZooKeeperSession {
         if !self.exists(paths::CLUSTER).await? {
             return Err(Error::NoNode(paths::CLUSTER.to_owned()).into());
         }
-        let data = access
-            .bytes()
-            .map_err(|error| SetupError::Record { path: paths::ACCESS.to_owned(), error })?;
+        let data =
+            access.bytes().map_err(|error| SetupError::Record { path: paths::ACCESS.to_owned(), error })?;
         let before = self.adopt(Some(access.clone()));
         let created = Change::Create { path: paths::ACCESS.to_owned(), data: data.clone(), ephemeral: false };
         let change = match self.commit(vec![created]).await {
@@ -168,9 +167,10 @@ impl ZooKeeperSession {
             ));
         }
         let users = self.users().await?;
-        let is_operator = access.operators.iter().any(|id| {
-            users.iter().any(|(scheme, user)| scheme == id.scheme() && user == id.user())
-        });
+        let is_operator = access
+            .operators
+            .iter()
+            .any(|id| users.iter().any(|(scheme, user)| scheme == id.scheme() && user == id.user()));
         if is_operator {
             return Ok(());
         }

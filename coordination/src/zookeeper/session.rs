@@ -168,7 +168,10 @@ impl ZooKeeperSession {
     /// The ACL of a znode and whether it is ephemeral; `None` if there is none.
     pub(super) async fn acl_of(&self, path: &str) -> Result<Option<(Vec<zk::Acl>, bool)>, Error> {
         let owned = path.to_owned();
-        match self.perform(Operation::Read, path, |client| async move { client.get_acl(&owned).await }).await? {
+        match self
+            .perform(Operation::Read, path, |client| async move { client.get_acl(&owned).await })
+            .await?
+        {
             Ok((acl, stat)) => Ok(Some((acl, stat.ephemeral_owner != 0))),
             Err(zk::Error::NoNode) => Ok(None),
             Err(error) => Err(self.refusal(path, error)),
@@ -177,13 +180,20 @@ impl ZooKeeperSession {
 
     pub(super) async fn set_acl(&self, path: &str, acl: Vec<zk::Acl>) -> Result<(), Error> {
         let owned = path.to_owned();
-        let done = self.perform(Operation::Write, path, |client| async move { client.set_acl(&owned, &acl, None).await });
+        let done =
+            self.perform(
+                Operation::Write,
+                path,
+                |client| async move { client.set_acl(&owned, &acl, None).await },
+            );
         done.await?.map(drop).map_err(|error| self.refusal(path, error))
     }
 
     /// Whom the servers know this session as: scheme and user.
     pub(super) async fn users(&self) -> Result<Vec<(String, String)>, Error> {
-        let answer = self.perform(Operation::Read, "users", |client| async move { client.list_auth_users().await }).await?;
+        let answer = self
+            .perform(Operation::Read, "users", |client| async move { client.list_auth_users().await })
+            .await?;
         let users = answer.map_err(|error| self.refusal("/", error))?;
         Ok(users.iter().map(|user| (user.scheme().to_owned(), user.user().to_owned())).collect())
     }
@@ -203,7 +213,9 @@ impl ZooKeeperSession {
     /// See [`Error`].
     pub async fn created_at(&self, path: &str) -> Result<Option<SystemTime>, Error> {
         let owned = path.to_owned();
-        let found = self.perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await }).await?;
+        let found = self
+            .perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await })
+            .await?;
         let stat = found.map_err(|error| self.refusal(path, error))?;
         let since_1970 = |stat: zk::Stat| u64::try_from(stat.ctime).map(Duration::from_millis);
         Ok(stat.and_then(|stat| UNIX_EPOCH.checked_add(since_1970(stat).ok()?)))

@@ -3,6 +3,7 @@
 use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
+use crate::door::{Door, Files, Limits};
 use crate::process_metrics::ProcessMetrics;
 use anyhow::{Context as _, Result};
 use axum::extract::State;
@@ -77,9 +78,11 @@ impl Status {
 /// Listens on `address` and serves until the returned task is aborted.
 pub(super) async fn serve(
     address: SocketAddr,
+    files: &Files,
     status: Status,
     counters: Counters,
 ) -> Result<tokio::task::JoinHandle<()>> {
+    let door = Door::new(address, files)?;
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: choose another address and port with --admin")
     })?;
@@ -99,9 +102,7 @@ pub(super) async fn serve(
         .route("/metrics", get(metrics))
         .with_state(Arc::new(registry));
     Ok(tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!("the admin endpoint on {address} has stopped: {error}");
-        }
+        door.serve(listener, router, Limits::default()).await;
     }))
 }
 

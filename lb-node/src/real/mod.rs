@@ -21,6 +21,7 @@ pub mod registration;
 
 pub use prefix::{Prefix, PrefixError};
 
+use crate::door::Files;
 use crate::notify::Notifier;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
@@ -84,6 +85,10 @@ pub struct Options {
     /// Address and port of /healthz, /readyz, /status and /metrics.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9941")]
     pub admin: Option<SocketAddr>,
+
+    /// Who may ask there.
+    #[command(flatten)]
+    pub door: Files,
 
     /// Directory on a BPF file system that keeps program and counters while no process runs.
     ///
@@ -221,9 +226,9 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
         registrar.map(|prepared| prepared.start(in_place.subscribe(), real.before.clone()));
     let standing = registration.as_ref().map(Registration::standing);
     let _admin = match real.options.admin {
-        Some(address) => {
-            Some(AbortOnDrop(admin::serve(address, real.status(standing.clone()), counters).await?))
-        }
+        Some(address) => Some(AbortOnDrop(
+            admin::serve(address, &real.options.door, real.status(standing.clone()), counters).await?,
+        )),
         None => None,
     };
     let mut stop = pin!(stop);

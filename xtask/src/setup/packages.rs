@@ -22,6 +22,7 @@ struct Package {
 
 const PACKAGES: &[Package] = &[
     package("gcc", "cc", "linking, and the C in dependencies"),
+    package("g++", "c++", "libFuzzer, which the fuzzers are linked with"),
     package("libc6-dev", "/usr/include/stdlib.h", "linking, and the C in dependencies"),
     package("ca-certificates", "/etc/ssl/certs/ca-certificates.crt", "HTTPS health checks"),
     package("iproute2", "ip", "network namespaces of tests and demo"),

@@ -11,19 +11,20 @@ mod report;
 mod units;
 
 use crate::{
+    fuzz,
     metadata::Metadata,
     process,
     setup::{self, Scope},
     workspace::Workspace,
 };
 use anyhow::Result;
-use report::Report;
+use report::{Count, Report};
 use std::process::ExitCode;
 
 /// The cargo feature that stands before tests that need root.
 const ROOT_FEATURE: &str = "e2e";
 
-/// Runs every check: formatting, clippy, unit and property tests, and the end-to-end tests that need root.
+/// Runs every check: formatting, clippy, unit and property tests, the end-to-end tests that need root, and the fuzzers.
 ///
 /// Brings the machine into place first (see `cargo xtask setup`). The end-to-end tests load BPF programs and
 /// make network namespaces, and run one after the other; nothing they send leaves this machine. The last
@@ -54,13 +55,19 @@ enum Part {
     Unit,
     /// What needs root: the kernel's verifier, real packets between network namespaces.
     E2e,
+    /// The fuzzers, each for some seconds (`cargo xtask fuzz` runs them for longer): needs root, too.
+    Fuzz,
 }
+
+/// Seconds for each fuzzer.
+const FUZZED: u32 = 8;
 
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let wanted = |part| args.only.is_none_or(|only| only == part);
-    let root_needed = wanted(Part::E2e);
+    let root_needed = wanted(Part::E2e) || wanted(Part::Fuzz);
     if root_needed {
-        let what = "the end-to-end tests (all but `--only lint` and `--only unit`) load BPF programs";
+        let what =
+            "the end-to-end tests and fuzzers (all but `--only lint` and `--only unit`) load BPF programs";
         process::need_root(what)?;
     }
     let scope = match () {
@@ -87,5 +94,31 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             programs.run_with_root(&args.tests, &mut report)?;
         }
     }
+    if wanted(Part::Fuzz) && args.tests.is_empty() {
+        fuzz(workspace, &mut report)?;
+    }
     Ok(report.finish())
+}
+
+/// Runs every fuzzer for a moment: a check each.
+fn fuzz(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    let started = report.start("building the fuzzers");
+    let programs = match fuzz::build(workspace) {
+        Ok(programs) => programs,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            report.done("building the fuzzers", Count::one(false), started.elapsed());
+            return Ok(());
+        }
+    };
+    for target in fuzz::TARGETS {
+        let name = format!("fuzz {target}");
+        let started = report.start(&name);
+        let outcome = fuzz::run(workspace, &programs, target, FUZZED)?;
+        if let Some(finding) = &outcome.finding {
+            eprintln!("found; to see it again: cargo xtask fuzz {target} --replay {finding}");
+        }
+        report.done(&name, Count::one(outcome.finding.is_none()), started.elapsed());
+    }
+    Ok(())
 }

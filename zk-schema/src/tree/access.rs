@@ -137,8 +137,16 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused_and_a_password_is_taken_for_none() {
-        for text in ["", "anna", "digest:anna", "digest:anna:swordfish", "sasl:", "world:anyone", "auth:", "ip:10.0.0.1"]
-        {
+        for text in [
+            "",
+            "anna",
+            "digest:anna",
+            "digest:anna:swordfish",
+            "sasl:",
+            "world:anyone",
+            "auth:",
+            "ip:10.0.0.1",
+        ] {
             assert!(text.parse::<AccessId>().is_err(), "{text}");
         }
         assert!(AccessId::new("digest", &format!(":{HASH}")).is_err());
