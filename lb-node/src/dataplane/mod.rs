@@ -19,6 +19,7 @@ pub(crate) use entries::vip_id;
 use lb_ebpf::lb::{self, Config, RealCounters};
 pub(crate) use maps::Mapped;
 use maps::Maps;
+pub(crate) use selftest::{CLIENT_V4, CLIENT_V6};
 use pins::{PROBE_PROGRAM, Pins, Size, XDP_PROGRAM};
 use state::State;
 use std::collections::{BTreeMap, BTreeSet};
