@@ -60,7 +60,7 @@ enum Command {
     /// without losing one. `lb-node detach` ends that.
     ///
     /// The file's `admin` address (127.0.0.1:9940 by default) answers /healthz, /readyz, /status, /metrics and
-    /capture.
+    /// /capture.
     #[command(after_help = "Examples:
   lb-node run --config /etc/drover/node.toml     one of several nodes
   lb-node run --standalone /etc/drover/cluster.toml
