@@ -60,7 +60,8 @@ enum Command {
     /// When the process ends, however it ends, packets are forwarded as before, and the next `lb-node run` takes over
     /// without losing one. `lb-node detach` ends that.
     ///
-    /// The file's `admin` address (127.0.0.1:9940 by default) answers /healthz, /readyz, /status and /metrics.
+    /// The file's `admin` address (127.0.0.1:9940 by default) answers /healthz, /readyz, /status, /metrics and
+    /// /capture.
     #[command(after_help = "Examples:
   lb-node run --config /etc/drover/node.toml     one of several nodes
   lb-node run --standalone /etc/drover/cluster.toml

@@ -3,9 +3,10 @@
 //! Sampling is armed for a moment and renewed while somebody waits for samples, so that a capture that is killed, or whose
 //! reader sleeps, disarms itself.
 
-use crate::dataplane::{Mapped, vip_id};
+use crate::dataplane::{CLIENT_V4, CLIENT_V6, Mapped, vip_id};
 use aya::maps::{Map, MapData, RingBuf};
 use lb_ebpf::lb::{CAPTURE_LENGTH, Capture, Config, RealEntry, VipEntry};
+use lb_ebpf::wire::ETHERNET_LENGTH;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::File;
 use std::io;
@@ -130,7 +131,7 @@ impl Source {
                     let ring = ready.get_inner_mut();
                     let mut captures = Vec::new();
                     while captures.len() < limit.min(AT_ONCE) && let Some(item) = ring.next() {
-                        captures.extend(decode(&item));
+                        captures.extend(decode(&item).filter(|capture| !is_self_test(&capture.data)));
                     }
                     if captures.is_empty() {
                         ready.clear_ready();
@@ -194,6 +195,14 @@ fn address(destination: [u64; 2]) -> IpAddr {
     }
 }
 
+/// Whether a frame is one that the daemon sends through the program to test it: nobody else has its source address.
+fn is_self_test(frame: &[u8]) -> bool {
+    let at = |start: usize, bytes: &[u8]| frame.get(start..start + bytes.len()) == Some(bytes);
+    // The source's place in the headers of IPv4 and of IPv6.
+    let v4 = at(12, &[0x08, 0x00]) && at(ETHERNET_LENGTH + 12, &CLIENT_V4.octets());
+    v4 || at(12, &[0x86, 0xdd]) && at(ETHERNET_LENGTH + 8, &CLIENT_V6.octets())
+}
+
 /// A record of the ring; `None` if its size is not that of a record.
 fn decode(bytes: &[u8]) -> Option<Capture> {
     let number = |at: usize| Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
@@ -226,6 +235,16 @@ mod tests {
         );
         assert_eq!(capture.data, [9; CAPTURE_LENGTH]);
         assert!(decode(&bytes[..bytes.len() - 1]).is_none());
+    }
+
+    #[test]
+    fn packets_of_the_self_test_are_no_samples() {
+        let mut frame = vec![0; 64];
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        frame[26..30].copy_from_slice(&[192, 0, 2, 1]);
+        assert!(is_self_test(&frame));
+        frame[29] = 2;
+        assert!(!is_self_test(&frame) && !is_self_test(&frame[..20]));
     }
 
     #[test]

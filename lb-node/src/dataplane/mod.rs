@@ -20,6 +20,7 @@ use lb_ebpf::lb::{self, Config, RealCounters};
 pub(crate) use maps::Mapped;
 use maps::Maps;
 use pins::{PROBE_PROGRAM, Pins, Size, XDP_PROGRAM};
+pub(crate) use selftest::{CLIENT_V4, CLIENT_V6};
 use state::State;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};

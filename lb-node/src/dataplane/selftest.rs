@@ -20,8 +20,8 @@ const XDP_DROP: u32 = 1;
 const XDP_TX: u32 = 3;
 const XDP_REDIRECT: u32 = 4;
 /// A client that cannot exist (RFC 5737, RFC 3849).
-const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+pub(crate) const CLIENT_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const CLIENT_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// Port that is tried on a VIP of all ports.
 const ANY_PORT: u16 = 9;
 
