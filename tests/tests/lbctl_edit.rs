@@ -154,12 +154,14 @@ fn reals_and_nodes_are_taken_out_and_back_while_clients_go_on() {
     assert_told(&refused(&lbctl, &["real", "undrain", "publish/real-1"]), &["disabled", "real enable"]);
     assert!(flag(&site, DRAIN_PATH).is_some());
     done(&lbctl, &["real", "enable", "publish/real-1", "--wait"]);
+    assert!(site.assignment("publish").unwrap().weights.contains_key("real-1"));
     site.wait_agreed(&[("publish", REALS)]).unwrap();
     steady.pass(SOME).unwrap();
 
     let told = done(&lbctl, &["node", "drain", "node-2", "--why", "kernel", "--wait"]);
     assert_told(&told, &["node-2 has withdrawn its VIPs"]);
     site.wait_for_carriers(&[0, 2]).unwrap();
+    done(&lbctl, &["node", "ls"]);
     let nodes = lbctl.json(&["node", "ls"]).unwrap();
     let node =
         |name: &str| nodes.as_array().unwrap().iter().find(|node| node["name"] == name).unwrap().clone();

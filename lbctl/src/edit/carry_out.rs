@@ -22,6 +22,8 @@ pub struct Halt {
     pub left: Vec<Object>,
     /// Why.
     pub error: Error,
+    /// What somebody else did to it, as far as that was looked up.
+    pub what: Option<String>,
 }
 
 impl fmt::Display for Halt {
@@ -39,6 +41,9 @@ impl fmt::Display for Halt {
                 write!(f, "no answer from ZooKeeper ({why}): it may have been written, or be so in a moment")?
             }
             error => write!(f, "{error}")?,
+        }
+        if let Some(what) = &self.what {
+            write!(f, "\n  {what}")?;
         }
         match self.done.as_slice() {
             [] if self.error.is_lost() => {}
@@ -64,7 +69,12 @@ pub async fn carry_out<S: Session>(session: &S, plan: &Plan) -> Result<(), Halt>
             let objects = |batches: &[Vec<&Step>]| {
                 batches.iter().flatten().map(|step| step.object.clone()).collect::<Vec<_>>()
             };
-            return Err(Halt { done: objects(&batches[..number]), left: objects(&batches[number..]), error });
+            return Err(Halt {
+                done: objects(&batches[..number]),
+                left: objects(&batches[number..]),
+                error,
+                what: None,
+            });
         }
     }
     Ok(())

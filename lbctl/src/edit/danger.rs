@@ -138,8 +138,7 @@ fn reals(
         vanished.iter().filter(|real| in_force.contains_key(*real)).map(|real| real.as_str()).collect();
     if !in_use.is_empty() {
         remarks.push(Remark::danger(format!(
-            "takes {} out of {name} while in use: established connections there break; `lbctl real drain` before lets \
-             them end",
+            "takes {} out of {name} while in use: established connections there break",
             in_use.join(", ")
         )));
     }

@@ -123,6 +123,9 @@ pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
             (Some(_), Some(assignment)) if listed.is_some_and(|entry| entry.epoch == assignment.epoch) => {
                 waits_for.extend(lacking(tree, vip, assignment, now));
                 held.extend(assignment.held.iter().map(|held| format!("{vip}: {held}")));
+                let (absent, down) = absent(tree, vip, assignment, now);
+                waits_for.extend(absent);
+                held.extend(down);
             }
             (Some(_), _) => waits_for.push(format!("the leader has not taken over {vip}")),
         }
@@ -174,6 +177,26 @@ fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Op
         .iter()
         .find(|(real, weight)| out(real) || reals.get(*real).is_some_and(|record| record.weight != **weight));
     wrong.map(|(real, weight)| format!("{name}/{real} has weight {weight} in the table"))
+}
+
+/// Reals that should be in a VIP's table and are not: those that will be when they are found up, and those that are down.
+fn absent(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> (Vec<String>, Vec<String>) {
+    let (mut waited_for, mut down) = (Vec::new(), Vec::new());
+    for (real, record) in &assignment.reals {
+        let target = Target { vip: name.clone(), real: real.clone() };
+        let is_out = tree.flags.drain.get(&target).is_some_and(|flag| flag.counts(now));
+        if record.weight == 0 || is_out || assignment.weights.contains_key(real) {
+            continue;
+        }
+        let votes = tree.health.values().filter_map(Found::ok);
+        match votes.into_iter().find_map(|vote| vote.down.get(&target)) {
+            Some(finding) => {
+                down.push(format!("{target} is down ({}): it gets no connections", finding.reason))
+            }
+            None => waited_for.push(format!("{target} is not in the table yet")),
+        }
+    }
+    (waited_for, down)
 }
 
 /// Waits for at most `limit` until `expected` is in force or refused.

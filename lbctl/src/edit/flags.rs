@@ -125,11 +125,11 @@ pub fn told(flag: &Flag) -> String {
     text
 }
 
-/// Its fields.
+/// Its fields, but for those that say nothing.
 #[must_use]
 pub fn fields(flag: &Flag) -> BTreeMap<String, Value> {
     match serde_json::to_value(flag) {
-        Ok(Value::Object(object)) => object.into_iter().collect(),
+        Ok(Value::Object(object)) => object.into_iter().filter(|(_, value)| *value != "").collect(),
         _ => BTreeMap::new(),
     }
 }

@@ -9,7 +9,7 @@ use super::time::Span;
 use crate::context::Context;
 use crate::output::{self, Format, Shown};
 use crate::tree::Tree;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use coordination::zookeeper::ZooKeeperSession;
 use coordination::{Error, Session};
 use serde::Serialize;
@@ -207,7 +207,7 @@ pub async fn decide<S: Session>(
     }
     let expected = expected(plan);
     let before = expected.problems(tree);
-    if let Err(halt) = carry_out(session, plan).await {
+    if let Err(mut halt) = carry_out(session, plan).await {
         let path = match &halt.error {
             Error::BadVersion(path) | Error::Exists(path) | Error::NoNode(path) | Error::NotEmpty(path) => {
                 path
@@ -215,8 +215,8 @@ pub async fn decide<S: Session>(
             _ => return Err(halt.into()),
         };
         let now = Tree::read(session).await?;
-        let what = what_changed(path, tree, &now).map(|what| format!("\n  {what}")).unwrap_or_default();
-        return Err(anyhow!("{halt}{what}"));
+        halt.what = what_changed(path, tree, &now);
+        return Err(halt.into());
     }
     outcome.written = true;
     if !expected.is_nothing() {

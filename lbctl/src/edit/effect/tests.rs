@@ -57,6 +57,20 @@ fn a_drain_is_in_force_when_the_real_has_no_slots_unless_the_leader_keeps_it() {
 }
 
 #[test]
+fn a_real_that_is_let_back_is_in_force_when_it_is_in_the_table_or_found_down() {
+    let mut tree = tree(&["mqtt/a", "mqtt/b"]);
+    assignment(&mut tree, "mqtt").weights.remove("a");
+    assert_eq!(waits_for(&tree), "mqtt/a is not in the table yet");
+    let finding = zk_schema::tree::Finding { since: 0, reason: "refused".to_owned() };
+    let vote =
+        zk_schema::tree::Vote { down: [("mqtt/a".parse().unwrap(), finding)].into(), ..Default::default() };
+    let znode = tree.vips["mqtt"].vip.znode.clone();
+    tree.health.insert("lb-1".parse().unwrap(), Found { record: Ok(vote), znode });
+    let Effect::InForce { held, .. } = effect(&tree, &expected(&["mqtt"]), 0) else { panic!() };
+    assert_eq!(held, ["mqtt/a is down (refused): it gets no connections"]);
+}
+
+#[test]
 fn a_vip_that_is_deleted_is_so_when_the_head_lists_it_no_more() {
     let mut tree = tree(&["mqtt/a", "web/a"]);
     tree.vips.remove("mqtt");
