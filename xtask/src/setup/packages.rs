@@ -41,11 +41,13 @@ const PACKAGES: &[Package] = &[
     // Without a service; the one is in the package zookeeperd.
     package("zookeeper", "/usr/share/java/zookeeper.jar", "the ZooKeeper servers of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
+    package("prometheus", "promtool", "checks of the alert rules"),
     package("curl", "curl", "tests of the HTTP endpoints"),
 ];
 
 /// The packages above that would start a service, each with the service's name.
-const SERVICES: &[(&str, &str)] = &[("mosquitto", "mosquitto"), ("bird2", "bird")];
+const SERVICES: &[(&str, &str)] =
+    &[("mosquitto", "mosquitto"), ("bird2", "bird"), ("prometheus", "prometheus")];
 
 const fn package(name: &'static str, witness: &'static str, why: &'static str) -> Package {
     Package { name, witness, why }
