@@ -22,6 +22,7 @@ pub mod policy;
 pub mod probe_route;
 pub mod process_metrics;
 pub mod program;
+mod quiet;
 pub mod real;
 pub mod standalone;
 pub mod status;

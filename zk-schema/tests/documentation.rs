@@ -147,7 +147,7 @@ fn the_documented_defaults_of_a_node_file_are_the_codes() {
 /// Reads what stands after each `get` in `docs/znodes.md` as the record of its path, and writes it again.
 #[test]
 fn the_records_in_the_documentation_of_the_tree_are_such_records() {
-    use zk_schema::tree::{Applied, Assignment, Head, Member, StateRecord, Term, Vote};
+    use zk_schema::tree::{Applied, Assignment, Event, Head, Load, Member, StateRecord, Term, Vote};
     use zk_schema::{Cluster, Real, Vip, from_json, to_json};
 
     fn written<T: StateRecord>(json: &str) -> String {
@@ -186,10 +186,12 @@ fn the_records_in_the_documentation_of_the_tree_are_such_records() {
             ["nodes", _] => written::<Member>(json),
             ["health", _] => written::<Vote>(json),
             ["applied", _] => written::<Applied>(json),
+            ["load", _, _] => written::<Load>(json),
+            ["events", _] => written::<Event>(json),
             _ => panic!("{path}: what is there?"),
         };
         assert_eq!(again, json, "{path}");
         read += 1;
     }
-    assert!(read >= 12, "{read}");
+    assert!(read >= 15, "{read}");
 }

@@ -5,7 +5,8 @@
 
 use super::lead::{Campaign, Leading, wall};
 use super::leader;
-use crate::control::Report;
+use crate::control::{Report, locked};
+use crate::quiet::{self, Quiet};
 use coordination::follow::{Decided, Followed, follow};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
@@ -13,7 +14,7 @@ use coordination::{Error, Session, State, Store, Znode};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -25,6 +26,9 @@ use zk_schema::tree::{Applied, Flag, Member, Mode, StateRecord as _, paths};
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// Lines that may be logged at once of what keeps failing, and how often one more.
+const LINES: u32 = 3;
+const LINE_EVERY: Duration = Duration::from_secs(60);
 /// How often a tree that is not there yet is looked for, and flags are read again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -99,6 +103,7 @@ pub struct Agent<S> {
     leading: watch::Sender<Leading>,
     link: watch::Sender<Link>,
     name: watch::Sender<Name>,
+    quiet: Mutex<Quiet>,
 }
 
 impl<S: Store> Agent<S> {
@@ -124,6 +129,7 @@ impl<S: Store> Agent<S> {
             leading: watch::Sender::default(),
             link: watch::Sender::new(Link { connected: false, since: now, problem: None, sessions: 0 }),
             name: watch::Sender::default(),
+            quiet: Mutex::new(Quiet::new(LINES, LINE_EVERY)),
         };
         let learnt = Learnt {
             followed: agent.followed.subscribe(),
@@ -190,9 +196,11 @@ impl<S: Store> Agent<S> {
     }
 
     fn unlinked(&self, problem: String) {
+        // What keeps failing fails in several ways; the first is told at once, the others now and then.
         let is_new = self.link.borrow().problem.as_ref() != Some(&problem);
-        if is_new {
-            warn!(problem, "no ZooKeeper; what is in force stays");
+        let skipped = is_new.then(|| locked(&self.quiet).allows(Instant::now())).flatten();
+        if let Some(skipped) = skipped.map(quiet::field) {
+            warn!(problem, skipped, "no ZooKeeper; what is in force stays");
         }
         self.link.send_modify(|link| {
             if link.connected {
@@ -313,7 +321,9 @@ impl<S: Store> Agent<S> {
                 }
             }
             Some(Obstacle::Failing(error)) if !error.is_lost() => {
-                warn!(%error, "this node cannot be announced in the tree");
+                if let Some(skipped) = locked(&self.quiet).allows(Instant::now()).map(quiet::field) {
+                    warn!(%error, skipped, "this node cannot be announced in the tree");
+                }
             }
             Some(Obstacle::Failing(_)) => {}
             None => {

@@ -2,6 +2,7 @@
 
 use super::history::{History, ListLost};
 use super::leader::{self, Leader, PATTERNS, Publication, Published, View};
+use crate::quiet::{self, Quiet};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::{Decided, Followed};
 use coordination::setup::ensure_skeleton;
@@ -11,12 +12,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 use zk_schema::tree::{Applied, Assignment, Decision, Head, StateRecord as _, paths};
 use zk_schema::{NodeName, RealName, RecordError, VipName};
 
 /// How often a leader looks at the clock when nothing changes.
 const TICK: Duration = Duration::from_millis(200);
+/// Lines that may be logged at once of leaderships that end, and how often one more.
+const LINES: u32 = 5;
+const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Pause before standing for election again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a leader gives its own writes to come back to it before it takes what it sees for somebody else's.
@@ -70,6 +74,7 @@ impl Campaign {
     ) {
         let mut state = session.state();
         let mut list_lost = ListLost::default();
+        let mut quiet = Quiet::new(LINES, LINE_EVERY);
         loop {
             if !State::wait_connected(&mut state).await {
                 return;
@@ -78,7 +83,11 @@ impl Campaign {
             leading.send_if_modified(|leading| leading.term.take().is_some());
             match end {
                 Ok(End::Expired) => return,
-                Ok(End::SteppedDown(why)) => info!(why, "leads no longer"),
+                Ok(End::SteppedDown(why)) => {
+                    if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(quiet::field) {
+                        info!(why, skipped, "leads no longer");
+                    }
+                }
                 Err(problem) => {
                     let problem = problem.to_string();
                     let is_new = leading.send_if_modified(|leading| {
@@ -112,7 +121,7 @@ impl Campaign {
         let known = followed.borrow().decided.clone();
         let beyond = greatest(session, known.as_deref()).await?;
         let leadership = candidate.lead(beyond.term, wall()).await?;
-        info!(term = leadership.term(), "leads");
+        debug!(term = leadership.term(), "leads");
         leading.send_replace(Leading { term: Some(leadership.term()), problem: None });
         let end = self.lead(session, &leadership, known.as_deref(), beyond.epoch, list_lost).await;
         if !matches!(end, End::Expired) && *session.state().borrow() == State::Connected {

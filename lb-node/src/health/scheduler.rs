@@ -4,6 +4,7 @@ use super::metrics::ProbeMetrics;
 use super::schedule::{Finish, Job, Run, Schedule};
 use super::state::{Change, Outcome};
 use super::{Key, State, Target, Verdicts};
+use crate::quiet::{self, Quiet};
 use futures_util::FutureExt as _;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
@@ -14,6 +15,10 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
+
+/// Lines that may be logged at once of reals that change, and how often one more: a thousand may at once.
+const LINES: u32 = 20;
+const LINE_EVERY: Duration = Duration::from_secs(1);
 
 /// A changed reason of an unchanged verdict is published no sooner than this after the last publication.
 const REASONS_EVERY: Duration = Duration::from_secs(10);
@@ -86,6 +91,7 @@ pub fn spawn<P: Probe>(
         probes: JoinSet::new(),
         aborts: HashMap::new(),
         metrics: metrics.clone(),
+        quiet: Quiet::new(LINES, LINE_EVERY),
         publisher,
         published: Instant::now(),
         change: Change::Nothing,
@@ -109,6 +115,7 @@ struct Driver<P> {
     probes: JoinSet<Done>,
     aborts: HashMap<Run, AbortHandle>,
     metrics: ProbeMetrics,
+    quiet: Quiet,
     publisher: watch::Sender<Arc<Verdicts>>,
     published: Instant,
     /// What has not been published yet.
@@ -185,15 +192,17 @@ impl<P: Probe> Driver<P> {
         if change != Change::Verdict {
             return;
         }
+        let Some(skipped) = self.quiet.allows(Instant::now()) else { return };
+        let skipped = quiet::field(skipped);
         let (vip, real) = &done.key;
         let reason = &verdict.reason;
         match verdict.state {
             _ if verdict.blind => {
-                warn!(%vip, %real, state = ?verdict.state, %reason, "this node cannot probe the real")
+                warn!(%vip, %real, state = ?verdict.state, %reason, skipped, "this node cannot probe the real")
             }
-            State::Down => warn!(%vip, %real, %reason, "real is down"),
-            State::Up => info!(%vip, %real, "real is up"),
-            State::Unknown => info!(%vip, %real, "real is unknown"),
+            State::Down => warn!(%vip, %real, %reason, skipped, "real is down"),
+            State::Up => info!(%vip, %real, skipped, "real is up"),
+            State::Unknown => info!(%vip, %real, skipped, "real is unknown"),
         }
     }
 

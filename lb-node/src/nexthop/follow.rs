@@ -7,6 +7,7 @@ use super::kick::Kicks;
 use super::pmtu::PathMtus;
 use super::resolve::{Picture, Problem, Problems, Resolver};
 use super::{NextHops, Wanted};
+use crate::quiet::{self, Quiet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,10 @@ const FULL: Duration = Duration::from_secs(30);
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Before a broken netlink connection is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
+/// How often it is told that this failed.
+const REOPEN_TOLD: Duration = Duration::from_secs(60);
+/// How many reals are named when next hops of many change at once.
+const NAMED: usize = 10;
 
 /// What the task publishes. It ends when nobody listens to `next_hops` any more, or nobody can
 /// want any.
@@ -100,6 +105,7 @@ struct Task {
 impl Task {
     async fn run(mut self, connection: Connection) {
         let mut connection = Some(connection);
+        let mut quiet = Quiet::new(1, REOPEN_TOLD);
         loop {
             let followed = match connection.take().map_or_else(Connection::open, Ok) {
                 Ok(connection) => self.follow(&connection).await,
@@ -108,7 +114,9 @@ impl Task {
             match followed {
                 Ok(()) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "next hops stay as they are; trying again in {REOPEN:?}")
+                    if let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field) {
+                        tracing::warn!(%error, skipped, "next hops stay as they are; trying again in {REOPEN:?}");
+                    }
                 }
             }
             tokio::select! {
@@ -222,18 +230,30 @@ fn replace<K: Ord + Clone, V: PartialEq + Clone>(
     });
 }
 
-/// Logs each change once.
+/// Logs each change once; of many at once, the first few and how many more.
 fn report(before: &Problems, after: &Problems, next_hops: &NextHops) {
-    for (address, problem) in after.iter().filter(|(address, problem)| before.get(address) != Some(problem)) {
+    let news = after.iter().filter(|(address, problem)| before.get(address) != Some(problem));
+    let mut more = 0_usize;
+    for (number, (address, problem)) in news.enumerate() {
         match (problem, next_hops.contains_key(address)) {
             (Problem::Resolving { .. }, _) => tracing::debug!(real = %address, %problem, "next hop"),
+            _ if number >= NAMED => more += 1,
             (_, true) => tracing::warn!(real = %address, %problem, "keeping the last next hop"),
             (_, false) => tracing::warn!(real = %address, %problem, "no next hop"),
         }
     }
-    for address in before.keys().filter(|address| !after.contains_key(address)) {
-        if next_hops.contains_key(address) {
-            tracing::info!(real = %address, "next hop resolved");
+    if more > 0 {
+        tracing::warn!(more, "more reals have no next hop, or keep the last");
+    }
+    let resolved = before.keys().filter(|real| !after.contains_key(real) && next_hops.contains_key(real));
+    let mut more = 0_usize;
+    for (number, address) in resolved.enumerate() {
+        match number < NAMED {
+            true => tracing::info!(real = %address, "next hop resolved"),
+            false => more += 1,
         }
+    }
+    if more > 0 {
+        tracing::info!(more, "next hops of more reals resolved");
     }
 }

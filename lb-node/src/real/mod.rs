@@ -23,6 +23,7 @@ pub use prefix::{Prefix, PrefixError};
 
 use crate::door::Files;
 use crate::notify::Notifier;
+use crate::quiet::{self, Quiet};
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use host::{Host, Journal};
@@ -236,6 +237,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
     reread.reset();
     let mut listening = true;
+    let mut quiet = Quiet::new(3, Duration::from_secs(60));
     loop {
         notifier.status(&real.summary(standing.as_ref()));
         tokio::select! {
@@ -262,7 +264,12 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
             // From its first success on, whether the host takes packets is for the nodes' probes to tell.
             Ok(()) => drop(in_place.send_replace(real.in_place())),
             Err(error) => {
-                tracing::error!("cannot bring this host to the wanted state, trying again later: {error:#}");
+                if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(quiet::field) {
+                    tracing::error!(
+                        skipped,
+                        "cannot bring this host to the wanted state, trying again later: {error:#}"
+                    );
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 //! lives one of them again and tells all that happens in it.
 
 mod chaos;
+mod logs;
 mod observer;
 mod smoke;
 mod world;

@@ -43,6 +43,7 @@ const PACKAGES: &[Package] = &[
     package("zookeeper", "/usr/share/java/zookeeper.jar", "the ZooKeeper servers of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
     package("faketime", "faketime", "tests of clocks that differ"),
+    package("prometheus", "promtool", "checks of the alert rules"),
     package("curl", "curl", "tests of the HTTP endpoints"),
     // Without the package systemd-sysv, which would make it this machine's init.
     package("systemd", "systemd-analyze", "checking the units"),
@@ -50,7 +51,8 @@ const PACKAGES: &[Package] = &[
 ];
 
 /// The packages above that would start a service, each with the service's name.
-const SERVICES: &[(&str, &str)] = &[("mosquitto", "mosquitto"), ("bird2", "bird")];
+const SERVICES: &[(&str, &str)] =
+    &[("mosquitto", "mosquitto"), ("bird2", "bird"), ("prometheus", "prometheus")];
 
 const fn package(name: &'static str, witness: &'static str, why: &'static str) -> Package {
     Package { name, witness, why }

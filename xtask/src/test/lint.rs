@@ -2,7 +2,7 @@
 
 use super::{manifests, report::Report, units};
 use crate::{process, workspace::Workspace};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 pub(super) fn run(workspace: &Workspace, features: &str, report: &mut Report) -> Result<()> {
     let mut fmt = process::cargo(workspace);
@@ -35,5 +35,19 @@ pub(super) fn run(workspace: &Workspace, features: &str, report: &mut Report) ->
     report.check("clippy of the BPF programs", &mut clippy_bpf)?;
 
     manifests::run(workspace, report)?;
-    units::run(workspace, report)
+    units::run(workspace, report)?;
+    alerts(workspace, report)
+}
+
+/// The alert rules: that Prometheus takes them, and what makes them fire.
+fn alerts(workspace: &Workspace, report: &mut Report) -> Result<()> {
+    const MISSING: &str =
+        "the alert rules cannot be checked without promtool: `cargo xtask setup` installs it";
+    ensure!(process::find_program("promtool").is_some(), MISSING);
+    let folder = workspace.root.join("monitoring/prometheus");
+    let mut check = process::command("promtool");
+    report.check("alert rules", check.args(["check", "rules"]).arg(folder.join("alerts.yaml")))?;
+    let mut test = process::command("promtool");
+    report
+        .check("tests of the alert rules", test.args(["test", "rules"]).arg(folder.join("alerts_test.yaml")))
 }

@@ -12,6 +12,7 @@ pub use table::{LIFETIME, Table};
 
 use super::Wanted;
 use super::sources::Sources;
+use crate::quiet::{self, Quiet};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -34,6 +35,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 const BATCH: usize = 256;
 /// Of an ICMP error the headers matter; what does not fit is cut off.
 const LONGEST: usize = 2048;
+/// Lines that may be logged at once of what was learnt, and how often one more.
+const LINES: u32 = 20;
+const LINE_EVERY: Duration = Duration::from_secs(5);
 /// How often expired entries are looked for.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
@@ -63,7 +67,8 @@ pub fn spawn(
     let v4 = sources.v4.map(|_| icmp_socket()).transpose().map_err(error("ICMP"))?;
     let v6 = sources.v6.map(|_| icmpv6_socket()).transpose().map_err(error("ICMPv6"))?;
     let (published, receiver) = watch::channel(Arc::default());
-    let listener = Listener { v4, v6, sources, gue_port, wanted, table: Table::default(), published };
+    let quiet = Quiet::new(LINES, LINE_EVERY);
+    let listener = Listener { v4, v6, sources, gue_port, wanted, table: Table::default(), published, quiet };
     tokio::spawn(listener.run());
     Ok(receiver)
 }
@@ -76,6 +81,7 @@ struct Listener {
     wanted: watch::Receiver<Wanted>,
     table: Table,
     published: watch::Sender<Arc<PathMtus>>,
+    quiet: Quiet,
 }
 
 impl Listener {
@@ -92,8 +98,12 @@ impl Listener {
             let wanted = self.wanted.borrow_and_update().clone();
             let expect = Expect { sources: self.sources, gue_port: self.gue_port, reals: &wanted };
             let now = Instant::now();
-            hear(self.v4.as_ref(), |bytes| learn(&mut self.table, parse_v4(bytes, &expect), now));
-            hear(self.v6.as_ref(), |bytes| learn(&mut self.table, parse_v6(bytes, &expect), now));
+            hear(self.v4.as_ref(), |bytes| {
+                learn(&mut self.table, &mut self.quiet, parse_v4(bytes, &expect), now);
+            });
+            hear(self.v6.as_ref(), |bytes| {
+                learn(&mut self.table, &mut self.quiet, parse_v6(bytes, &expect), now);
+            });
             self.table.expire(&wanted, now);
             self.publish();
             tokio::time::sleep(PAUSE).await;
@@ -112,9 +122,12 @@ impl Listener {
     }
 }
 
-fn learn(table: &mut Table, heard: Option<PathMtu>, now: Instant) {
-    if let Some(heard) = heard.filter(|heard| table.learn(*heard, now)) {
-        tracing::info!(real = %heard.real, mtu = heard.mtu, "path MTU learnt");
+fn learn(table: &mut Table, quiet: &mut Quiet, heard: Option<PathMtu>, now: Instant) {
+    if let Some(heard) = heard.filter(|heard| table.learn(*heard, now))
+        && let Some(skipped) = quiet.allows(tokio::time::Instant::from_std(now))
+    {
+        let skipped = quiet::field(skipped);
+        tracing::info!(real = %heard.real, mtu = heard.mtu, skipped, "path MTU learnt");
     }
 }
 
