@@ -33,6 +33,7 @@ pub struct Leadership<S> {
     term: u64,
     /// Version of the znode of terms since this leadership began.
     version: i32,
+    predecessor: Option<Term>,
 }
 
 impl<S: Session> Candidate<S> {
@@ -89,12 +90,9 @@ impl<S: Session> Candidate<S> {
         self.session.sync().await?;
         let read = self.session.read(&[paths::LEADER.to_owned()]).await?;
         let current = read.into_iter().next().flatten();
-        let last = match &current {
-            Some(znode) => {
-                Term::parse(&znode.data).map_err(|error| ElectionError::Term(error.to_string()))?.term
-            }
-            None => 0,
-        };
+        let predecessor = current.as_ref().map(|znode| Term::parse(&znode.data)).transpose();
+        let predecessor = predecessor.map_err(|error| ElectionError::Term(error.to_string()))?;
+        let last = predecessor.as_ref().map_or(0, |predecessor| predecessor.term);
         let record = Term { node: self.node.clone(), term: last.max(beyond) + 1, since };
         let data = record.bytes().map_err(|error| ElectionError::Term(error.to_string()))?;
         let path = paths::LEADER.to_owned();
@@ -109,6 +107,7 @@ impl<S: Session> Candidate<S> {
             candidate: self.path.clone(),
             term: record.term,
             version: current.map_or(0, |znode| znode.version + 1),
+            predecessor,
         })
     }
 
@@ -135,6 +134,12 @@ impl<S: Session> Leadership<S> {
     #[must_use]
     pub const fn term(&self) -> u64 {
         self.term
+    }
+
+    /// The leadership before this one, if there was one.
+    #[must_use]
+    pub const fn predecessor(&self) -> Option<&Term> {
+        self.predecessor.as_ref()
     }
 
     /// Commits `changes` if, and only if, this leadership lasts: nobody has begun another one, and its candidate is there.

@@ -6,6 +6,7 @@
 //!
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
+pub mod access;
 pub mod election;
 pub mod follow;
 pub mod memory;

@@ -195,7 +195,9 @@ pub enum Error {
     NotEmpty(String),
     /// The session may not do that.
     #[error(
-        "{0}: this session has no right to do that; see the znode's ACL (getAcl) and this node's credentials"
+        "{0}: this session has no right to do that. In a closed tree, operators, nodes and reals' agents each write their \
+         own part, with credentials of their own: check those that are set here (credentials_file, tls_cert), and with \
+         `getAcl {0}` as an operator who may"
     )]
     NoAuth(String),
     /// The servers refuse the credentials.

@@ -38,6 +38,30 @@ pub fn verdict(
     votes: &BTreeMap<NodeName, Vote>,
     since: u64,
 ) -> Verdict {
+    match tally(target, nodes, votes, since) {
+        Tally { votes: 0, .. } => Verdict::Open,
+        Tally { votes, down } if down * 2 > votes => Verdict::Down,
+        Tally { .. } => Verdict::Up,
+    }
+}
+
+/// The votes that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    /// How many have an opinion.
+    pub votes: usize,
+    /// How many of them say down.
+    pub down: usize,
+}
+
+/// Counts the votes that count on `target`: see [`verdict`].
+#[must_use]
+pub fn tally(
+    target: &Target,
+    nodes: &BTreeSet<NodeName>,
+    votes: &BTreeMap<NodeName, Vote>,
+    since: u64,
+) -> Tally {
     // Votes by whether they are suspect: how many there are, and how many say down.
     let mut tally = [(0, 0); 2];
     for vote in probers(nodes, target).into_iter().filter_map(|node| votes.get(node)) {
@@ -50,12 +74,8 @@ pub fn verdict(
         *downs += usize::from(down);
     }
     let [trusted, suspect] = tally;
-    let (all, down) = if trusted.0 > 0 { trusted } else { suspect };
-    match all {
-        0 => Verdict::Open,
-        _ if down * 2 > all => Verdict::Down,
-        _ => Verdict::Up,
-    }
+    let (votes, down) = if trusted.0 > 0 { trusted } else { suspect };
+    Tally { votes, down }
 }
 
 /// Why a real is down, in the words of the probers that found it so: the commonest reason, and how many of them.

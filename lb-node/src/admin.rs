@@ -1,13 +1,19 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/metrics` and `/status`.
+//! The admin endpoint: `/healthz`, `/readyz`, `/announced`, `/metrics`, `/status` and `/capture`.
 //!
 //! | path | answers 200 | else |
 //! |---|---|---|
-//! | `/healthz` | while the newest self-test has passed: packets really are forwarded as they should be | 503, with what failed |
+//! | `/healthz` | while the newest self-test has passed (a packet through the loaded program) and the control loop turns | 503, with what failed |
 //! | `/readyz` | once every VIP has its table | 503, with what is missing |
+//! | `/announced` | while all that it serves is announced: see [`crate::announced`] | 503, with what is not, and why |
 //! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
 //! | `/status` | always: JSON | |
+//! | `/capture` | samples of forwarded packets as pcapng, see [`capture`] | with what is in the way |
 
+mod capture;
+
+use crate::announced;
 use crate::cluster::agent::Learnt;
+use crate::control::SELF_TEST_EVERY;
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, Status, VipStatus, seconds};
@@ -22,9 +28,12 @@ use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use zk_schema::tree::Mode;
 use zk_schema::{NodeName, VipName};
 
@@ -41,9 +50,16 @@ pub struct Shown {
     pub cluster: Option<Learnt>,
     /// What is announced.
     pub announced: watch::Receiver<FrontStatus>,
+    /// When the control loop last turned.
+    pub turned: watch::Receiver<Instant>,
     /// The metrics.
     pub registry: Arc<Registry>,
+    /// Where the data plane's pins are, if there is one.
+    pub pins: Option<PathBuf>,
 }
+
+/// A control loop that has not turned for so long hangs: it does at each self-test.
+const HUNG_AFTER: Duration = Duration::from_secs(3 * SELF_TEST_EVERY.as_secs());
 
 /// Listens on `address`, without answering yet.
 ///
@@ -70,13 +86,20 @@ fn router(shown: Shown) -> Router {
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .route("/announced", get(all_announced))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
+        .route("/capture", get(capture::capture))
         .with_state(shown)
 }
 
 async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
-    verdict(&shown.status.borrow().not_healthy(), &[])
+    let mut problems = shown.status.borrow().not_healthy();
+    let silence = shown.turned.borrow().elapsed();
+    if silence > HUNG_AFTER {
+        problems.push(format!("the control loop hangs: it last turned {} s ago", silence.as_secs()));
+    }
+    verdict(&problems, &[])
 }
 
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
@@ -93,6 +116,13 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
     remarks.extend(shown.announced.borrow().problem.iter().cloned());
     remarks.extend(file.restart_for.iter().map(|field| format!("a change of {field} waits for a restart")));
     verdict(&missing, &remarks)
+}
+
+async fn all_announced(State(shown): State<Shown>) -> (StatusCode, String) {
+    let status = Arc::clone(&shown.status.borrow());
+    let cluster = shown.cluster.as_ref().map(ClusterStatus::of);
+    let missing = announced::missing(&status, cluster.as_ref(), &shown.announced.borrow());
+    verdict(&missing, &announced::remarks(&status))
 }
 
 /// 200 if there are no problems. Remarks are told either way.
@@ -289,6 +319,17 @@ mod tests {
 
     /// Asks the endpoint for a page, over a socket.
     async fn ask(page: &str, status: Status, file: FileStatus, readable: bool) -> (u16, String) {
+        ask_after(page, status, file, readable, Instant::now()).await
+    }
+
+    /// As [`ask`], of a node whose control loop last turned then.
+    async fn ask_after(
+        page: &str,
+        status: Status,
+        file: FileStatus,
+        readable: bool,
+        turned: Instant,
+    ) -> (u16, String) {
         let (status, file) = (watch::Sender::new(Arc::new(status)), watch::Sender::new(file));
         let sources = Sources {
             dataplane: Arc::new(Mutex::new(Counting { readable })),
@@ -296,6 +337,8 @@ mod tests {
             file: file.subscribe(),
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
+            tree: Default::default(),
+            capacity: Default::default(),
         };
         let registry = registry(sources, &ControlMetrics::default(), &ProbeMetrics::default());
         let shown = Shown {
@@ -304,7 +347,9 @@ mod tests {
             file: file.subscribe(),
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
+            turned: watch::channel(turned).1,
             registry: Arc::new(registry),
+            pins: None,
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -336,6 +381,13 @@ mod tests {
         assert_eq!(page(&status).await, (503, "VIP mqtt: dropped\n".into()));
         status.self_test = None;
         assert_eq!(page(&status).await, (503, "there was no self-test yet\n".into()));
+    }
+
+    #[tokio::test]
+    async fn a_control_loop_that_hangs_is_not_healthy_whatever_the_last_self_test_said() {
+        let hung = Instant::now().checked_sub(HUNG_AFTER + Duration::from_secs(1)).unwrap();
+        let (code, body) = ask_after("/healthz", working(), FileStatus::default(), true, hung).await;
+        assert_eq!((code, body.as_str()), (503, "the control loop hangs: it last turned 31 s ago\n"));
     }
 
     #[tokio::test]
@@ -382,6 +434,9 @@ mod tests {
             r#"drover_packets_total{outcome="passed"} 6"#,
             r#"drover_vip_held_removals{vip="mqtt"} 1.0"#,
             r#"drover_vip_ready{vip="mqtt"} 1.0"#,
+            r#"drover_vip_table_digest{vip="mqtt"} 281397679947758.0"#,
+            r#"drover_capacity{what="vips"} 512.0"#,
+            r#"drover_capacity_used{what="reals"} 2.0"#,
             "drover_epoch 7.0",
             "drover_unresolved_reals 1.0",
             "drover_config_valid 1.0",

@@ -1,14 +1,15 @@
 //! The command line.
 
-use crate::standalone::{self, FileError};
+use crate::standalone;
 use crate::{capture, dataplane, node, probe_route, real};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
-use zk_schema::{ClusterFile, FrontDriver, Node, NodeFile, Vip};
+use zk_schema::{ClusterFile, FrontDriver, Node, NodeFile, NodeName, NodeOverrides, Vip};
 
 /// Balances long-lived connections over many servers, in XDP.
 ///
@@ -79,6 +80,9 @@ enum Command {
         /// The file (its fields are described in docs/cluster-file.md and docs/node-file.md).
         #[arg(value_name = "FILE")]
         file: PathBuf,
+
+        #[command(flatten)]
+        instead: Instead,
     },
 
     /// Run the agent of a real: decapsulate what nodes send, and own the VIPs.
@@ -101,7 +105,7 @@ enum Command {
     /// Forwarding, or decapsulation, ends at once. Refused while the daemon runs: stop it first.
     Detach(Detach),
 
-    /// Write samples of forwarded packets to a pcap file.
+    /// Write samples of forwarded packets to a pcapng file.
     Capture(capture::Options),
 }
 
@@ -109,6 +113,9 @@ enum Command {
 struct Run {
     #[command(flatten)]
     what: What,
+
+    #[command(flatten)]
+    instead: Instead,
 
     /// Directory on a BPF file system that keeps programs and tables while no process runs.
     #[arg(long, value_name = "DIRECTORY", default_value = real::DEFAULT_BPFFS)]
@@ -125,6 +132,29 @@ struct What {
     /// Cluster file of a node that shares its state with no other.
     #[arg(long, value_name = "FILE")]
     standalone: Option<PathBuf>,
+}
+
+/// What differs from node to node, so that many can share one node file.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Instead of what the node file says in [node]")]
+struct Instead {
+    /// The node's name, unique in the cluster.
+    #[arg(long, value_name = "NAME")]
+    name: Option<NodeName>,
+
+    /// Interface that clients' packets arrive on.
+    #[arg(long, value_name = "NAME", value_parser = real::parse_interface)]
+    interface: Option<String>,
+
+    /// Address and port of the admin pages.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
+}
+
+impl From<Instead> for NodeOverrides {
+    fn from(Instead { name, interface, admin }: Instead) -> Self {
+        Self { name, interface, admin }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -146,13 +176,19 @@ impl Cli {
     pub async fn execute(self) -> Result<()> {
         start_log(self.log_format);
         match self.command {
-            Command::Run(Run { what: What { config, standalone }, bpffs }) => match (config, standalone) {
-                (Some(file), _) => node::run_in_cluster(&file, &bpffs).await,
-                (None, Some(file)) => node::run_standalone(&file, &bpffs).await,
-                (None, None) => bail!("name a node file (--config) or a cluster file (--standalone)"),
-            },
-            Command::Check { file } => {
-                print!("{}", check(&file)?);
+            Command::Run(Run { what: What { config, standalone }, instead, bpffs }) => {
+                let instead = NodeOverrides::from(instead);
+                match (config, standalone) {
+                    (Some(file), _) => node::run_in_cluster(&file, &instead, &bpffs).await,
+                    (None, Some(file)) => {
+                        only_in_node_files(&instead)?;
+                        node::run_standalone(&file, &bpffs).await
+                    }
+                    (None, None) => bail!("name a node file (--config) or a cluster file (--standalone)"),
+                }
+            }
+            Command::Check { file, instead } => {
+                print!("{}", check(&file, &instead.into())?);
                 Ok(())
             }
             Command::Real(options) => real::run(options).await,
@@ -198,13 +234,24 @@ fn start_log(format: LogFormat) {
     };
 }
 
+/// A cluster file belongs to one node, so all of that node is in it.
+fn only_in_node_files(instead: &NodeOverrides) -> Result<()> {
+    if *instead != NodeOverrides::default() {
+        bail!(
+            "--name, --interface and --admin go with a node file; write them into the cluster file's [node]"
+        );
+    }
+    Ok(())
+}
+
 /// Checks a file of either kind, and says what is in it.
-fn check(path: &Path) -> Result<String, FileError> {
+fn check(path: &Path, instead: &NodeOverrides) -> Result<String> {
     let text = standalone::read_text(path)?;
     let name = path.display().to_string();
     if NodeFile::is_meant_by(&text) {
-        Ok(node_summary(&NodeFile::parse(&text, &name)?))
+        Ok(node_summary(&NodeFile::parse_with(&text, &name, instead)?))
     } else {
+        only_in_node_files(instead)?;
         Ok(summary(&ClusterFile::parse(&text, &name)?))
     }
 }
@@ -348,7 +395,7 @@ mod tests {
         let path = folder.path().join("file.toml");
         let checked = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            check(&path)
+            check(&path, &NodeOverrides::default())
         };
         let node = "[node]\nname = \"lb-1\"\ninterface = \"eth0\"\n";
         let cluster_file = checked(node).unwrap();
@@ -368,5 +415,30 @@ mod tests {
 
         let refusal = checked(&[node, "[zookeeper]\n"].concat()).unwrap_err().to_string();
         assert!(refusal.contains("file.toml:4:2: zookeeper.servers: missing"), "{refusal}");
+    }
+
+    #[test]
+    fn one_node_file_serves_many_nodes_and_a_cluster_file_only_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        std::fs::write(&path, "[zookeeper]\nservers = \"zk-1:2181\"\n").unwrap();
+        let file = path.to_str().unwrap();
+        let checked = |words: &[&str]| {
+            let words = [&["lb-node", "check", file], words].concat();
+            let Command::Check { instead, .. } = Cli::try_parse_from(words).unwrap().command else {
+                panic!()
+            };
+            check(&path, &instead.into())
+        };
+        let summary =
+            checked(&["--name", "lb-2", "--interface", "eth1", "--admin", "10.0.0.2:9940"]).unwrap();
+        assert!(summary.starts_with("node lb-2 on eth1 (XDP auto), admin on 10.0.0.2:9940\n"), "{summary}");
+        let refusal = checked(&["--name", "lb-2"]).unwrap_err().to_string();
+        assert!(refusal.contains("node.interface: missing"), "{refusal}");
+
+        std::fs::write(&path, "[node]\nname = \"lb-1\"\ninterface = \"eth0\"\n").unwrap();
+        let refusal = checked(&["--name", "lb-2"]).unwrap_err().to_string();
+        assert!(refusal.contains("cluster file"), "{refusal}");
+        assert!(Cli::try_parse_from(["lb-node", "check", file, "--interface", "../x"]).is_err());
     }
 }

@@ -37,7 +37,7 @@ use zk_schema::tree::{self, Head, Mode};
 use zk_schema::{Desired, NodeName, ProbePath, Vip, VipName, VipState};
 
 /// How often a packet is sent through the loaded program.
-const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
 
 /// How long the first program waits for next hops while a predecessor's is still forwarding.
 const FIRST_NEXT_HOPS: Duration = Duration::from_secs(1);
@@ -176,6 +176,8 @@ pub struct Outputs {
     pub status: watch::Sender<Arc<Status>>,
     /// What other nodes are to know.
     pub report: watch::Sender<Arc<Report>>,
+    /// When the loop last turned. It does with each self-test at least, every ten seconds, unless it hangs.
+    pub turned: watch::Sender<Instant>,
 }
 
 /// What is in force, as other nodes are to know it.
@@ -374,6 +376,7 @@ impl<D: Forwarding> Control<D> {
         }
         self.publish_status(desired, &verdicts, &next_hops, mode);
         self.publish_report(mode);
+        self.outputs.turned.send_replace(Instant::now());
         wake
     }
 

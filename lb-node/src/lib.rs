@@ -3,6 +3,7 @@
 //! [`program::Program`], and `dataplane` into BPF maps.
 
 pub mod admin;
+mod announced;
 mod bpffs;
 pub mod capture;
 pub mod cli;
@@ -15,17 +16,23 @@ pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod node;
+mod notify;
 pub mod policy;
 pub mod probe_route;
+pub mod process_metrics;
 pub mod program;
 pub mod real;
 pub mod standalone;
 pub mod status;
+pub mod tree_metrics;
 
 /// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
 /// all BPF programs are.
 pub static BENCHMARK_HARNESS: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
+
+/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
+pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
 
 #[cfg(test)]
 mod testing;

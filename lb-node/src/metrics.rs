@@ -8,8 +8,10 @@ use crate::control::{Forwarding, Shared, locked};
 use crate::dataplane::{Applied, Statistics};
 use crate::front::{FrontMetrics, FrontStatus};
 use crate::health::metrics::ProbeMetrics;
+use crate::process_metrics::ProcessMetrics;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, RealStatus, Status};
+use crate::tree_metrics::TreeMetrics;
 use lb_ebpf::lb::RealCounters;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
@@ -23,6 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
+use zk_schema::Capacity;
 use zk_schema::tree::Mode;
 
 /// Upper bounds of the buckets of the time to apply, in seconds; 10 ms for one VIP is the aim.
@@ -82,26 +85,35 @@ pub struct Sources<D> {
     pub cluster: Option<Learnt>,
     /// What is announced.
     pub announced: watch::Receiver<FrontStatus>,
+    /// The way to the tree.
+    pub tree: TreeMetrics,
+    /// What the node has room for.
+    pub capacity: Capacity,
 }
 
-/// All metrics of a node, below the prefix `drover`.
+/// All metrics of a node: its own below the prefix `drover`, and those of any process. `docs/metrics.md` explains each.
 #[must_use]
 pub fn registry<D: Forwarding>(
     sources: Sources<D>,
     control: &ControlMetrics,
     probes: &ProbeMetrics,
 ) -> Registry {
-    let mut registry = Registry::with_prefix("drover");
+    let mut all = Registry::default();
+    all.register_collector(Box::new(ProcessMetrics));
+    let registry = all.sub_registry_with_prefix("drover");
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     registry.register("build", "The program that answers", version);
-    control.register(&mut registry);
-    probes.register(&mut registry);
+    control.register(registry);
+    probes.register(registry);
     if sources.cluster.is_some() {
+        sources.tree.register(registry);
         registry.register_collector(Box::new(FrontMetrics::new(sources.announced.clone())));
     }
     registry.register_collector(Box::new(Scrape { sources, unreadable: AtomicBool::new(false) }));
-    registry
+    all
 }
+
+const NO_LABELS: [(&str, &str); 0] = [];
 
 struct Scrape<D> {
     sources: Sources<D>,
@@ -125,8 +137,10 @@ impl<D: Forwarding> Collector for Scrape<D> {
             (dataplane.statistics(), dataplane.unresolved().len())
         };
         encode_status(&mut families, &status, file_is_valid, unresolved)?;
+        encode_capacity(&mut families, &status, &self.sources.capacity)?;
         if let Some(cluster) = &self.sources.cluster {
             encode_cluster(&mut families, &ClusterStatus::of(cluster), &status)?;
+            encode_behind(&mut families, &self.sources.tree)?;
         }
         match statistics {
             Ok(statistics) => {
@@ -183,6 +197,11 @@ fn encode_status(
         "Whether the VIP has a slot table in force: 0 or 1",
         vips().map(|(labels, vip)| (labels, f64::from(u8::from(vip.ready)))),
     )?;
+    families.gauges(
+        "vip_table_digest",
+        "A number that stands for the VIP's table in the maps: where it differs, nodes route differently",
+        vips().filter_map(|(labels, vip)| Some((labels, digest(vip.table_digest.as_deref()?)?))),
+    )?;
     let failures = status.self_test.as_ref().map_or(0, |test| test.failures.len());
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; epochs stay far below 2^53")]
     let epoch = status.epoch as f64;
@@ -205,6 +224,52 @@ fn encode_status(
         families.gauge(name, help, value)?;
     }
     Ok(())
+}
+
+/// The part of a table's digest that a float holds.
+#[expect(clippy::cast_precision_loss, reason = "13 of 16 hexadecimal digits are 52 bits")]
+fn digest(digest: &str) -> Option<f64> {
+    Some(u64::from_str_radix(digest.get(3..)?, 16).ok()? as f64)
+}
+
+fn encode_capacity(families: &mut Families<'_>, status: &Status, capacity: &Capacity) -> fmt::Result {
+    let reals = status.vips.values().map(|vip| vip.reals.len()).sum();
+    let tables = status.vips.values().filter(|vip| vip.table_digest.is_some()).count();
+    let of = |what| [("what", what)];
+    families.gauges(
+        "capacity",
+        "What the maps have room for",
+        [
+            (of("vips"), f64::from(capacity.vips)),
+            (of("reals"), f64::from(capacity.reals)),
+            (of("tables"), f64::from(capacity.slot_tables())),
+        ],
+    )?;
+    families.gauges(
+        "capacity_used",
+        "How much of that is in use; a VIP whose table changes has two for a moment",
+        [(of("vips"), count(status.vips.len())), (of("reals"), count(reals)), (of("tables"), count(tables))],
+    )
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge is a float; epochs stay far below 2^53")]
+fn encode_behind(families: &mut Families<'_>, tree: &TreeMetrics) -> fmt::Result {
+    let behind = tree.behind();
+    families.gauge(
+        "epochs_behind",
+        "Epochs that the newest head is ahead of what is in force",
+        behind.epochs as f64,
+    )?;
+    families.gauge(
+        "behind_seconds",
+        "For how long there has been a newer head than is in force",
+        behind.duration().as_secs_f64(),
+    )?;
+    families.counters(
+        "leader_changes",
+        "Leaderships that have begun since this process first saw one",
+        [(NO_LABELS, behind.leader_changes())],
+    )
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; terms and sessions stay far below 2^53")]
@@ -230,8 +295,13 @@ fn encode_cluster(families: &mut Families<'_>, cluster: &ClusterStatus, status: 
     for (name, help, value) in single {
         families.gauge(name, help, value)?;
     }
-    let none: [(&str, &str); 0] = [];
-    families.counters("zookeeper_sessions", "Sessions begun", [(none, cluster.sessions)])
+    families.gauges(
+        "mode",
+        "1 for how what is in force came to be: live from the tree, static since it is out of sight, or autonomous",
+        [("live", Mode::Live), ("static", Mode::Static), ("autonomous", Mode::Autonomous)]
+            .map(|(name, mode)| ([("mode", name)], flag(status.mode == Some(mode)))),
+    )?;
+    families.counters("zookeeper_sessions", "Sessions begun", [(NO_LABELS, cluster.sessions)])
 }
 
 fn encode_statistics(families: &mut Families<'_>, statistics: &Statistics) -> fmt::Result {

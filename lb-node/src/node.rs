@@ -4,7 +4,8 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
-use crate::cluster::agent::{self, Agent, Learnt, Name};
+use crate::bpffs;
+use crate::cluster::agent::{self, Agent, Learnt, Link, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::{leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report};
@@ -15,13 +16,17 @@ use crate::health::{self, probe::Prober};
 use crate::metrics::{self, ControlMetrics};
 use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
+use crate::notify::Notifier;
 use crate::probe_route::ProbeRoute;
 use crate::standalone::{FileStatus, FileStore, read_text};
+use crate::status::Status;
+use crate::tree_metrics::TreeMetrics;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -34,13 +39,16 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 use zk_schema::tree::{Member, Mode};
-use zk_schema::{Node, NodeFile};
+use zk_schema::{Node, NodeFile, NodeOverrides};
 
 /// How often the probes' route is looked after.
 const PROBE_ROUTE_EVERY: Duration = Duration::from_secs(15);
 
 /// How long a node that starts prefers what the tree says to what it kept on disk.
 const TREE_FIRST: Duration = Duration::from_secs(3);
+
+/// How often a node that waits for its first decision tells the service manager so.
+const WAITING_TOLD_EVERY: Duration = Duration::from_secs(10);
 
 /// How often everything in the tree is read again, since a lost notification is never announced.
 const REREAD: Duration = Duration::from_secs(45);
@@ -54,6 +62,7 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     check_capabilities()?;
 
+    let notifier = Notifier::from_env(control::SELF_TEST_EVERY);
     let store = FileStore::open(file)?;
     let base = Base::prepare(store.node().clone()).await?;
     let snapshots = store.snapshots();
@@ -66,31 +75,37 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
         file: store.status(),
         announced: watch::channel(FrontStatus::default()).1,
         report,
+        tree: TreeMetrics::default(),
     });
     let running = running.await?;
+    let teller = Task::spawn(running.tell(notifier, None));
     let _file = Task::spawn(store.follow(async move || {
         if hangup.recv().await.is_none() {
             std::future::pending::<()>().await;
         }
     }));
     signals.wait().await;
+    drop(teller);
+    Notifier::from_env(control::SELF_TEST_EVERY).stopping(Duration::ZERO, "stopping; forwarding goes on");
     running.stop().await;
     info!("stopping; forwarding goes on as it is until the next lb-node, or `lb-node detach`");
     Ok(())
 }
 
-/// Runs a node of a cluster from its node file until SIGTERM or SIGINT: then it withdraws its VIPs, waits for
+/// Runs a node of a cluster from its node file, of which some settings may come from elsewhere, until SIGTERM or SIGINT: then it withdraws its VIPs, waits for
 /// packets to find other ways, leaves the tree, and ends. Forwarding goes on when this returns.
 ///
 /// # Errors
 /// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it.
-pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
+pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) -> Result<()> {
     let signals = Signals::new()?;
     let mut stop = std::pin::pin!(signals.wait());
     check_capabilities()?;
 
-    let NodeFile { node, zookeeper, front, cluster } = read_node_file(file)?;
-    let store = coordination::zookeeper::store(&zookeeper)?;
+    let mut notifier = Notifier::from_env(control::SELF_TEST_EVERY);
+    let NodeFile { node, zookeeper, front, cluster } = read_node_file(file, instead)?;
+    let tree_metrics = TreeMetrics::default();
+    let store = coordination::zookeeper::store(&zookeeper)?.with_observer(Arc::new(tree_metrics.clone()));
     let boot = boot_id().context("cannot read this machine's boot id")?;
     let announcer = Driver::open(&front, &boot)?;
     let base = Base::prepare(node).await?;
@@ -116,6 +131,8 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
         reread: REREAD,
     };
     let (agent, learnt) = Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver);
+    let (announcing, announcing_receiver) = watch::channel(None);
+    let agent = agent.announcing(announcing_receiver);
     let (leave, left) = oneshot::channel::<()>();
     let agent = tokio::spawn(agent.run(async move {
         let _ = left.await;
@@ -124,7 +141,9 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
     info!(node = %base.node.name, zookeeper = zookeeper.servers, "waiting for the first decision");
     let first = tokio::select! {
         first = first_decision(learnt.followed.clone()) => first,
+        never = tell_of_waiting(&mut notifier, learnt.link.clone()) => match never {},
         () = &mut stop => {
+            notifier.stopping(Duration::ZERO, "stopping before the first decision");
             drop(leave);
             let _ = agent.await;
             return Ok(());
@@ -143,8 +162,10 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
             file: watch::channel(FileStatus::default()).1,
             announced: announced.clone(),
             report,
+            tree: tree_metrics.clone(),
         })
         .await?;
+    let teller = Task::spawn(running.tell(notifier, Some(announced.clone())));
     let _tasks = [
         Task::spawn(follow_decisions(learnt.followed.clone(), snapshots, cache)),
         Task::spawn(vote::follow(
@@ -155,6 +176,7 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
         )),
     ];
 
+    let _told = Task::spawn(tell_announced(announced.clone(), announcing));
     let inherited = announced.borrow().announced.clone();
     let (wanted, wanted_receiver) = watch::channel(inherited);
     let (withdraw, withdrawn) = oneshot::channel::<()>();
@@ -164,6 +186,9 @@ pub async fn run_in_cluster(file: &Path, bpffs: &Path) -> Result<()> {
     let _wanted = Task::spawn(keep_wanted(node, cluster.ack_timeout(), report_receiver, learnt, wanted));
 
     stop.await;
+    drop(teller);
+    Notifier::from_env(control::SELF_TEST_EVERY)
+        .stopping(cluster.drain_wait(), "withdrawing the VIPs, and waiting for packets to find other ways");
     // Routers have to stop sending packets here before this node may stop answering for what it serves.
     let served = !announced.borrow().announced.is_empty();
     drop(withdraw);
@@ -200,12 +225,15 @@ struct Plan<'a> {
     file: watch::Receiver<FileStatus>,
     announced: watch::Receiver<FrontStatus>,
     report: watch::Sender<Arc<Report>>,
+    tree: TreeMetrics,
 }
 
 /// A node that forwards.
 struct Running {
     targets: watch::Receiver<Arc<Vec<health::Target>>>,
     verdicts: watch::Receiver<Arc<health::Verdicts>>,
+    status: watch::Receiver<Arc<Status>>,
+    turned: watch::Receiver<Instant>,
     stop: oneshot::Sender<()>,
     control: JoinHandle<()>,
     _tasks: [Task; 2],
@@ -247,7 +275,7 @@ impl Base {
     /// Takes up forwarding by what the snapshots say.
     async fn start(self, plan: Plan<'_>) -> Result<Running> {
         let Self { node, listener, ifindex, outer } = self;
-        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report } = plan;
+        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report, tree } = plan;
         let first = Arc::clone(&snapshots.borrow());
         let (dataplane, start) = open(&node, outer, &first, bpffs)?;
         let in_force = control::inherited(&dataplane, start, &first.desired);
@@ -278,14 +306,21 @@ impl Base {
             file: file.clone(),
             cluster: in_cluster.cloned(),
             announced: announced.clone(),
+            tree: tree.clone(),
+            capacity: node.capacity,
         };
+        let (turned, turned_receiver) = watch::channel(Instant::now());
+        let _behind = in_cluster
+            .map(|learnt| tokio::spawn(tree.follow(learnt.followed.clone(), status_receiver.clone())));
         let shown = Shown {
             node: node.name.clone(),
-            status: status_receiver,
+            status: status_receiver.clone(),
             file,
             cluster: in_cluster.cloned(),
             announced,
+            turned: turned_receiver.clone(),
             registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
+            pins: Some(bpffs::directory(bpffs, &node.interface, "lb")),
         };
         let inputs = Inputs {
             snapshots: snapshots.clone(),
@@ -293,7 +328,7 @@ impl Base {
             next_hops: follower.next_hops,
             mode,
         };
-        let outputs = Outputs { targets, wanted, status, report };
+        let outputs = Outputs { targets, wanted, status, report, turned };
         let prober = in_cluster.map(|_| node.name.clone());
         let control = Control::new(dataplane, start, in_force, prober, outputs, control_metrics);
 
@@ -323,11 +358,43 @@ impl Base {
             };
             control.run(inputs, stop).await;
         });
-        Ok(Running { targets: targets_receiver, verdicts, stop, control, _tasks: tasks })
+        Ok(Running {
+            targets: targets_receiver,
+            verdicts,
+            status: status_receiver,
+            turned: turned_receiver,
+            stop,
+            control,
+            _tasks: tasks,
+        })
     }
 }
 
 impl Running {
+    /// Tells the service manager how the node is, for as long as it lives: a turn of the control loop is the sign of
+    /// life. `announced` is what a node of a cluster announces.
+    fn tell(
+        &self,
+        mut notifier: Notifier,
+        announced: Option<watch::Receiver<FrontStatus>>,
+    ) -> impl Future<Output = ()> + use<> {
+        let (mut status, mut turned) = (self.status.clone(), self.turned.clone());
+        async move {
+            loop {
+                let now = Arc::clone(&status.borrow_and_update());
+                let count = announced.as_ref().map(|announced| announced.borrow().announced.len());
+                if now.not_ready().is_empty() {
+                    notifier.ready();
+                }
+                notifier.status(&now.summary(count));
+                if turned.changed().await.is_err() {
+                    return;
+                }
+                notifier.alive(status.borrow().not_healthy().is_empty());
+            }
+        }
+    }
+
     /// Ends, when what is being applied has been applied.
     async fn stop(self) {
         drop(self.stop);
@@ -357,6 +424,21 @@ async fn first_decision(mut followed: watch::Receiver<Followed>) -> Arc<Decided>
         Ok(Some(decided)) => decided,
         // The agent has ended: so will this process.
         _ => std::future::pending().await,
+    }
+}
+
+/// Tells the service manager, until it is dropped, that this node waits and what for.
+async fn tell_of_waiting(notifier: &mut Notifier, mut link: watch::Receiver<Link>) -> Infallible {
+    let mut ticks = tokio::time::interval(WAITING_TOLD_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => notifier.alive(false),
+            Ok(()) = link.changed() => {}
+        }
+        match &link.borrow_and_update().problem {
+            Some(problem) => notifier.status(&format!("waiting for ZooKeeper: {problem}")),
+            None => notifier.status("waiting for the first decision of a leader"),
+        }
     }
 }
 
@@ -454,9 +536,22 @@ async fn keep_wanted(
     }
 }
 
-/// Reads and validates a node file.
-fn read_node_file(path: &Path) -> Result<NodeFile> {
-    Ok(NodeFile::parse(&read_text(path)?, &path.display().to_string())?)
+/// Keeps what the tree is told of what is announced.
+async fn tell_announced(
+    mut announced: watch::Receiver<FrontStatus>,
+    told: watch::Sender<Option<BTreeSet<IpAddr>>>,
+) {
+    loop {
+        told.send_replace(Some(announced.borrow_and_update().announced.clone()));
+        if announced.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads and validates a node file, of which some settings may come from elsewhere.
+fn read_node_file(path: &Path, instead: &NodeOverrides) -> Result<NodeFile> {
+    Ok(NodeFile::parse_with(&read_text(path)?, &path.display().to_string(), instead)?)
 }
 
 /// What ends a node.

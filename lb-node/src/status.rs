@@ -344,6 +344,26 @@ impl Status {
         }
     }
 
+    /// All of it in one line; `announced` counts addresses, on a node that announces some itself.
+    #[must_use]
+    pub fn summary(&self, announced: Option<usize>) -> String {
+        let mut problems = self.not_ready();
+        problems.extend(self.not_healthy());
+        match problems.as_slice() {
+            [] => {}
+            [problem] => return problem.clone(),
+            [first, rest @ ..] => return format!("{first} (and {} more)", rest.len()),
+        }
+        let term = self.term.map_or(String::new(), |term| format!("term {term}, "));
+        let mode = match self.mode {
+            None | Some(Mode::Live) => "",
+            Some(Mode::Static) => ", without ZooKeeper",
+            Some(Mode::Autonomous) => ", on its own",
+        };
+        let announced = announced.map_or(String::new(), |count| format!(", {count} addresses announced"));
+        format!("{term}epoch {} in force{mode}: {} VIPs{announced}", self.epoch, self.vips.len())
+    }
+
     /// VIPs whose removals are held.
     #[must_use]
     pub fn held(&self) -> BTreeSet<&VipName> {

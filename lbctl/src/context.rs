@@ -60,6 +60,12 @@ impl Context {
         self.global.output
     }
 
+    /// The file that `--config` names.
+    #[must_use]
+    pub fn config(&self) -> Option<&Path> {
+        self.global.config.as_deref()
+    }
+
     /// Who gives the orders, for others to read: `--by`, else the user's name, be it behind sudo.
     #[must_use]
     pub fn by(&self) -> String {

@@ -80,6 +80,7 @@ pub(crate) fn good() -> Tree {
             epoch: 41,
             digest: "d".into(),
             mode: Mode::Live,
+            announced: None,
             problem: None,
             extra: Default::default(),
         };

@@ -32,7 +32,7 @@ impl LbNode {
     ///
     /// When the binary is missing or the daemon is not ready in 20 s; with its output.
     pub fn start(station: &Station, cluster: &Path) -> Result<LbNode> {
-        let mut node = LbNode::spawn(station, "--standalone", cluster)?;
+        let mut node = LbNode::spawn(&[], &binary()?, station, "--standalone", cluster)?;
         node.wait_ready()?;
         Ok(node)
     }
@@ -44,12 +44,35 @@ impl LbNode {
     ///
     /// When the binary is missing.
     pub fn launch(station: &Station, node_file: &Path) -> Result<LbNode> {
-        LbNode::spawn(station, "--config", node_file)
+        LbNode::launch_from(&binary()?, station, node_file)
     }
 
-    fn spawn(station: &Station, kind: &str, file: &Path) -> Result<LbNode> {
+    /// As [`LbNode::launch`], from this binary.
+    ///
+    /// # Errors
+    ///
+    /// When it is missing.
+    pub fn launch_from(binary: &Path, station: &Station, node_file: &Path) -> Result<LbNode> {
+        LbNode::spawn(&[], binary, station, "--config", node_file)
+    }
+
+    /// As [`LbNode::start`], by way of a command that starts the daemon: `under` are its words, which those of the daemon
+    /// follow. The daemon is not ready yet.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing.
+    pub fn launch_under(under: &[&str], station: &Station, cluster: &Path) -> Result<LbNode> {
+        LbNode::spawn(under, &binary()?, station, "--standalone", cluster)
+    }
+
+    fn spawn(under: &[&str], binary: &Path, station: &Station, kind: &str, file: &Path) -> Result<LbNode> {
         let host = &station.host;
-        let command = host.command(binary()?).args(["run", kind]).arg(file);
+        let command = match under.split_first() {
+            Some((program, words)) => host.command(program).args(words).arg(binary),
+            None => host.command(binary),
+        };
+        let command = command.args(["run", kind]).arg(file);
         let process = command.arg("--bpffs").arg(host.bpffs()).spawn()?;
         Ok(LbNode { station: station.clone(), process })
     }
@@ -125,8 +148,22 @@ impl RealDaemon {
     ///
     /// When the binary is missing or the daemon is not ready in 20 s; with its output.
     pub fn start(station: &Station, vips: &[IpAddr], nodes: &[Station]) -> Result<RealDaemon> {
+        RealDaemon::start_from(&binary()?, station, vips, nodes)
+    }
+
+    /// As [`RealDaemon::start`], from this binary.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_from(
+        binary: &Path,
+        station: &Station,
+        vips: &[IpAddr],
+        nodes: &[Station],
+    ) -> Result<RealDaemon> {
         let host = &station.host;
-        let mut command = host.command(binary()?).args(["real", "--interface", station.interface]);
+        let mut command = host.command(binary).args(["real", "--interface", station.interface]);
         for vip in vips {
             command = command.arg("--vip").arg(vip.to_string());
         }
@@ -213,7 +250,7 @@ impl Metrics {
 }
 
 /// `lb-node`, built beside the running program.
-fn binary() -> Result<PathBuf> {
+pub(crate) fn binary() -> Result<PathBuf> {
     let own = env::current_exe().context("cannot tell where this program is")?;
     // Tests run from target/<profile>/deps, programs from target/<profile>.
     let found =

@@ -7,6 +7,7 @@
 //! [`Topology`] lays out the network that most tests want: clients, a router, load balancer nodes and reals.
 //! [`Broker`], [`Fleet`], [`LbNode`], [`Lbctl`] and [`Ensemble`] are what runs on it: mosquitto, MQTT clients, the daemon
 //! and the operator's command line under test, ZooKeeper servers; [`Front`] is BIRD on the router and the nodes.
+//! A [`crowd`](crowd::Crowd) is fleets at many brokers, and who of them is where.
 //! [`Site`] is a cluster: several nodes behind a front, an ensemble that they share their state by, and reals.
 //! An [`Observer`] notes what its nodes have in their maps and where the router sends packets.
 //! [`Deployment`] is a whole service: node, reals and [`Server`]s that say who they are, told by a [`Cluster`] file.
@@ -18,7 +19,9 @@ mod bird;
 mod broker;
 pub mod bulk;
 mod cluster;
+pub mod crowd;
 mod deployment;
+pub mod documented;
 mod ensemble;
 mod fleet;
 mod held;
@@ -58,7 +61,7 @@ pub use operator::Operator;
 pub use process::{Finished, Process};
 pub use server::{Server, Service};
 pub use site::{PUBLISH, SERVICES, SUBSCRIBE, Settings, Site};
-pub use steady::{Record, Steady};
+pub use steady::{Record, Span, Steady};
 pub use topology::{Segment, Station, Topology, TopologyBuilder};
 pub use visit::{Visits, unspecified_like, visit};
 pub use wait::wait_until;

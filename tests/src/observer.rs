@@ -44,6 +44,8 @@ pub struct Sight {
     pub at: Instant,
     /// How what is in force came to be: `live`, `static` or `autonomous`.
     pub mode: String,
+    /// The term of the node's leadership, while it leads.
+    pub leading: Option<u64>,
     /// Tables by VIP.
     pub tables: BTreeMap<String, Table>,
 }
@@ -65,7 +67,7 @@ impl Observer {
     /// # Errors
     ///
     /// When the site has no front, or threads cannot be started.
-    pub fn start(site: &Site) -> Result<Observer> {
+    pub fn start<S>(site: &Site<S>) -> Result<Observer> {
         let seen = Arc::new(Mutex::new(Observed::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let mut observer = Observer { seen, stop, threads: Vec::new() };
@@ -121,6 +123,13 @@ impl Drop for Observer {
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
+    }
+}
+
+impl Sight {
+    /// Whether both say the same, whenever they were had.
+    fn says_as(&self, other: &Sight) -> bool {
+        self.mode == other.mode && self.leading == other.leading && self.tables == other.tables
     }
 }
 
@@ -208,13 +217,13 @@ fn look(station: &Station, seen: &Mutex<Observed>) {
         };
         tables.insert(vip.clone(), table);
     }
-    let sight = Sight { at, mode: text(&status["mode"]).unwrap_or_default(), tables };
+    let leading = status["cluster"]["leading"].as_u64();
+    let sight = Sight { at, mode: text(&status["mode"]).unwrap_or_default(), leading, tables };
     let mut seen = locked(seen);
     seen.looks += 1;
     let history = seen.nodes.entry(station.host.name().to_owned()).or_default();
     // Before anything is in force, there is nothing to note.
-    let is_new = !sight.tables.is_empty()
-        && history.last().is_none_or(|last| last.mode != sight.mode || last.tables != sight.tables);
+    let is_new = !sight.tables.is_empty() && history.last().is_none_or(|last| !last.says_as(&sight));
     if is_new {
         history.push(sight);
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +13,7 @@ use zk_schema::{ClusterFile, Desired};
 use crate::cluster::{Cluster, Family, Protocol, Vip, replace};
 use crate::deployment::services;
 use crate::ensemble::Ensemble;
-use crate::lb_node::{LbNode, RealDaemon};
+use crate::lb_node::{self, LbNode, RealDaemon};
 use crate::operator::Operator;
 use crate::server::{Server, Service};
 use crate::topology::{Station, Topology, TopologyBuilder};
@@ -58,12 +59,14 @@ pub struct Settings {
     pub cluster: String,
     /// How many nodes, the last ones, do not run at first.
     pub late: usize,
+    /// The `lb-node` that nodes and reals run; the one beside this program if it is not said.
+    pub binary: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let cluster = "autonomy_after_ms = 10000\ndrain_wait_ms = 1000\nack_timeout_ms = 3000\n".to_owned();
-        Self { session_timeout: Duration::from_secs(4), cluster, late: 0 }
+        Self { session_timeout: Duration::from_secs(4), cluster, late: 0, binary: None }
     }
 }
 
@@ -139,7 +142,7 @@ impl<S> Site<S> {
         let mut reals = Vec::new();
         let mut servers = Vec::new();
         for station in &net.reals {
-            reals.push(RealDaemon::start(station, &vips, &net.nodes)?);
+            reals.push(RealDaemon::start_from(&settings.binary()?, station, &vips, &net.nodes)?);
             servers.push(serve(&cluster, station)?);
         }
         let nodes = net.nodes.iter().map(|_| None).collect();
@@ -186,8 +189,50 @@ impl<S> Site<S> {
         let _ = writeln!(text, "[cluster]\nstate_dir = {:?}\n{}", state.display(), self.settings.cluster);
         let file = station.host.dir().join("node.toml");
         replace(&file, &text)?;
-        self.nodes[node] = Some(LbNode::launch(station, &file)?);
+        self.nodes[node] = Some(LbNode::launch_from(&self.settings.binary()?, station, &file)?);
         Ok(())
+    }
+
+    /// From now on nodes and reals are started from this binary, or from the one beside this program.
+    pub fn set_binary(&mut self, binary: Option<PathBuf>) {
+        self.settings.binary = binary;
+    }
+
+    /// Kills a real's daemon and starts it again. Its data plane takes packets on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or does not become ready.
+    pub fn restart_real(&mut self, real: usize) -> Result<()> {
+        self.reals[real].process().kill()?;
+        let (station, vips) = (&self.net.reals[real], self.cluster.addresses());
+        self.reals[real] = RealDaemon::start_from(&self.settings.binary()?, station, &vips, &self.net.nodes)?;
+        Ok(())
+    }
+
+    /// Ends a node as when its host loses power: link down, BIRD and daemon killed. Nothing says goodbye.
+    ///
+    /// # Errors
+    ///
+    /// When its daemon or its BIRD does not run.
+    pub fn destroy(&mut self, node: usize) -> Result<()> {
+        let station = &self.net.nodes[node];
+        station.host.ip(&format!("link set {} down", station.interface))?;
+        let front = self.net.front.as_mut().context("the network has a front")?;
+        front.nodes[node].process().kill()?;
+        self.kill(node)
+    }
+
+    /// The nodes whose daemon runs, counted from 0.
+    #[must_use]
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_some()).collect()
+    }
+
+    /// What a node, counted from 0, is called.
+    #[must_use]
+    pub fn node_name(&self, node: usize) -> &str {
+        self.net.nodes[node].host.name()
     }
 
     /// A node that runs.
@@ -262,7 +307,12 @@ impl<S> Site<S> {
     ///
     /// When that takes too long.
     pub fn wait_settled(&self) -> Result<()> {
-        wait_until("the leader to have settled", LIMIT, || Ok((!self.head()?.settling).then_some(())))
+        wait_until("the leader to have settled", LIMIT, || {
+            // What stands there at first is its predecessor's head.
+            let (head, term) = (self.head()?, self.operator.record::<Term>(paths::LEADER)?);
+            let is_own = term.is_some_and(|term| term.term == head.term);
+            Ok((is_own && !head.settling).then_some(()))
+        })
     }
 
     /// Waits until the router sends every VIP's packets to these nodes and no others.
@@ -354,9 +404,19 @@ impl<S> Site<S> {
     ///
     /// When that takes too long.
     pub fn wait_agreed(&self, expected: &[(&str, &[&str])]) -> Result<()> {
-        wait_until(format_args!("all nodes to agree on {expected:?}"), LIMIT, || {
+        self.wait_agreed_among(&self.running(), expected)
+    }
+
+    /// As [`Site::wait_agreed`], of these nodes, which must run.
+    ///
+    /// # Errors
+    ///
+    /// When that takes too long.
+    pub fn wait_agreed_among(&self, nodes: &[usize], expected: &[(&str, &[&str])]) -> Result<()> {
+        wait_until(format_args!("the nodes to agree on {expected:?}"), LIMIT, || {
             let head = self.head()?;
-            for node in self.nodes.iter().flatten() {
+            let mut digests: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for node in nodes.iter().filter_map(|node| self.nodes[*node].as_ref()) {
                 // One that starts does not answer yet.
                 let Ok(status) = node.status() else { return Ok(None) };
                 if status["epoch"] != head.epoch || status["term"] != head.term {
@@ -374,11 +434,20 @@ impl<S> Site<S> {
                         return Ok(None);
                     }
                 }
+                for (vip, state) in status["vips"].as_object().into_iter().flatten() {
+                    let table = format!("{} {}", state["epoch"], state["table_digest"]);
+                    digests.entry(vip.clone()).or_default().insert(table);
+                }
             }
-            let agreed = self.tables()?.values().all(|tables| tables.iter().all(|table| *table == tables[0]));
-            Ok(agreed.then_some(()))
+            Ok(digests.values().all(|tables| tables.len() == 1).then_some(()))
         })
         .with_context(|| self.report())
+    }
+}
+
+impl Settings {
+    fn binary(&self) -> Result<PathBuf> {
+        self.binary.clone().map_or_else(lb_node::binary, Ok)
     }
 }
 

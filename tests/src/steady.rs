@@ -39,8 +39,12 @@ pub struct Steady {
 #[derive(Debug, Default)]
 struct Seen {
     sent: usize,
+    /// By number: when it was sent.
+    sent_at: Vec<Instant>,
     /// By number: who answered, each time.
     answers: Vec<Vec<u8>>,
+    /// By number: when it was answered first.
+    answered_at: Vec<Option<Instant>>,
     /// The names behind the numbers in `answers`.
     servers: Vec<String>,
     errors: Vec<String>,
@@ -93,6 +97,35 @@ impl Steady {
         locked(&self.seen).sent
     }
 
+    /// What became of the requests from the `first` on, counted from 0, up to now. Waits for answers that are still under
+    /// way, some seconds if any do not come.
+    ///
+    /// # Errors
+    ///
+    /// When the run is interrupted.
+    pub fn since(&self, first: usize) -> Result<Span> {
+        let end = self.sent();
+        let deadline = Instant::now() + STRAGGLERS;
+        wait_until("answers that are under way", STRAGGLERS * 2, || {
+            let all = locked(&self.seen).answered_at[first..end].iter().all(Option::is_some);
+            Ok((all || Instant::now() >= deadline).then_some(()))
+        })?;
+        let seen = locked(&self.seen);
+        let lost = (first..end).filter(|number| seen.answered_at[*number].is_none());
+        Ok(Span {
+            sent: end - first,
+            lost: lost.map(|number| seen.sent_at[number]).collect(),
+            longest_wait: longest_wait(
+                &seen.sent_at,
+                &seen.answered_at,
+                self.flows,
+                first..end,
+                Instant::now(),
+            ),
+            errors: seen.errors.clone(),
+        })
+    }
+
     /// Waits until `count` more requests have been sent.
     ///
     /// # Errors
@@ -115,7 +148,7 @@ impl Steady {
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the sender does not panic").context("the sender of steady requests")?;
         }
-        let Seen { sent, answers, servers, errors } = std::mem::take(&mut *locked(&self.seen));
+        let Seen { sent, answers, servers, errors, .. } = std::mem::take(&mut *locked(&self.seen));
         let mut flows = vec![Vec::new(); self.flows];
         for (number, answers) in answers.iter().enumerate() {
             flows[number % self.flows]
@@ -140,6 +173,42 @@ impl Drop for Steady {
             let _ = thread.join();
         }
     }
+}
+
+/// What became of some of the requests, while more are sent.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// How many were sent.
+    pub sent: usize,
+    /// When those without an answer were sent.
+    pub lost: Vec<Instant>,
+    /// The longest that a flow waited for an answer: from when a request was sent until an answer to it, or to a later
+    /// one of its flow, came.
+    pub longest_wait: Duration,
+    /// What the sockets said since the beginning, if something went wrong.
+    pub errors: Vec<String>,
+}
+
+/// The longest wait of requests in `span`, of which `flows` flows send in turn.
+fn longest_wait(
+    sent_at: &[Instant],
+    answered_at: &[Option<Instant>],
+    flows: usize,
+    span: Range<usize>,
+    now: Instant,
+) -> Duration {
+    let mut longest = Duration::ZERO;
+    for flow in 0..flows {
+        let mut next = now;
+        let of_flow = (0..sent_at.len()).rev().filter(|number| number % flows == flow);
+        for number in of_flow.take_while(|number| *number >= span.start) {
+            next = answered_at[number].map_or(next, |answered| answered.min(next));
+            if number < span.end {
+                longest = longest.max(next.saturating_duration_since(sent_at[number]));
+            }
+        }
+    }
+    longest
 }
 
 /// What became of the requests.
@@ -246,7 +315,9 @@ async fn run(
             {
                 let mut seen = locked(seen);
                 seen.sent = number + 1;
+                seen.sent_at.push(Instant::now());
                 seen.answers.push(Vec::new());
+                seen.answered_at.push(None);
             }
             if let Err(error) = sockets[number % sockets.len()].send(&number.to_be_bytes()).await {
                 locked(seen).errors.push(format!("sending {number}: {error}"));
@@ -285,10 +356,38 @@ async fn receive(socket: Arc<UdpSocket>, seen: Arc<Mutex<Seen>>) {
             seen.servers.push(server);
             seen.servers.len() - 1
         });
+        seen.answered_at[number].get_or_insert_with(Instant::now);
         seen.answers[number].push(u8::try_from(known).expect("a lab has fewer than 256 reals"));
     }
 }
 
 fn locked(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_request_waits_for_the_next_answer_of_its_own_flow() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        // Two flows in turn, a request every 10 ms. The second flow loses its first two.
+        let sent: Vec<Instant> = (0..6).map(|number| at(number * 10)).collect();
+        let answered = [Some(at(1)), None, Some(at(24)), None, Some(at(41)), Some(at(52))];
+        let longest = |span| longest_wait(&sent, &answered, 2, span, at(100));
+        assert_eq!(longest(0..6), Duration::from_millis(42), "from 10 to 52");
+        assert_eq!(longest(2..6), Duration::from_millis(22), "from 30 to 52");
+        assert_eq!(longest(4..6), Duration::from_millis(2));
+        assert_eq!(longest(0..1), Duration::from_millis(1));
+    }
+
+    #[test]
+    fn a_flow_without_any_later_answer_still_waits() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let longest = longest_wait(&[at(0), at(10)], &[Some(at(1)), None], 1, 0..2, at(70));
+        assert_eq!(longest, Duration::from_millis(60));
+    }
 }

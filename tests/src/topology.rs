@@ -147,6 +147,26 @@ impl Topology {
         Ok(())
     }
 
+    /// Keeps two hosts from reaching each other, with no word to either, or lets them again. All others reach both.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn part(&self, one: &Station, other: &Station, parted: bool) -> Result<()> {
+        let action = if parted { "add" } else { "del" };
+        let families = [
+            ("-4", format!("{}/32", one.v4), format!("{}/32", other.v4)),
+            ("-6", format!("{}/128", one.v6), format!("{}/128", other.v6)),
+        ];
+        for (family, one, other) in families {
+            for (from, to) in [(&one, &other), (&other, &one)] {
+                self.router
+                    .ip(&format!("{family} rule {action} priority 91 from {from} to {to} blackhole"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// All hosts, the router first.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         let stations = self.clients.iter().chain(&self.nodes).chain(&self.reals).chain(&self.zookeepers);

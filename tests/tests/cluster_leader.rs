@@ -22,7 +22,9 @@ const SESSION: Duration = Duration::from_secs(5);
 /// Three nodes whose sessions outlast a leader's patience with a node that does not acknowledge.
 fn start() -> Site {
     let cluster = "autonomy_after_ms = 60000\ndrain_wait_ms = 1000\nack_timeout_ms = 2000\n".to_owned();
-    let site = Site::of_two_services(3, Settings { session_timeout: SESSION, cluster, late: 0 }).unwrap();
+    let site =
+        Site::of_two_services(3, Settings { session_timeout: SESSION, cluster, ..Settings::default() })
+            .unwrap();
     site.wait_agreed(&[("publish", REALS), ("subscribe", OTHERS)]).unwrap();
     site.wait_settled().unwrap();
     site

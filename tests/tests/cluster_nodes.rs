@@ -80,6 +80,8 @@ fn a_node_that_joins_announces_when_it_has_everything_and_one_out_of_service_for
     site.wait_for_carriers(&[0, 2, 3]).unwrap();
     let (code, page) = site.node(1).unwrap().get("/readyz").unwrap();
     assert!(code == 200 && page.contains("out of service"), "{code}: {page}");
+    let (code, page) = site.node(1).unwrap().get("/announced").unwrap();
+    assert!(code == 503 && page.contains("out of service"), "{code}: {page}");
     let before = passed(&mut site, 1);
     pinned.pass(SOME).unwrap();
     let forwarded = passed(&mut site, 1) - before;
@@ -88,6 +90,9 @@ fn a_node_that_joins_announces_when_it_has_everything_and_one_out_of_service_for
     site.wait_for_weights("publish", &[("real-1", 50), ("real-2", 100), ("real-3", 100)]).unwrap();
     site.operator.delete(flag).unwrap();
     site.wait_for_carriers(&[0, 1, 2, 3]).unwrap();
+    let node = site.node(1).unwrap();
+    wait_until("all to be announced again", LIMIT, || Ok((node.get("/announced")?.0 == 200).then_some(())))
+        .unwrap();
     steady.pass(SOME).unwrap();
 
     pinned.stop().unwrap().assert_nothing_lost();

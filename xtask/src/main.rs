@@ -8,7 +8,9 @@ mod artifacts;
 mod bench;
 mod build;
 mod demo;
+mod drill;
 mod metadata;
+mod old;
 mod process;
 mod setup;
 mod test;
@@ -35,6 +37,7 @@ enum Command {
     Build(build::Args),
     Test(test::Args),
     Demo(demo::Args),
+    Drill(drill::Args),
     Bench(bench::Args),
 }
 
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::command(&workspace, &args),
         Command::Test(args) => test::command(&workspace, &args),
         Command::Demo(args) => demo::command(&workspace, &args),
+        Command::Drill(args) => drill::command(&workspace, &args),
         Command::Bench(args) => bench::command(&workspace, &args),
     });
     outcome.unwrap_or_else(|error| {

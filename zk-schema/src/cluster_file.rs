@@ -2,11 +2,13 @@
 //!
 //! `docs/cluster-file.md` describes every field.
 
+use crate::VipName;
 use crate::decode::{Decode, Fields};
 use crate::file::{FileErrors, parse};
 use crate::problem::Scope;
 use crate::records::{Desired, Node, Vip, VipState};
 use crate::validate::{Rules, check_room};
+use std::collections::BTreeMap;
 
 /// What a cluster file says.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,12 +44,7 @@ impl ClusterFile {
     ///
     /// If serialisation fails, which no record of this version causes.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        let mut vips = toml::Table::new();
-        for (name, state) in &self.desired.vips {
-            let mut vip = toml::Table::try_from(&state.vip)?;
-            vip.insert("reals".into(), toml::Value::try_from(&state.reals)?);
-            vips.insert(name.to_string(), vip.into());
-        }
+        let vips = vips_to_toml(&self.desired.vips)?;
         let mut file = toml::Table::new();
         file.insert("node".into(), toml::Value::try_from(&self.node)?);
         file.insert("cluster".into(), toml::Value::try_from(&self.desired.cluster)?);
@@ -56,15 +53,29 @@ impl ClusterFile {
     }
 }
 
+/// The table `vips`.
+pub(crate) fn vips_to_toml(vips: &BTreeMap<VipName, VipState>) -> Result<toml::Table, toml::ser::Error> {
+    let mut table = toml::Table::new();
+    for (name, state) in vips {
+        let mut vip = toml::Table::try_from(&state.vip)?;
+        vip.insert("reals".into(), toml::Value::try_from(&state.reals)?);
+        table.insert(name.to_string(), vip.into());
+    }
+    Ok(table)
+}
+
 impl Decode for ClusterFile {
     fn decode(fields: &mut Fields<'_>) -> Self {
         let node = Node::required(fields);
         let cluster = fields.table("cluster", Decode::decode).unwrap_or_default();
-        let vips = fields.tables("vips", |fields| VipState {
-            vip: Vip::decode(fields),
-            reals: fields.tables("reals", Decode::decode),
-        });
+        let vips = fields.tables("vips", VipState::decode);
         Self { node, desired: Desired { cluster, vips } }
+    }
+}
+
+impl Decode for VipState {
+    fn decode(fields: &mut Fields<'_>) -> Self {
+        Self { vip: Vip::decode(fields), reals: fields.tables("reals", Decode::decode) }
     }
 }
 

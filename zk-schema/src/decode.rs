@@ -56,13 +56,18 @@ impl<'a> Fields<'a> {
         self.object.get(key).filter(|value| !value.is_null())
     }
 
+    /// Whether the field is there.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(|value| !value.is_null())
+    }
+
     fn refuse(&mut self, key: &str, value: &Value, expected: &str) {
         self.scope.problem(key, format!("{} is not {expected}", shown(value)));
     }
 
     /// Puts the field on the report if it is absent.
     pub(crate) fn require(&mut self, key: &'static str, expected: &str) {
-        if self.object.get(key).is_none_or(Value::is_null) {
+        if !self.has(key) {
             self.scope.problem(key, format!("missing; it must be {expected}"));
         }
     }

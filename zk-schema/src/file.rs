@@ -14,6 +14,19 @@ use toml::de::{DeTable, DeValue};
 ///
 /// All problems by line. An unknown field is one, so that no misspelt setting passes for its default.
 pub(crate) fn parse<T: Decode + Rules>(text: &str, name: &str) -> Result<T, FileErrors> {
+    parse_amended(text, name, |_| {})
+}
+
+/// As [`parse`], of the file as `amend` leaves it.
+///
+/// # Errors
+///
+/// As [`parse`]; what `amend` has put in is shown where the file has the field or the table.
+pub(crate) fn parse_amended<T: Decode + Rules>(
+    text: &str,
+    name: &str,
+    amend: impl FnOnce(&mut Map<String, Value>),
+) -> Result<T, FileErrors> {
     let refused = |mut problems: Vec<FileProblem>| {
         problems.sort_by_key(|problem| (problem.line, problem.column));
         FileErrors { file: name.to_owned(), problems }
@@ -28,7 +41,8 @@ pub(crate) fn parse<T: Decode + Rules>(text: &str, name: &str) -> Result<T, File
         return Err(refused(errors.iter().map(problem).collect()));
     }
     let mut places = Places::default();
-    let object = places.table(document.get_ref(), &FieldPath::default());
+    let mut object = places.table(document.get_ref(), &FieldPath::default());
+    amend(&mut object);
 
     let mut report = Report::default();
     let file: T = decode(&object, &mut report);

@@ -4,12 +4,14 @@
 //!
 //! - [`from_json`] and [`to_json`] read and write one znode's record; fields they do not know are kept.
 //! - [`ClusterFile::parse`] reads the file of a standalone node, [`NodeFile::parse`] that of a node in a cluster,
-//!   [`RealFile::parse`] that of a real that registers itself; there an unknown field is a mistake.
+//!   [`DesiredFile::parse`] the VIPs and reals in the former, [`RealFile::parse`] the file of a real that registers
+//!   itself; there an unknown field is a mistake.
 //! - All list everything that is wrong, each [`Problem`] with its field, value and allowed range, and all
 //!   follow one description of the records (`decode`) and one set of rules (`validate`).
 
 mod cluster_file;
 mod decode;
+mod desired_file;
 mod file;
 mod json;
 pub mod names;
@@ -21,13 +23,14 @@ pub mod tree;
 mod validate;
 
 pub use cluster_file::ClusterFile;
+pub use desired_file::DesiredFile;
 pub use file::{FileErrors, FileProblem};
 pub use json::{MAX_RECORD_BYTES, Record, RecordError, from_json, to_json};
 pub use names::{NameError, NodeName, RealName, VipName};
 pub use node_file::{
-    ClusterSettings, FrontDriver, FrontSettings, NodeFile, RealFile, ZookeeperAcl, ZookeeperAuth,
-    ZookeeperSettings,
+    ClusterSettings, FrontDriver, FrontSettings, NodeFile, NodeOverrides, RealFile, ZookeeperAcl,
+    ZookeeperAuth, ZookeeperSettings,
 };
 pub use operator_file::{AdminAccess, OperatorFile};
-pub use problem::{FieldPath, Problem, Problems};
+pub use problem::{FieldPath, Problem, Problems, nearest};
 pub use records::*;

@@ -3,13 +3,15 @@
 //! `docs/node-file.md` describes every field.
 
 use crate::decode::{Decode, Fields};
-use crate::file::{FileErrors, has_table, parse};
+use crate::file::{FileErrors, has_table, parse, parse_amended};
+use crate::names::NodeName;
 use crate::problem::{Problems, Scope, quoted};
 use crate::records::{Node, Words, words};
 use crate::validate::{Rules, allowed, check_number, is_authority};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -54,6 +56,15 @@ impl NodeFile {
         parse(text, name)
     }
 
+    /// As [`parse`](Self::parse), with some of the node's settings from elsewhere: one file can then serve many nodes.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_with(text: &str, name: &str, instead: &NodeOverrides) -> Result<Self, FileErrors> {
+        parse_amended(text, name, |file| instead.put_into(file))
+    }
+
     /// Checks every rule.
     ///
     /// # Errors
@@ -70,6 +81,35 @@ impl NodeFile {
     /// If serialisation fails, as it does for a path that is not UTF-8.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         toml::to_string(self)
+    }
+}
+
+/// Settings that differ from node to node where the rest of the file does not. Each counts instead of the field of its
+/// name in the table `node`, which the file may then leave out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeOverrides {
+    /// The node's name.
+    pub name: Option<NodeName>,
+    /// Interface that clients' packets arrive on.
+    pub interface: Option<String>,
+    /// Address and port of the admin pages.
+    pub admin: Option<SocketAddr>,
+}
+
+impl NodeOverrides {
+    fn put_into(&self, file: &mut Map<String, Value>) {
+        let fields = [
+            ("name", self.name.as_ref().map(ToString::to_string)),
+            ("interface", self.interface.clone()),
+            ("admin", self.admin.map(|admin| admin.to_string())),
+        ];
+        for (field, value) in fields {
+            let Some(value) = value else { continue };
+            // Where `node` is no table, it stays what it is, to be refused.
+            if let Value::Object(node) = file.entry("node").or_insert_with(|| Map::new().into()) {
+                node.insert(field.to_owned(), value.into());
+            }
+        }
     }
 }
 
@@ -172,6 +212,8 @@ pub enum ZookeeperAcl {
     Open,
     /// Whoever has the credentials of the creator; everyone may read.
     Creator,
+    /// Those whom the tree names, which must be closed.
+    Groups,
 }
 
 /// How the node makes routers send it packets for its VIPs.
@@ -261,7 +303,7 @@ impl ClusterSettings {
 }
 
 words!(ZookeeperAuth { Digest = "digest", Sasl = "sasl" });
-words!(ZookeeperAcl { Open = "open", Creator = "creator" });
+words!(ZookeeperAcl { Open = "open", Creator = "creator", Groups = "groups" });
 words!(FrontDriver { None = "none", Bird = "bird" });
 
 /// What a path must be like.
@@ -387,6 +429,9 @@ impl Rules for ZookeeperSettings {
         let anonymous = self.credentials_file.is_none();
         let creator = self.acl == ZookeeperAcl::Creator && anonymous;
         needs("acl", creator, "credentials_file", "a creator that ZooKeeper knows again");
+        // A certificate serves as well.
+        let nobody = self.acl == ZookeeperAcl::Groups && anonymous && !cert;
+        needs("acl", nobody, "credentials_file", "a member of a group");
         let sasl = self.auth == ZookeeperAuth::Sasl && anonymous;
         needs("auth", sasl, "credentials_file", "authentication by SASL");
     }
@@ -477,6 +522,27 @@ driver = "bird"
         assert_eq!(file, expected);
         assert_eq!(file.validate(), Ok(()));
         assert_eq!(NodeFile::parse(&file.to_toml().unwrap(), "again").unwrap(), file);
+    }
+
+    #[test]
+    fn what_differs_from_node_to_node_may_come_from_elsewhere() {
+        let instead = NodeOverrides {
+            name: Some("lb-2".parse().unwrap()),
+            interface: Some("bond0".into()),
+            admin: Some("10.0.0.2:9940".parse().unwrap()),
+        };
+        let shared = "[zookeeper]\nservers = \"zk-1:2181\"\n";
+        let file = NodeFile::parse_with(shared, "node.toml", &instead).unwrap();
+        assert_eq!((file.node.name.as_str(), file.node.interface.as_str()), ("lb-2", "bond0"));
+        assert_eq!(file.node.admin, instead.admin.unwrap());
+        let file = NodeFile::parse_with(GOOD, "node.toml", &instead).unwrap();
+        assert_eq!(file.node.name.as_str(), "lb-2", "it counts instead of what the file says");
+
+        let some = NodeOverrides { name: instead.name, ..NodeOverrides::default() };
+        let refusal = NodeFile::parse_with(shared, "node.toml", &some).unwrap_err().to_string();
+        assert!(refusal.contains("node.interface: missing"), "{refusal}");
+        let refusal = NodeFile::parse_with(&["node = 1\n", shared].concat(), "node.toml", &some).unwrap_err();
+        assert!(refusal.to_string().contains("node.toml:1:8: node:"), "{refusal}");
     }
 
     #[test]

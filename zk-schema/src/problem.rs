@@ -67,6 +67,12 @@ impl Problems {
     }
 }
 
+impl From<Vec<Problem>> for Problems {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self(problems)
+    }
+}
+
 impl<'a> IntoIterator for &'a Problems {
     type Item = &'a Problem;
     type IntoIter = std::slice::Iter<'a, Problem>;
@@ -191,7 +197,8 @@ pub(crate) fn shown(value: &Value) -> String {
 }
 
 /// The candidate that `text` is most likely a misspelling of, if any is near.
-pub(crate) fn nearest<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let allowed = match text.chars().take(SHOWN + 1).count() {
         0..=2 => return None,
         3..=5 => 1,

@@ -1,10 +1,12 @@
-//! `docs/cluster-file.md` and `docs/node-file.md` say what the code does.
+//! `docs/cluster-file.md`, `docs/node-file.md` and `docs/lbctl.md` say what the code does.
 
 use std::collections::BTreeSet;
-use zk_schema::{ClusterFile, Node, NodeFile, VipState};
+use zk_schema::{ClusterFile, Node, NodeFile, OperatorFile, VipState};
 
 const CLUSTER_FILE: &str = include_str!("../../docs/cluster-file.md");
 const NODE_FILE: &str = include_str!("../../docs/node-file.md");
+
+const LBCTL: &str = include_str!("../../docs/lbctl.md");
 
 /// The document's complete example.
 fn example(document: &str) -> &str {
@@ -19,6 +21,10 @@ fn cluster_file() -> ClusterFile {
 
 fn node_file() -> NodeFile {
     NodeFile::parse(example(NODE_FILE), "example").unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn operator_file() -> OperatorFile {
+    OperatorFile::parse(example(LBCTL), "example").unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// The keys in `table` and below that are no names of VIPs or reals.
@@ -78,6 +84,25 @@ fn the_examples_show_every_field_and_the_references_explain_it() {
     let after_node =
         |text: &str| text[text.find("[zookeeper]").expect("the table after the node's")..].to_owned();
     assert_complete(NODE_FILE, &after_node(example(NODE_FILE)), &after_node(&all));
+}
+
+#[test]
+fn the_example_of_an_operators_file_shows_every_field_and_the_reference_explains_it() {
+    let all = toml::to_string(&operator_file()).expect("serialises");
+    assert_complete(LBCTL, example(LBCTL), &all);
+}
+
+#[test]
+fn the_documented_defaults_of_an_operators_file_are_the_codes() {
+    let OperatorFile { zookeeper, .. } = OperatorFile::new("zk-1");
+    let rows = [
+        ("session_timeout_ms", zookeeper.session_timeout_ms.to_string()),
+        ("auth", format!("`{}`", zookeeper.auth)),
+        ("acl", format!("`{}`", zookeeper.acl)),
+    ];
+    for (field, default) in rows {
+        assert_default(LBCTL, field, &default);
+    }
 }
 
 #[test]

@@ -4,12 +4,15 @@
 //! every reconnect), names rather than addresses (see [`Servers::for_library`]), and no operation while disconnected
 //! (it would queue them without bound and run them later).
 
+mod access;
 mod error;
+mod observer;
 mod servers;
 mod session;
 mod settings;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -19,6 +22,7 @@ use tracing::warn;
 use zookeeper_client as zk;
 
 use crate::{Error, Session as _, Store};
+pub use observer::{Observer, Operation};
 use servers::{Server, Servers};
 pub use session::ZooKeeperSession;
 pub use settings::store;
@@ -46,7 +50,7 @@ pub struct Options {
     pub sasl: Option<Login>,
     /// TLS to all servers; without it, none.
     pub tls: Option<Tls>,
-    /// Who may do what with znodes that are created.
+    /// Who may do what with znodes that are created, where the tree itself does not say so: in a closed one it does.
     pub acl: Acl,
 }
 
@@ -86,6 +90,8 @@ pub enum Acl {
     Open,
     /// Anybody may read; all else is for sessions with the same credentials (`auth::cdrwa`, `world:anyone:r`).
     Creator,
+    /// What the tree says, which must be closed: see [`crate::access`].
+    Groups,
 }
 
 impl Options {
@@ -121,6 +127,7 @@ pub struct ZooKeeper {
     options: Options,
     servers: Servers,
     tls: Option<zk::TlsOptions>,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 impl ZooKeeper {
@@ -145,15 +152,21 @@ impl ZooKeeper {
             }
         }
         let identified = options.tls.as_ref().is_some_and(|tls| tls.identity.is_some());
-        if options.acl == Acl::Creator && options.digest.is_none() && options.sasl.is_none() && !identified {
+        if options.acl != Acl::Open && options.digest.is_none() && options.sasl.is_none() && !identified {
             return Err(Error::Other(
-                "znodes for their creator alone need credentials by which ZooKeeper knows the creator; give a digest \
+                "znodes that are not open need credentials by which ZooKeeper knows who creates them; give a digest \
                  or SASL login or a TLS identity, or choose open znodes"
                     .to_owned(),
             ));
         }
         let tls = options.tls.as_ref().map(|tls| tls_options(tls, &servers)).transpose()?;
-        Ok(Self { options, servers, tls })
+        Ok(Self { options, servers, tls, observer: None })
+    }
+
+    /// Has `observer` told of each operation of the sessions to come.
+    #[must_use]
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// Not to be printed: the library would show the SASL password.
@@ -233,8 +246,17 @@ impl Store for ZooKeeper {
                 "ZooKeeper grants sessions of another length; see minSessionTimeout and maxSessionTimeout of its servers"
             );
         }
-        let session = ZooKeeperSession::new(client, self.options.acl, self.servers.chroot().len());
-        if let Err(error) = self.check_chroot(&session).await {
+        let session = ZooKeeperSession::new(
+            client,
+            self.options.acl,
+            self.servers.chroot().len(),
+            self.observer.clone(),
+        );
+        let learnt = async {
+            self.check_chroot(&session).await?;
+            session.learn_access().await
+        };
+        if let Err(error) = learnt.await {
             session.close().await;
             return Err(error);
         }

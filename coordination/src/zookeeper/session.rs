@@ -1,16 +1,18 @@
 //! A session: its state, its watches, its operations.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
+use zk_schema::tree::{Access, StateRecord as _, paths};
 use zookeeper_client as zk;
 
-use super::{Acl, error};
+use super::{Acl, Observer, Operation, access, error};
 use crate::{Change, Error, Session, State, Watch, Znode};
 
 /// The most operations that a session has under way; more wait. The library itself would take any number.
@@ -22,6 +24,11 @@ const MIN_LIMIT: Duration = Duration::from_secs(1);
 const MAX_REQUEST: usize = 1_000_000;
 /// The most bytes that each part of a request takes beyond its path and data: lengths, version, flags, ACL.
 const PART_OVERHEAD: usize = 80;
+
+/// What an id in an ACL takes beyond its text.
+const ID_OVERHEAD: usize = 12;
+
+static EVERYBODY: [zk::Acl; 1] = [zk::Acl::new_const(zk::Permission::ALL, "world", "anyone")];
 
 static CREATOR_AND_READERS: [zk::Acl; 2] = [
     zk::Acl::new_const(zk::Permission::ALL, "auth", ""),
@@ -40,8 +47,11 @@ struct Handle {
     /// How long an operation may take.
     limit: Duration,
     acl: Acl,
+    /// Who may do what, where the tree is closed.
+    access: RwLock<Option<Arc<Access>>>,
     /// Bytes that the subtree's path adds to each path.
     chroot_length: usize,
+    observer: Option<Arc<dyn Observer>>,
 }
 
 /// The client while the session lasts, and the state.
@@ -96,7 +106,12 @@ impl Life {
 
 impl ZooKeeperSession {
     /// Takes over a client that has just begun its session.
-    pub(super) fn new(client: zk::Client, acl: Acl, chroot_length: usize) -> Self {
+    pub(super) fn new(
+        client: zk::Client,
+        acl: Acl,
+        chroot_length: usize,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
         let id = client.session_id().0;
         let timeout = client.session_timeout();
         let watcher = client.state_watcher();
@@ -114,15 +129,84 @@ impl ZooKeeperSession {
             permits: Arc::new(Semaphore::new(MOST_OPERATIONS)),
             limit: MIN_LIMIT.max(timeout * 2 / 3),
             acl,
+            access: RwLock::default(),
             chroot_length,
+            observer,
         }))
+    }
+
+    /// Reads whether the tree is closed, and to whom.
+    pub(super) async fn learn_access(&self) -> Result<(), Error> {
+        let path = paths::ACCESS;
+        let record = self.read(&[path.to_owned()]).await?.into_iter().next().flatten();
+        let access = match record {
+            Some(znode) => Access::parse(&znode.data).map(Some).map_err(|error| {
+                Error::Other(format!("{path}: {error}; an operator mends that by closing the tree again"))
+            })?,
+            None if self.0.acl == Acl::Groups => {
+                return Err(Error::Other(format!(
+                    "{path}: no such znode, so the tree is open, and `acl = \"groups\"` asks for a closed one; close it \
+                     first, or set `acl = \"open\"`"
+                )));
+            }
+            None => None,
+        };
+        self.adopt(access);
+        Ok(())
+    }
+
+    /// Has what is created from now on have these rights; returns those before.
+    pub(super) fn adopt(&self, access: Option<Access>) -> Option<Access> {
+        let mut current = self.0.access.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *current, access.map(Arc::new)).map(Arc::unwrap_or_clone)
+    }
+
+    pub(super) fn access(&self) -> Option<Arc<Access>> {
+        self.0.access.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ACL of a znode and whether it is ephemeral; `None` if there is none.
+    pub(super) async fn acl_of(&self, path: &str) -> Result<Option<(Vec<zk::Acl>, bool)>, Error> {
+        let owned = path.to_owned();
+        match self.perform(Operation::Read, path, |client| async move { client.get_acl(&owned).await }).await? {
+            Ok((acl, stat)) => Ok(Some((acl, stat.ephemeral_owner != 0))),
+            Err(zk::Error::NoNode) => Ok(None),
+            Err(error) => Err(self.refusal(path, error)),
+        }
+    }
+
+    pub(super) async fn set_acl(&self, path: &str, acl: Vec<zk::Acl>) -> Result<(), Error> {
+        let owned = path.to_owned();
+        let done = self.perform(Operation::Write, path, |client| async move { client.set_acl(&owned, &acl, None).await });
+        done.await?.map(drop).map_err(|error| self.refusal(path, error))
+    }
+
+    /// Whom the servers know this session as: scheme and user.
+    pub(super) async fn users(&self) -> Result<Vec<(String, String)>, Error> {
+        let answer = self.perform(Operation::Read, "users", |client| async move { client.list_auth_users().await }).await?;
+        let users = answer.map_err(|error| self.refusal("/", error))?;
+        Ok(users.iter().map(|user| (user.scheme().to_owned(), user.user().to_owned())).collect())
     }
 
     /// Whether there is such a znode.
     pub(super) async fn exists(&self, path: &str) -> Result<bool, Error> {
         let owned = path.to_owned();
-        let found = self.perform(path, |client| async move { client.check_stat(&owned).await }).await?;
+        let found = self
+            .perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await })
+            .await?;
         found.map(|stat| stat.is_some()).map_err(|error| self.refusal(path, error))
+    }
+
+    /// When a znode was created, by the clock of the server that led then; `None` where there is no such znode.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn created_at(&self, path: &str) -> Result<Option<SystemTime>, Error> {
+        let owned = path.to_owned();
+        let found = self.perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await }).await?;
+        let stat = found.map_err(|error| self.refusal(path, error))?;
+        let since_1970 = |stat: zk::Stat| u64::try_from(stat.ctime).map(Duration::from_millis);
+        Ok(stat.and_then(|stat| UNIX_EPOCH.checked_add(since_1970(stat).ok()?)))
     }
 
     /// The client, if a server can be asked now.
@@ -139,12 +223,30 @@ impl ZooKeeperSession {
         }
     }
 
+    /// Lets the library do one operation, which is about `what`, and tells the observer how that went.
+    async fn perform<F>(
+        &self,
+        kind: Operation,
+        what: &str,
+        operation: impl FnOnce(zk::Client) -> F,
+    ) -> Result<F::Output, Error>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        let began = Instant::now();
+        let outcome = self.attempt(what, operation).await;
+        if let Some(observer) = &self.0.observer {
+            observer.ended(kind, began.elapsed(), outcome.is_ok());
+        }
+        outcome
+    }
+
     /// Lets the library do one operation, which is about `what`.
     ///
     /// The library knows no time limits, queues what is asked of it while disconnected, and goes on with an operation
     /// that nobody waits for any more. So each runs in a task that holds its permit until the library is done with it,
     /// and whoever asked waits for no longer than the limit, and only as long as the connection stands.
-    async fn perform<F>(
+    async fn attempt<F>(
         &self,
         what: &str,
         operation: impl FnOnce(zk::Client) -> F,
@@ -221,19 +323,33 @@ impl ZooKeeperSession {
         self.0.life.state.subscribe()
     }
 
-    fn create_options(&self, mode: zk::CreateMode) -> zk::CreateOptions<'static> {
-        mode.with_acls(match self.0.acl {
-            Acl::Open => zk::Acls::anyone_all(),
-            Acl::Creator => zk::Acls::new(&CREATOR_AND_READERS),
-        })
+    /// The ACL of a znode that this session creates.
+    fn acl_for(&self, path: &str, ephemeral: bool) -> Cow<'static, [zk::Acl]> {
+        if let Some(access) = self.governing(path) {
+            return access::acl(&access, path, ephemeral).into();
+        }
+        match self.0.acl {
+            Acl::Open | Acl::Groups => Cow::Borrowed(&EVERYBODY),
+            Acl::Creator => Cow::Borrowed(&CREATOR_AND_READERS),
+        }
+    }
+
+    /// Bytes that each part of a request takes beyond its path and data.
+    fn overhead(&self) -> usize {
+        let ids = self.access().map_or(0, |access| {
+            let all = access.operators.iter().chain(&access.nodes).chain(&access.agents);
+            all.map(|id| ID_OVERHEAD + id.scheme().len() + id.id().len()).sum()
+        });
+        PART_OVERHEAD + ids
     }
 
     /// Refuses a request that a server would answer by dropping the connection.
     fn check_size<'a>(&self, parts: impl Iterator<Item = (&'a str, usize)>) -> Result<(), Error> {
+        let overhead = self.overhead();
         let mut bytes = 0;
         let mut largest = ("", 0);
         for (path, data) in parts {
-            bytes += PART_OVERHEAD + self.0.chroot_length + path.len() + data;
+            bytes += overhead + self.0.chroot_length + path.len() + data;
             if data >= largest.1 {
                 largest = (path, data);
             }
@@ -260,7 +376,7 @@ impl Session for ZooKeeperSession {
 
     async fn watch(&self, path: &str) -> Result<(Option<Znode>, Watch), Error> {
         let (owned, state) = (path.to_owned(), self.state_seen());
-        let answer = self.perform(path, |client| async move {
+        let answer = self.perform(Operation::Read, path, |client| async move {
             loop {
                 match client.get_and_watch_data(&owned).await {
                     Ok((data, stat, watcher)) => return Ok((Some(znode(data, &stat)), watcher)),
@@ -279,7 +395,7 @@ impl Session for ZooKeeperSession {
 
     async fn watch_children(&self, path: &str) -> Result<(Option<Vec<String>>, Watch), Error> {
         let (owned, state) = (path.to_owned(), self.state_seen());
-        let answer = self.perform(path, |client| async move {
+        let answer = self.perform(Operation::Read, path, |client| async move {
             loop {
                 match client.list_and_watch_children(&owned).await {
                     Ok((children, watcher)) => return Ok((Some(in_order(children)), watcher)),
@@ -297,7 +413,10 @@ impl Session for ZooKeeperSession {
 
     async fn children(&self, path: &str) -> Result<Option<Vec<String>>, Error> {
         let owned = path.to_owned();
-        match self.perform(path, |client| async move { client.list_children(&owned).await }).await? {
+        match self
+            .perform(Operation::Read, path, |client| async move { client.list_children(&owned).await })
+            .await?
+        {
             Ok(children) => Ok(Some(in_order(children))),
             Err(zk::Error::NoNode) => Ok(None),
             Err(error) => Err(self.refusal(path, error)),
@@ -312,7 +431,7 @@ impl Session for ZooKeeperSession {
             return self.connected().map(|_| Vec::new());
         };
         let owned = paths.to_vec();
-        let answer = self.perform(first, |client| async move {
+        let answer = self.perform(Operation::Read, first, |client| async move {
             let mut reader = client.new_multi_reader();
             for (index, path) in owned.iter().enumerate() {
                 reader.add_get_data(path).map_err(|error| (index, error))?;
@@ -336,7 +455,8 @@ impl Session for ZooKeeperSession {
     /// Through the leader, which must have a quorum; a server that is cut off from it lets this end in
     /// [`Error::Lost`].
     async fn sync(&self) -> Result<(), Error> {
-        let answer = self.perform("sync", |client| async move { client.sync("/").await }).await?;
+        let answer =
+            self.perform(Operation::Sync, "sync", |client| async move { client.sync("/").await }).await?;
         answer.map_err(|error| self.refusal("/", error))
     }
 
@@ -347,19 +467,23 @@ impl Session for ZooKeeperSession {
             return self.connected().map(|_| ());
         };
         let paths: Vec<String> = changes.iter().map(|change| change.path().to_owned()).collect();
-        let (ephemeral, persistent) =
-            (self.create_options(zk::CreateMode::Ephemeral), self.create_options(zk::CreateMode::Persistent));
-        let answer = self.perform(&first, |client| async move {
+        let acls: Vec<_> = changes
+            .iter()
+            .map(|change| match change {
+                Change::Create { path, ephemeral, .. } => self.acl_for(path, *ephemeral),
+                _ => Cow::Borrowed(&[][..]),
+            })
+            .collect();
+        let answer = self.perform(Operation::Write, &first, |client| async move {
             let mut writer = client.new_multi_writer();
-            for (index, change) in changes.iter().enumerate() {
+            for (index, (change, acl)) in changes.iter().zip(&acls).enumerate() {
                 let added = match change {
                     // Version -1 asks only that there is such a znode.
                     Change::Check { path, version } => writer.add_check_version(path, version.unwrap_or(-1)),
-                    Change::Create { path, data, ephemeral: true } => {
-                        writer.add_create(path, data, &ephemeral)
-                    }
-                    Change::Create { path, data, ephemeral: false } => {
-                        writer.add_create(path, data, &persistent)
+                    Change::Create { path, data, ephemeral } => {
+                        let mode =
+                            if *ephemeral { zk::CreateMode::Ephemeral } else { zk::CreateMode::Persistent };
+                        writer.add_create(path, data, &mode.with_acls(zk::Acls::new(acl)))
                     }
                     Change::Set { path, data, version } => writer.add_set_data(path, data, *version),
                     Change::Delete { path, version } => writer.add_delete(path, *version),
@@ -378,10 +502,12 @@ impl Session for ZooKeeperSession {
 
     async fn create_sequential(&self, prefix: &str, data: Vec<u8>) -> Result<String, Error> {
         self.check_size([(prefix, data.len())].into_iter())?;
-        let (owned, options) = (prefix.to_owned(), self.create_options(zk::CreateMode::EphemeralSequential));
-        let answer = self
-            .perform(prefix, |client| async move { client.create(&owned, &data, &options).await })
-            .await?;
+        let (owned, acl) = (prefix.to_owned(), self.acl_for(prefix, true));
+        let create = |client: zk::Client| async move {
+            let options = zk::CreateMode::EphemeralSequential.with_acls(zk::Acls::new(&acl));
+            client.create(&owned, &data, &options).await
+        };
+        let answer = self.perform(Operation::Write, prefix, create).await?;
         let (_, sequence) = answer.map_err(|error| self.refusal(prefix, error))?;
         Ok(format!("{prefix}{sequence}"))
     }

@@ -20,6 +20,7 @@ pub fn store(settings: &ZookeeperSettings) -> Result<ZooKeeper, Error> {
     options.acl = match settings.acl {
         ZookeeperAcl::Open => Acl::Open,
         ZookeeperAcl::Creator => Acl::Creator,
+        ZookeeperAcl::Groups => Acl::Groups,
     };
     if let Some(path) = &settings.credentials_file {
         let login = Some(login(path)?);

@@ -10,6 +10,8 @@ use coordination::follow::{Decided, Followed, follow};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
 use coordination::{Error, Session, State, Store, Znode};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,6 +92,7 @@ pub struct Agent<S> {
     settings: Settings,
     report: watch::Receiver<Arc<Report>>,
     vote: watch::Receiver<Option<Vec<u8>>>,
+    announced: watch::Receiver<Option<BTreeSet<IpAddr>>>,
     followed: watch::Sender<Followed>,
     mode: watch::Sender<Mode>,
     maintenance: watch::Sender<bool>,
@@ -114,6 +117,7 @@ impl<S: Store> Agent<S> {
             settings,
             report,
             vote,
+            announced: watch::channel(None).1,
             followed: watch::Sender::new(Followed { decided: cached, ..Followed::default() }),
             mode: watch::Sender::new(Mode::Static),
             maintenance: watch::Sender::new(false),
@@ -130,6 +134,12 @@ impl<S: Store> Agent<S> {
             name: agent.name.subscribe(),
         };
         (agent, learnt)
+    }
+
+    /// Tells others also what it announces to routers, once that is known.
+    #[must_use]
+    pub fn announcing(self, announced: watch::Receiver<Option<BTreeSet<IpAddr>>>) -> Self {
+        Self { announced, ..self }
     }
 
     /// Lives in the tree until `stop` is ready, and leaves it: its ephemeral znodes go at once.
@@ -386,6 +396,7 @@ impl<S: Store> Agent<S> {
     ) {
         let (mut report, mut vote, mut followed) =
             (self.report.clone(), self.vote.clone(), self.followed.subscribe());
+        let mut announced = self.announced.clone();
         let mut is_in = false;
         loop {
             let now = Arc::clone(&report.borrow_and_update());
@@ -403,6 +414,7 @@ impl<S: Store> Agent<S> {
                     digest: now.digest.clone(),
                     mode: now.mode,
                     problem: now.problem.clone(),
+                    announced: announced.borrow_and_update().clone(),
                     extra: Default::default(),
                 };
                 put(applied, record.bytes().ok());
@@ -417,6 +429,7 @@ impl<S: Store> Agent<S> {
                 Ok(()) = report.changed() => {}
                 Ok(()) = vote.changed() => {}
                 Ok(()) = followed.changed() => {}
+                Ok(()) = announced.changed() => {}
                 else => std::future::pending().await,
             }
         }

@@ -1,5 +1,6 @@
 //! Leading: standing for election, and writing what [`Leader`] decides, fenced, for as long as the leadership lasts.
 
+use super::history::{History, ListLost};
 use super::leader::{self, Leader, PATTERNS, Publication, Published, View};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::{Decided, Followed};
@@ -10,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Applied, Assignment, Head, StateRecord as _, paths};
-use zk_schema::{NodeName, RecordError, VipName};
+use tracing::{error, info, warn};
+use zk_schema::tree::{Applied, Assignment, Decision, Head, StateRecord as _, paths};
+use zk_schema::{NodeName, RealName, RecordError, VipName};
 
 /// How often a leader looks at the clock when nothing changes.
 const TICK: Duration = Duration::from_millis(200);
@@ -68,11 +69,12 @@ impl Campaign {
         leading: &watch::Sender<Leading>,
     ) {
         let mut state = session.state();
+        let mut list_lost = ListLost::default();
         loop {
             if !State::wait_connected(&mut state).await {
                 return;
             }
-            let end = self.once(session, &followed, leading).await;
+            let end = self.once(session, &followed, leading, &mut list_lost).await;
             leading.send_if_modified(|leading| leading.term.take().is_some());
             match end {
                 Ok(End::Expired) => return,
@@ -98,6 +100,7 @@ impl Campaign {
         session: &S,
         followed: &watch::Receiver<Followed>,
         leading: &watch::Sender<Leading>,
+        list_lost: &mut ListLost,
     ) -> Result<End, ElectionError> {
         // Somebody may have deleted a part of the tree since this session began.
         if !ensure_skeleton(session).await? {
@@ -111,7 +114,7 @@ impl Campaign {
         let leadership = candidate.lead(beyond.term, wall()).await?;
         info!(term = leadership.term(), "leads");
         leading.send_replace(Leading { term: Some(leadership.term()), problem: None });
-        let end = self.lead(session, &leadership, known.as_deref(), beyond.epoch).await;
+        let end = self.lead(session, &leadership, known.as_deref(), beyond.epoch, list_lost).await;
         if !matches!(end, End::Expired) && *session.state().borrow() == State::Connected {
             candidate.leave().await?;
         }
@@ -134,6 +137,7 @@ impl Campaign {
         leadership: &Leadership<S>,
         known: Option<&Decided>,
         beyond: u64,
+        list_lost: &mut ListLost,
     ) -> End {
         let start = Instant::now();
         let mut state = session.state();
@@ -149,7 +153,10 @@ impl Campaign {
         let Some(first) = first else { return over(session) };
         let mut published = Published::parse(&first);
         let mut damaged = published.complete(known);
-        let mut leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed());
+        let newest = published.epoch().max(beyond);
+        let mut history = History::open(session, self.node.clone(), newest, list_lost).await;
+        let mut leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed())
+            .after(leadership.predecessor().cloned());
         let own = match session.watch(leadership.candidate()).await {
             Ok((Some(_), gone)) => gone,
             Ok((None, _)) => return End::SteppedDown("its candidate's znode is gone".to_owned()),
@@ -182,9 +189,9 @@ impl Campaign {
             }
             match leader.decide(&view, &damaged, start.elapsed()) {
                 Ok(None) => {}
-                Ok(Some(publication)) => match write(session, leadership, &publication).await {
+                Ok(Some(publication)) => match write(session, leadership, &publication, &mut history).await {
                     Ok(()) => {
-                        tell(&publication, &leader);
+                        tell(&publication);
                         leader.published(publication, start.elapsed());
                         damaged.clear();
                         echoed_by = Instant::now() + ECHO;
@@ -205,6 +212,15 @@ impl Campaign {
                         error!(error, "the decision cannot be written");
                         failed = Some(error);
                     }
+                }
+            }
+            let old = history.superfluous();
+            if !old.is_empty() {
+                match leadership.commit(old.clone()).await {
+                    Ok(()) => history.deleted(&old),
+                    Err(error) if History::is_to_blame(&error) => history.not_deleted(&error),
+                    Err(Error::Expired) => return End::Expired,
+                    Err(error) => return End::SteppedDown(error.to_string()),
                 }
             }
             tokio::select! {
@@ -289,80 +305,105 @@ enum WriteError {
     Record(#[from] RecordError),
 }
 
-/// Writes assignments, and the head after all of them: nodes act on the head alone.
+/// Writes a publication and its event; without the event where that is what fails.
 async fn write<S: Session>(
     session: &S,
     leadership: &Leadership<S>,
     publication: &Publication,
+    history: &mut History,
 ) -> Result<(), WriteError> {
-    let mut wanted: Vec<(String, Option<Vec<u8>>)> = Vec::new();
-    for (name, assignment) in &publication.changed {
-        let data = assignment.as_ref().map(|assignment| assignment.bytes()).transpose()?;
-        wanted.push((paths::assignment(name), data));
+    let epoch = publication.head.epoch;
+    for is_mended in [false, true] {
+        let event = history.change(publication);
+        let has_event = event.is_some();
+        match write_with(session, leadership, publication, event).await {
+            Ok(()) if has_event => return Ok(history.written(epoch)),
+            Err(WriteError::Store(error)) if History::is_to_blame(&error) => match is_mended {
+                false => history.mend(session, epoch, &error).await,
+                true => history.pause(&error),
+            },
+            other => return other,
+        }
     }
-    // Those that go, go after the head that no longer lists them.
-    wanted.sort_by_key(|(_, data)| data.is_none());
-    let first_gone = wanted.iter().position(|(_, data)| data.is_none()).unwrap_or(wanted.len());
-    wanted.insert(first_gone, (paths::ASSIGNMENTS.to_owned(), Some(publication.head.bytes()?)));
+    write_with(session, leadership, publication, None).await
+}
 
+/// Writes assignments, and the head after all of them: nodes act on the head alone. The event goes with the head.
+async fn write_with<S: Session>(
+    session: &S,
+    leadership: &Leadership<S>,
+    publication: &Publication,
+    event: Option<Change>,
+) -> Result<(), WriteError> {
     let names = session.children(paths::ASSIGNMENTS).await?.unwrap_or_default();
-    let names: BTreeSet<String> =
-        names.into_iter().map(|name| format!("{}/{name}", paths::ASSIGNMENTS)).collect();
-
-    let mut changes: Vec<Change> = Vec::new();
-    let mut bytes = 0;
-    for (path, data) in wanted {
-        let exists = path == paths::ASSIGNMENTS || names.contains(&path);
-        let size = data.as_ref().map_or(0, Vec::len);
-        if bytes + size > COMMIT_BYTES && !changes.is_empty() {
-            leadership.commit(std::mem::take(&mut changes)).await?;
-            bytes = 0;
-        }
-        bytes += size;
-        match (data, exists) {
-            (Some(data), true) => changes.push(Change::Set { path, data, version: None }),
-            (Some(data), false) => changes.push(Change::Create { path, data, ephemeral: false }),
-            (None, true) => changes.push(Change::Delete { path, version: None }),
-            (None, false) => {}
-        }
+    let names: BTreeSet<String> = names.into_iter().collect();
+    let mut batches = Batches { leadership, changes: Vec::new(), bytes: 0 };
+    for (name, assignment) in &publication.changed {
+        let Some(assignment) = assignment else { continue };
+        let (path, data) = (paths::assignment(name), assignment.bytes()?);
+        batches
+            .add(vec![match names.contains(name.as_str()) {
+                true => Change::Set { path, data, version: None },
+                false => Change::Create { path, data, ephemeral: false },
+            }])
+            .await?;
     }
-    leadership.commit(changes).await?;
+    let (path, data) = (paths::ASSIGNMENTS.to_owned(), publication.head.bytes()?);
+    let mut head = vec![Change::Set { path, data, version: None }];
+    head.extend(event);
+    batches.add(head).await?;
+    // Those that go, go after the head that no longer lists them.
+    let gone = publication.changed.iter().filter(|(_, assignment)| assignment.is_none());
+    for (name, _) in gone.filter(|(name, _)| names.contains(name.as_str())) {
+        batches.add(vec![Change::Delete { path: paths::assignment(name), version: None }]).await?;
+    }
+    batches.commit().await?;
     Ok(())
 }
 
+/// Changes in commits of a size that ZooKeeper takes.
+struct Batches<'a, S> {
+    leadership: &'a Leadership<S>,
+    changes: Vec<Change>,
+    bytes: usize,
+}
+
+impl<S: Session> Batches<'_, S> {
+    /// Adds changes that are to be made together.
+    async fn add(&mut self, changes: Vec<Change>) -> Result<(), Error> {
+        let size: usize = changes.iter().map(size).sum();
+        if self.bytes + size > COMMIT_BYTES && !self.changes.is_empty() {
+            self.commit().await?;
+        }
+        self.bytes += size;
+        self.changes.extend(changes);
+        Ok(())
+    }
+
+    async fn commit(&mut self) -> Result<(), Error> {
+        self.bytes = 0;
+        self.leadership.commit(std::mem::take(&mut self.changes)).await
+    }
+}
+
+fn size(change: &Change) -> usize {
+    match change {
+        Change::Create { data, .. } | Change::Set { data, .. } => data.len(),
+        Change::Check { .. } | Change::Delete { .. } => 0,
+    }
+}
+
 /// One line per decision.
-fn tell(publication: &Publication, leader: &Leader) {
-    let head = &publication.head;
-    let before = leader.in_force().head.as_ref();
-    for (vip, assignment) in &publication.changed {
-        match assignment {
-            Some(assignment) => {
-                info!(term = head.term, epoch = head.epoch, %vip, why = assignment.why, "decided");
-                let held = leader.in_force().assignments.get(vip).and_then(|old| old.held.as_ref());
-                if let Some(reason) = &assignment.held
-                    && held != Some(reason)
-                {
-                    warn!(%vip, reason, "removals are held");
-                }
-            }
-            None => info!(term = head.term, epoch = head.epoch, %vip, why = "the VIP was removed", "decided"),
+fn tell(publication: &Publication) {
+    let Head { term, epoch, .. } = publication.head;
+    for Decision { kind, vip, real, text, .. } in &publication.decisions {
+        let vip = vip.as_ref().map(VipName::as_str);
+        let real = real.as_ref().map(RealName::as_str);
+        match kind.as_str() {
+            "held" | "lagging" | "refused" => warn!(term, epoch, kind, vip, real, text, "decided"),
+            _ => info!(term, epoch, kind, vip, real, text, "decided"),
         }
     }
-    let none = BTreeSet::new();
-    for problem in head.problems.difference(before.map_or(&none, |head| &head.problems)) {
-        warn!(problem, "not accepted");
-    }
-    let nobody = BTreeSet::new();
-    for node in head.lagging.difference(before.map_or(&nobody, |head| &head.lagging)) {
-        warn!(%node, epoch = before.map_or(0, |head| head.epoch), "the node has not acknowledged in time");
-    }
-    debug!(
-        term = head.term,
-        epoch = head.epoch,
-        nodes = head.nodes.len(),
-        settling = head.settling,
-        "published"
-    );
 }
 
 /// Seconds since 1970.

@@ -5,6 +5,7 @@
 //! | [`agent`] | a node's life in the tree, session after session | the store |
 //! | [`lead`] | standing for election, and writing decisions while leading | the store |
 //! | [`leader`] | what a leader decides | none |
+//! | [`history`] | what is kept of its decisions | the store |
 //! | [`verdict`], [`probers`] | who probes what, and what their votes come to: of `coordination`, for `lbctl` too | none |
 //! | [`vote`] | what this node's probes find, as a record | channels |
 //! | [`simulated`] | nodes without packets | channels |
@@ -12,6 +13,7 @@
 
 pub mod agent;
 pub mod cache;
+pub mod history;
 pub mod lead;
 pub mod leader;
 pub mod simulated;

@@ -183,7 +183,13 @@ impl SimulatedNode {
                     mode: learnt.mode.clone(),
                 };
                 let (wanted, _) = watch::channel(Arc::default());
-                let outputs = Outputs { targets, wanted, status, report };
+                let outputs = Outputs {
+                    targets,
+                    wanted,
+                    status,
+                    report,
+                    turned: watch::Sender::new(tokio::time::Instant::now()),
+                };
                 let metrics = ControlMetrics::default();
                 let in_force = BTreeSet::new();
                 let control = Control::new(dataplane, Start::Fresh, in_force, Some(name), outputs, metrics);

@@ -128,7 +128,13 @@ impl Bench {
             mode: watch::channel(Mode::Live).1,
         };
         let (report, _) = watch::channel(Arc::default());
-        let outputs = Outputs { targets, wanted, status, report };
+        let outputs = Outputs {
+            targets,
+            wanted,
+            status,
+            report,
+            turned: watch::Sender::new(tokio::time::Instant::now()),
+        };
         let metrics = ControlMetrics::default();
         let control = Control::new(Arc::clone(&dataplane), start, in_force, None, outputs, metrics);
         let (stop, stopped) = oneshot::channel();

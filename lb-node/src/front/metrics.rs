@@ -12,6 +12,7 @@ use tokio::sync::watch;
 /// Encodes a front's status, as it is when somebody asks:
 ///
 /// - `announced{address="…"}`, for each address that is wanted or announced: 1 if it is announced, else 0;
+/// - `announcements_total`, `withdrawals_total`: times that an address was announced or withdrawn;
 /// - `announcer_errors_total`: times that the driver has failed.
 #[derive(Debug)]
 pub struct FrontMetrics {
@@ -36,9 +37,20 @@ impl Collector for FrontMetrics {
             let labels = [("address", address.to_string())];
             ConstGauge::new(announced).encode(family.encode_family(&labels)?)?;
         }
-        let help = "Times that announcing, withdrawing or looking after announcements has failed";
-        let errors = encoder.encode_descriptor("announcer_errors", help, None, MetricType::Counter)?;
-        ConstCounter::new(status.errors).encode(errors)
+        let counters = [
+            ("announcements", "Times that an address was announced", status.announcements),
+            ("withdrawals", "Times that an address was withdrawn", status.withdrawals),
+            (
+                "announcer_errors",
+                "Times that announcing, withdrawing or looking after announcements has failed",
+                status.errors,
+            ),
+        ];
+        for (name, help, value) in counters {
+            let counter = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(value).encode(counter)?;
+        }
+        Ok(())
     }
 }
 
@@ -53,6 +65,8 @@ mod tests {
         let status = FrontStatus {
             wanted: ["198.51.100.10".parse().unwrap(), "2001:db8::10".parse().unwrap()].into(),
             announced: ["198.51.100.9".parse().unwrap(), "2001:db8::10".parse().unwrap()].into(),
+            announcements: 5,
+            withdrawals: 4,
             errors: 3,
             problem: None,
         };
@@ -67,6 +81,8 @@ mod tests {
                 "drover_announced{address=\"198.51.100.9\"} 1.0",
                 "drover_announced{address=\"198.51.100.10\"} 0.0",
                 "drover_announced{address=\"2001:db8::10\"} 1.0",
+                "drover_announcements_total 5",
+                "drover_withdrawals_total 4",
                 "drover_announcer_errors_total 3",
             ]
         );

@@ -184,6 +184,10 @@ pub struct FrontStatus {
     pub wanted: BTreeSet<IpAddr>,
     /// What is announced, as far as is known.
     pub announced: BTreeSet<IpAddr>,
+    /// Addresses that were announced, counted once for each time.
+    pub announcements: u64,
+    /// Addresses that were withdrawn, counted once for each time.
+    pub withdrawals: u64,
     /// Times that the driver has failed.
     pub errors: u64,
     /// What is wrong with the driver; `None` if nothing.
@@ -297,9 +301,15 @@ impl<A: Announcer> Front<A> {
             Err(_) => self.schedule.failed(target, Instant::now().into_std()),
         }
         let before = self.status.borrow().clone();
+        let announced = self.announcer.announced();
+        let count = |new: &BTreeSet<IpAddr>, old: &BTreeSet<IpAddr>| {
+            u64::try_from(new.difference(old).count()).unwrap_or(u64::MAX)
+        };
         let status = FrontStatus {
             wanted: before.wanted.clone(),
-            announced: self.announcer.announced().clone(),
+            announcements: before.announcements + count(announced, &before.announced),
+            withdrawals: before.withdrawals + count(&before.announced, announced),
+            announced: announced.clone(),
             errors: before.errors + u64::from(outcome.is_err()),
             problem: outcome.as_ref().err().map(ToString::to_string),
         };

@@ -8,15 +8,17 @@ use prometheus_client::metrics::family::{Family, MetricConstructor};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use zk_schema::{RealName, VipName};
 
 /// Upper bounds of the duration buckets, in seconds: a local answer, a distant one, the usual timeouts.
 const BUCKETS: [f64; 8] = [0.001, 0.005, 0.025, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct TargetLabels {
+struct VipLabels {
     vip: String,
-    real: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,7 +49,9 @@ impl MetricConstructor<Histogram> for Durations {
 #[derive(Clone)]
 pub struct ProbeMetrics {
     probes: Family<OutcomeLabels, Counter>,
-    durations: Family<TargetLabels, Histogram, Durations>,
+    durations: Family<VipLabels, Histogram, Durations>,
+    /// The reals of each VIP that were probed: when the last is forgotten, so are the VIP's durations.
+    probed: Arc<Mutex<BTreeMap<VipName, BTreeSet<RealName>>>>,
     in_flight: Gauge,
     in_flight_limit: Gauge,
 }
@@ -57,6 +61,7 @@ impl Default for ProbeMetrics {
         Self {
             probes: Family::default(),
             durations: Family::new_with_constructor(Durations),
+            probed: Arc::default(),
             in_flight: Gauge::default(),
             in_flight_limit: Gauge::default(),
         }
@@ -65,7 +70,7 @@ impl Default for ProbeMetrics {
 
 impl ProbeMetrics {
     /// Registers, under the registry's prefix (`drover`): `probes_total{vip,real,outcome}`,
-    /// `probe_duration_seconds{vip,real}`, `probes_in_flight` and `probes_in_flight_limit`.
+    /// `probe_duration_seconds{vip}` (by real there would be too many), `probes_in_flight` and `probes_in_flight_limit`.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("probes", "Health probes by outcome", self.probes.clone());
         registry.register_with_unit(
@@ -90,7 +95,14 @@ impl ProbeMetrics {
             Outcome::Inconclusive(_) => OutcomeLabel::inconclusive,
         };
         self.probes.get_or_create(&outcome_labels(target, outcome)).inc();
-        self.durations.get_or_create(&target_labels(target)).observe(duration.as_secs_f64());
+        let (vip, real) = target;
+        self.durations.get_or_create(&vip_labels(vip)).observe(duration.as_secs_f64());
+        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        match probed.get_mut(vip) {
+            Some(reals) if reals.contains(real) => {}
+            Some(reals) => drop(reals.insert(real.clone())),
+            None => drop(probed.insert(vip.clone(), [real.clone()].into())),
+        }
     }
 
     /// Drops the series of a target that is probed no more.
@@ -98,7 +110,14 @@ impl ProbeMetrics {
         for outcome in [OutcomeLabel::success, OutcomeLabel::failure, OutcomeLabel::inconclusive] {
             self.probes.remove(&outcome_labels(target, outcome));
         }
-        self.durations.remove(&target_labels(target));
+        let (vip, real) = target;
+        let mut probed = self.probed.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(reals) = probed.get_mut(vip) else { return };
+        reals.remove(real);
+        if reals.is_empty() {
+            probed.remove(vip);
+            self.durations.remove(&vip_labels(vip));
+        }
     }
 
     /// Publishes how many probes are under way, and the cap.
@@ -108,8 +127,8 @@ impl ProbeMetrics {
     }
 }
 
-fn target_labels((vip, real): &Key) -> TargetLabels {
-    TargetLabels { vip: vip.to_string(), real: real.to_string() }
+fn vip_labels(vip: &VipName) -> VipLabels {
+    VipLabels { vip: vip.to_string() }
 }
 
 fn outcome_labels((vip, real): &Key, outcome: OutcomeLabel) -> OutcomeLabels {
@@ -137,19 +156,24 @@ mod tests {
         metrics.probed(&key, &Outcome::Success, Duration::from_millis(3));
         metrics.probed(&key, &Outcome::Failure("refused".into()), Duration::from_millis(3));
         metrics.probed(&key, &Outcome::Failure("refused".into()), Duration::from_millis(3));
+        let other = (name("mqtt"), name("b2"));
+        metrics.probed(&other, &Outcome::Success, Duration::from_millis(3));
         metrics.in_flight(2, 256);
         let lines = text(&metrics);
         for line in [
             r#"drover_probes_total{vip="mqtt",real="b1",outcome="success"} 1"#,
             r#"drover_probes_total{vip="mqtt",real="b1",outcome="failure"} 2"#,
-            r#"drover_probe_duration_seconds_count{vip="mqtt",real="b1"} 3"#,
-            r#"drover_probe_duration_seconds_bucket{le="0.005",vip="mqtt",real="b1"} 3"#,
+            r#"drover_probe_duration_seconds_count{vip="mqtt"} 4"#,
+            r#"drover_probe_duration_seconds_bucket{le="0.005",vip="mqtt"} 4"#,
             "drover_probes_in_flight 2",
             "drover_probes_in_flight_limit 256",
         ] {
             assert!(lines.lines().any(|l| l == line), "{line} is missing in\n{lines}");
         }
         metrics.forget(&key);
-        assert!(!text(&metrics).contains("b1"));
+        let lines = text(&metrics);
+        assert!(!lines.contains("b1") && lines.contains("probe_duration_seconds_count{"), "{lines}");
+        metrics.forget(&other);
+        assert!(!text(&metrics).contains("mqtt"));
     }
 }

@@ -3,6 +3,7 @@
 use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
+use crate::process_metrics::ProcessMetrics;
 use anyhow::{Context as _, Result};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -11,7 +12,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
-use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge};
+use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -83,6 +84,9 @@ pub(super) async fn serve(
         format!("cannot listen on {address}: choose another address and port with --admin")
     })?;
     let mut registry = Registry::default();
+    registry.register_collector(Box::new(ProcessMetrics));
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    registry.register("drover_build", "The program that answers", version);
     registry.register_collector(Box::new(counters));
     if let Some(registration) = &status.registration {
         registry.register_collector(Box::new(Registration(registration.clone())));
@@ -203,6 +207,17 @@ impl Collector for Registration {
         for (vip, place) in &standing.vips {
             let labels = [("vip", vip.as_str())];
             ConstGauge::new(i64::from(place.registered)).encode(registered.encode_family(&labels)?)?;
+        }
+        let mut connections = encoder.encode_descriptor(
+            "drover_real_connections",
+            "Clients' connections to the VIP that are established at this host",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (vip, place) in &standing.vips {
+            let Some(count) = place.connections else { continue };
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(connections.encode_family(&[("vip", vip.as_str())])?)?;
         }
         Ok(())
     }

@@ -13,6 +13,7 @@
 
 mod admin;
 mod host;
+mod load;
 mod pins;
 mod prefix;
 mod program;
@@ -20,6 +21,7 @@ pub mod registration;
 
 pub use prefix::{Prefix, PrefixError};
 
+use crate::notify::Notifier;
 use anyhow::{Context as _, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use host::{Host, Journal};
@@ -163,6 +165,15 @@ fn validate_interface(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// The name of a network interface, as a command line has it.
+///
+/// # Errors
+///
+/// If no interface could be called so.
+pub(crate) fn parse_interface(name: &str) -> Result<String> {
+    validate_interface(name).map(|()| name.to_owned())
+}
+
 /// Makes this host a real and keeps it one until SIGTERM or SIGINT. Program and VIPs stay when this
 /// returns: see [`detach`].
 ///
@@ -203,12 +214,16 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
         false => None,
     };
     let (mut real, counters) = Real::start(options, host).await?;
+    let mut notifier = Notifier::from_env(REREAD);
+    notifier.ready();
     let in_place = watch::Sender::new(real.in_place());
     let mut registration =
         registrar.map(|prepared| prepared.start(in_place.subscribe(), real.before.clone()));
     let standing = registration.as_ref().map(Registration::standing);
     let _admin = match real.options.admin {
-        Some(address) => Some(AbortOnDrop(admin::serve(address, real.status(standing), counters).await?)),
+        Some(address) => {
+            Some(AbortOnDrop(admin::serve(address, real.status(standing.clone()), counters).await?))
+        }
         None => None,
     };
     let mut stop = pin!(stop);
@@ -217,6 +232,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     reread.reset();
     let mut listening = true;
     loop {
+        notifier.status(&real.summary(standing.as_ref()));
         tokio::select! {
             () = &mut stop => break,
             _ = reread.tick() => {}
@@ -235,7 +251,9 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
                 while changes.try_recv().is_ok() {}
             }
         }
-        match real.reconcile().await {
+        let outcome = real.reconcile().await;
+        notifier.alive(outcome.is_ok());
+        match outcome {
             // From its first success on, whether the host takes packets is for the nodes' probes to tell.
             Ok(()) => drop(in_place.send_replace(real.in_place())),
             Err(error) => {
@@ -243,6 +261,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
             }
         }
     }
+    notifier.stopping(real.options.registration.drain_wait(), "stopping; the program stays on the interface");
     if let Some(registration) = registration {
         registration.stop().await;
         tokio::time::sleep(real.options.registration.drain_wait()).await;
@@ -359,6 +378,14 @@ impl Real {
             self.program.attach(&self.host, interface, self.options.xdp_mode, &self.pins).await?;
         }
         self.journal.apply(&self.host, interface, &vips).await
+    }
+
+    /// How it is, in one line.
+    fn summary(&self, standing: Option<&watch::Receiver<Standing>>) -> String {
+        let problems = standing.map_or_else(Vec::new, |standing| standing.borrow().problems());
+        let vips = self.vips.borrow().len();
+        let problems = problems.iter().map(|problem| format!("; {problem}")).collect::<String>();
+        format!("decapsulating on {} for {vips} VIPs{problems}", self.options.interface)
     }
 
     fn status(&self, registration: Option<watch::Receiver<Standing>>) -> admin::Status {

@@ -19,8 +19,6 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
-
 /// How often, and for how long, an attach is tried again while the kernel still lets go of the link
 /// that was there before.
 const RELEASE_POLL: Duration = Duration::from_millis(20);
@@ -45,7 +43,9 @@ impl Program {
         for name in maps::ALL {
             loader.map_pin_path(name, pins.map(name));
         }
-        let mut ebpf = loader.load(OBJECT).context("cannot create the maps of the decapsulation program")?;
+        let mut ebpf = loader
+            .load(crate::DECAPSULATION)
+            .context("cannot create the maps of the decapsulation program")?;
         let program = xdp(&mut ebpf)?;
         program.load().context("the kernel refuses the decapsulation program")?;
         let id = program.info().context("cannot read the program's number")?.id();

@@ -1,7 +1,7 @@
 //! A data plane on an interface of its own, and packets run through its program.
 
 use crate::packet::{NODE_MAC, routed};
-use lb_node::dataplane::{Applied, Dataplane, Settings, Start};
+use lb_node::dataplane::{Applied, Dataplane, Settings, Start, Statistics};
 use lb_node::nexthop::{Mac, NextHop, NextHops};
 use lb_node::program::{Program, RealProgram, VipProgram};
 use slot_table::flow::{self, Flow, Seed};
@@ -78,26 +78,31 @@ pub(crate) fn settings() -> Settings {
     }
 }
 
-/// Runs `test` on a thread in network and mount namespaces of its own, with a veth `front` (its other
-/// end is `back`) and an empty bpffs.
+/// Runs `test` on a thread of its own that has been [isolated](isolate).
 pub(crate) fn alone<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
     let thread = std::thread::spawn(|| {
-        // SAFETY: the calls take no pointers that outlive them, and concern this thread only.
-        unsafe {
-            assert_eq!(libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS), 0, "needs root");
-            let private = libc::MS_REC | libc::MS_PRIVATE;
-            assert_eq!(libc::mount(c"".as_ptr(), c"/".as_ptr(), c"".as_ptr(), private, std::ptr::null()), 0);
-            let (kind, at) = (c"bpf".as_ptr(), c"/sys/fs/bpf".as_ptr());
-            assert_eq!(libc::mount(kind, at, kind, 0, std::ptr::null()), 0, "a bpffs");
-        }
-        // The kernel's own packets would be counted among the test's.
-        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
-        ip_link(&format!("link add {INTERFACE} type veth peer name back"));
-        ip_link(&format!("link set {INTERFACE} up"));
-        ip_link("link set back up");
+        isolate();
         test()
     });
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Gives the thread network and mount namespaces of its own, with a veth `front` (its other end is `back`) and an
+/// empty bpffs. They end with the thread.
+pub(crate) fn isolate() {
+    // SAFETY: the calls take no pointers that outlive them, and concern this thread only.
+    unsafe {
+        assert_eq!(libc::unshare(libc::CLONE_NEWNET | libc::CLONE_NEWNS), 0, "needs root");
+        let private = libc::MS_REC | libc::MS_PRIVATE;
+        assert_eq!(libc::mount(c"".as_ptr(), c"/".as_ptr(), c"".as_ptr(), private, std::ptr::null()), 0);
+        let (kind, at) = (c"bpf".as_ptr(), c"/sys/fs/bpf".as_ptr());
+        assert_eq!(libc::mount(kind, at, kind, 0, std::ptr::null()), 0, "a bpffs");
+    }
+    // The kernel's own packets would be counted among the test's.
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+    ip_link(&format!("link add {INTERFACE} type veth peer name back"));
+    ip_link(&format!("link set {INTERFACE} up"));
+    ip_link("link set back up");
 }
 
 /// Runs `ip` in the thread's namespace and returns what it prints.
@@ -174,44 +179,24 @@ impl Bench {
 
     /// All counters that are not zero.
     pub(crate) fn counters(&self) -> Counted {
-        let statistics = self.dataplane.statistics().unwrap();
-        let mut all = Counted::new();
-        for ((vip, real), counters) in &statistics.reals {
-            for (what, count) in [
-                ("packets", counters.packets),
-                ("bytes", counters.bytes),
-                ("connections", counters.connections),
-                ("icmp_errors", counters.icmp_errors),
-            ] {
-                if count != 0 {
-                    all.insert(format!("reals/{}/{}/{what}", vip.as_str(), real.as_str()), count);
-                }
-            }
-        }
-        for ((vip, reason), count) in statistics.drops.iter().filter(|(_, count)| **count != 0) {
-            let vip = vip.as_ref().map_or("", |vip| vip.as_str());
-            all.insert(format!("drops/{vip}/{reason}"), *count);
-        }
-        for (event, count) in statistics.events.iter().filter(|(_, count)| **count != 0) {
-            all.insert(format!("events/{event}"), *count);
-        }
-        all
+        rise(&Statistics::default(), &self.statistics())
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        self.dataplane.statistics().unwrap()
     }
 
     /// Runs one frame through the program.
     pub(crate) fn run(&self, input: &[u8]) -> Ran {
-        self.run_from(&mut self.counters(), input)
+        self.run_from(&mut self.statistics(), input)
     }
 
     /// The same with the counters' present values in hand; they are brought up to date.
-    pub(crate) fn run_from(&self, before: &mut Counted, input: &[u8]) -> Ran {
+    pub(crate) fn run_from(&self, before: &mut Statistics, input: &[u8]) -> Ran {
         let (verdict, frame) = test_run(&self.program_fd(), input, None);
-        let after = self.counters();
-        let mut counted = after.clone();
-        for (name, count) in std::mem::replace(before, after) {
-            *counted.get_mut(&name).expect("counters never fall") -= count;
-        }
-        counted.retain(|_, count| *count != 0);
+        let after = self.statistics();
+        let counted = rise(before, &after);
+        *before = after;
         Ran { verdict, frame, counted }
     }
 
@@ -266,6 +251,37 @@ impl Bench {
         assert_eq!(ran.counted.remove(&format!("{prefix}/bytes")), Some(length as u64));
         ran.counted
     }
+}
+
+/// By how much counters rose, those that did.
+fn rise(before: &Statistics, after: &Statistics) -> Counted {
+    let mut all = Counted::new();
+    let mut note = |name: &dyn Fn() -> String, before: u64, after: u64| {
+        let rise = after.checked_sub(before).expect("counters never fall");
+        if rise != 0 {
+            all.insert(name(), rise);
+        }
+    };
+    for (key @ (vip, real), after) in &after.reals {
+        let before = before.reals.get(key).copied().unwrap_or_default();
+        for (what, before, after) in [
+            ("packets", before.packets, after.packets),
+            ("bytes", before.bytes, after.bytes),
+            ("connections", before.connections, after.connections),
+            ("icmp_errors", before.icmp_errors, after.icmp_errors),
+        ] {
+            note(&|| format!("reals/{vip}/{real}/{what}"), before, after);
+        }
+    }
+    for (key @ (vip, reason), after) in &after.drops {
+        let vip = vip.as_ref().map_or("", |vip| vip.as_str());
+        let before = before.drops.get(key).copied().unwrap_or_default();
+        note(&|| format!("drops/{vip}/{reason}"), before, *after);
+    }
+    for (event, after) in &after.events {
+        note(&|| format!("events/{event}"), before.events.get(event).copied().unwrap_or_default(), *after);
+    }
+    all
 }
 
 /// Counters that each rose by one.

@@ -15,6 +15,7 @@ mod encapsulation;
 mod fragments;
 mod headers;
 mod icmp;
+mod judge;
 mod malformed;
 mod packet;
 mod pass;

@@ -2,6 +2,7 @@
 //! own. Needs root; namespaces and mounts are private to the test's threads and end with them.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+mod bench;
 mod host;
 mod packet;
 mod program;

@@ -292,6 +292,7 @@ impl Chaos {
                 garbage.extend(reals.iter().map(|real| paths::real(&name, real)));
                 self.scribble(&garbage).await
             }
+            (13, _) if self.chance.one_in(3) => self.spoil_history().await,
             (13, _) => {
                 let mut garbage = vec![paths::ASSIGNMENTS.to_owned()];
                 garbage.extend(vips.iter().map(paths::assignment));
@@ -334,6 +335,23 @@ impl Chaos {
         let outcome =
             self.change(Change::Set { path: path.clone(), data: data.clone(), version: None }).await;
         format!("{path} is overwritten with {:?}: {outcome:?}", String::from_utf8_lossy(&data))
+    }
+
+    /// Deletes all events with their parent, or adds many that no leader wrote.
+    async fn spoil_history(&mut self) -> String {
+        let there = self.world.store.dump().into_keys();
+        let events: Vec<String> = there.filter(|path| path.starts_with(paths::EVENTS)).rev().collect();
+        if self.chance.one_in(2) {
+            let delete = |path| Change::Delete { path, version: None };
+            let outcome = self.world.operate(events.into_iter().map(delete).collect()).await;
+            return format!("all events are deleted: {outcome:?}");
+        }
+        let first = *self.chance.of(&[1, 30, u64::MAX - 500]).expect("not empty");
+        let forged = (first..first + 400).map(paths::event).chain([format!("{}/0-notes", paths::EVENTS)]);
+        let forged = forged.filter(|path| !events.contains(path));
+        let create = |path| Change::Create { path, data: b"{".to_vec(), ephemeral: false };
+        let outcome = self.world.operate(forged.map(create).collect()).await;
+        format!("400 events are forged from {first} on: {outcome:?}")
     }
 
     async fn change(&self, change: Change) -> Result<(), Error> {

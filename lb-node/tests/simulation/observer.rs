@@ -12,7 +12,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Applied, Assignment, Head, Mode, StateRecord as _, Term, Vote};
+use zk_schema::tree::{Applied, Assignment, Event, Head, Mode, StateRecord as _, Term, Vote};
 use zk_schema::{NodeName, RealName, VipName};
 
 /// How long a real must have been well until nobody may take it out any more: longer than votes of the past live.
@@ -51,6 +51,8 @@ pub(crate) struct Observer {
     /// Heads by epoch, and the newest one's order.
     heads: BTreeMap<u64, Head>,
     newest: (u64, u64),
+    /// The epoch of a head that has no event yet.
+    untold: Option<u64>,
     in_force: BTreeMap<NodeName, InForce>,
     /// The newest start of each node.
     starts: BTreeMap<NodeName, u64>,
@@ -90,6 +92,7 @@ impl Observer {
             assignments: HashMap::new(),
             heads: BTreeMap::new(),
             newest: (0, 0),
+            untold: None,
             in_force: BTreeMap::new(),
             starts: BTreeMap::new(),
             damaged: BTreeSet::new(),
@@ -159,6 +162,9 @@ impl Observer {
             self.entry(&entry).map_err(|problem| self.blame(entry.at, &problem))?;
         }
         let now = Instant::now();
+        if let Some(epoch) = self.untold {
+            return Err(self.blame(now, &format!("the head of epoch {epoch} has no event")));
+        }
         for (name, node) in world.running() {
             let reported = node.report.borrow().mode;
             if [reported, *node.learnt.mode.borrow()].contains(&Mode::Autonomous) {
@@ -200,6 +206,12 @@ impl Observer {
                 let unknown: Vec<String> = vote.unknown.iter().map(ToString::to_string).collect();
                 format!("since {} suspect {} down {down:?} unknown {unknown:?}", vote.targets, vote.suspect)
             }),
+            // It holds the time of day.
+            (["events", _], Some(data)) => Event::parse(data).ok().map(|event| {
+                let decisions =
+                    event.decisions.iter().map(|decision| format!("{}: {}", decision.kind, decision.text));
+                decisions.collect::<Vec<_>>().join("; ")
+            }),
             _ => text.clone(),
         };
         let shown = shown.unwrap_or_else(|| "-".to_owned());
@@ -239,6 +251,16 @@ impl Observer {
             (["assignments"], Some(data)) if by_leader && !data.is_empty() => {
                 let head = Head::parse(data).map_err(|error| format!("the head: {error}"))?;
                 self.head(head)?;
+            }
+            (["events", name], Some(data)) if by_leader => {
+                let event = Event::parse(data).map_err(|error| format!("{}: {error}", entry.path))?;
+                let of = (event.term, event.epoch);
+                if of != self.newest
+                    || self.untold.take() != Some(event.epoch)
+                    || name.parse() != Ok(event.epoch)
+                {
+                    return Err(format!("an event {name} of {of:?} after head {:?}", self.newest));
+                }
             }
             (["assignments", vip], _) if !by_leader => {
                 let name = vip.parse::<VipName>().map_err(|error| format!("{vip}: {error}"))?;
@@ -286,6 +308,9 @@ impl Observer {
             if !self.assignments.contains_key(&(vip.clone(), entry.digest.clone())) {
                 return Err(format!("head {:?} lists {vip} as nobody wrote it", head.order()));
             }
+        }
+        if let Some(epoch) = self.untold.replace(head.epoch) {
+            return Err(format!("the head of epoch {epoch} has no event"));
         }
         self.newest = head.order();
         match self.heads.insert(head.epoch, head) {

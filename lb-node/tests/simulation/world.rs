@@ -5,6 +5,7 @@ use coordination::memory::{MemoryClient, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Error, Session as _, Store as _};
 use lb_node::cluster::agent::Settings;
+use lb_node::cluster::history;
 use lb_node::cluster::leader;
 use lb_node::cluster::simulated::SimulatedNode;
 use lb_node::compile::TableCache;
@@ -296,6 +297,11 @@ impl World {
         let leaders: Vec<_> = leaders.collect();
         if leaders.len() != 1 || leaders[0].1 != head.term {
             return Err(format!("{leaders:?} lead, the head's term is {}", head.term));
+        }
+        let events = self.store.dump().into_keys().filter(|path| path.starts_with(&paths::event(0)[..15]));
+        let events = events.filter(|path| !path.ends_with("-notes")).count();
+        if events > history::MOST {
+            return Err(format!("{events} events are kept"));
         }
         let mut digests = BTreeSet::new();
         for (name, node) in self.running() {

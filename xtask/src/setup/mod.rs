@@ -4,6 +4,9 @@
 
 mod bpf_linker;
 mod bpffs;
+mod debian;
+pub(crate) mod kubectl;
+pub(crate) mod kubernetes_validate;
 mod packages;
 mod rust_src;
 mod toolchain;
@@ -12,6 +15,8 @@ use crate::{process, workspace::Workspace};
 use anyhow::{Result, bail};
 use bpf_linker::BpfLinker;
 use bpffs::Bpffs;
+use kubectl::Kubectl;
+use kubernetes_validate::KubernetesValidate;
 use packages::Packages;
 use rust_src::RustSrc;
 use std::{process::ExitCode, time::Instant};
@@ -20,7 +25,7 @@ use toolchain::Toolchain;
 /// Brings this machine to where everything builds, runs and can be tested.
 ///
 /// Installs missing Debian packages (apt-get, needs root), the standard library's sources for the pinned compiler,
-/// and bpf-linker into target/tools (built once, about two minutes), and mounts bpffs at /sys/fs/bpf. Does only what is
+/// bpf-linker (built once, about two minutes) and the checkers of manifests into target/tools, and mounts bpffs at /sys/fs/bpf. Does only what is
 /// missing, so that a second run takes no time. Never enables or starts a service. Where it lacks the rights or
 /// the package manager, it says what to install by hand.
 #[derive(clap::Args)]
@@ -35,6 +40,8 @@ pub(crate) struct Args {
 pub(crate) enum Scope {
     /// Compiling, and tests without root: never needs root itself.
     Build,
+    /// Also what the lint checks of manifests take.
+    Lint,
     /// Also what runs in network namespaces: brokers, clients, packet parsers, bpffs.
     Run,
 }
@@ -73,6 +80,10 @@ pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
 fn steps<'a>(workspace: &'a Workspace, toolchain: &'a Toolchain, scope: Scope) -> Vec<Box<dyn Step + 'a>> {
     let mut steps: Vec<Box<dyn Step>> =
         vec![Box::new(RustSrc { workspace, toolchain }), Box::new(BpfLinker { workspace, toolchain })];
+    if scope != Scope::Build {
+        steps.push(Box::new(Kubectl { workspace }));
+        steps.push(Box::new(KubernetesValidate { workspace }));
+    }
     if scope == Scope::Run {
         // The packages first: they may bring a linker that building bpf-linker needs.
         steps.insert(0, Box::new(Packages { workspace }));

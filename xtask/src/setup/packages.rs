@@ -41,7 +41,11 @@ const PACKAGES: &[Package] = &[
     // Without a service; the one is in the package zookeeperd.
     package("zookeeper", "/usr/share/java/zookeeper.jar", "the ZooKeeper servers of tests and demo"),
     package("openssl", "openssl", "certificates of tests"),
+    package("faketime", "faketime", "tests of clocks that differ"),
     package("curl", "curl", "tests of the HTTP endpoints"),
+    // Without the package systemd-sysv, which would make it this machine's init.
+    package("systemd", "systemd-analyze", "checking the units"),
+    package("python3-venv", "python3", "the checker of manifests"),
 ];
 
 /// The packages above that would start a service, each with the service's name.

@@ -1,6 +1,6 @@
-//! Formatting and clippy.
+//! Formatting, clippy, and what the product is deployed with.
 
-use super::report::Report;
+use super::{manifests, report::Report, units};
 use crate::{process, workspace::Workspace};
 use anyhow::Result;
 
@@ -32,5 +32,8 @@ pub(super) fn run(workspace: &Workspace, features: &str, report: &mut Report) ->
         .args(["--", "-D", "warnings"])
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH));
-    report.check("clippy of the BPF programs", &mut clippy_bpf)
+    report.check("clippy of the BPF programs", &mut clippy_bpf)?;
+
+    manifests::run(workspace, report)?;
+    units::run(workspace, report)
 }

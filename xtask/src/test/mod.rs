@@ -5,8 +5,10 @@
 //! unit tests and end-to-end tests share one build.
 
 mod lint;
+mod manifests;
 mod programs;
 mod report;
+mod units;
 
 use crate::{
     metadata::Metadata,
@@ -46,7 +48,7 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// rustfmt, and clippy with warnings denied, also for the BPF programs.
+    /// rustfmt, clippy with warnings denied, also for the BPF programs, Kubernetes' manifests and systemd's units.
     Lint,
     /// Unit, property and documentation tests: no root, no network beyond loopback.
     Unit,
@@ -61,7 +63,12 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         let what = "the end-to-end tests (all but `--only lint` and `--only unit`) load BPF programs";
         process::need_root(what)?;
     }
-    setup::ensure(workspace, if root_needed { Scope::Run } else { Scope::Build })?;
+    let scope = match () {
+        () if root_needed => Scope::Run,
+        () if wanted(Part::Lint) => Scope::Lint,
+        () => Scope::Build,
+    };
+    setup::ensure(workspace, scope)?;
 
     let metadata = Metadata::read(workspace)?;
     let features = metadata.with_feature(ROOT_FEATURE).join(",");

@@ -4,10 +4,12 @@
 //! is written by nodes: what a node is ([`Member`]), finds ([`Vote`]) and has in force ([`Applied`]), and what the
 //! leader decided ([`Term`], [`Assignment`], [`Head`]).
 
+mod access;
 pub mod paths;
 mod registration;
 mod state;
 
+pub use access::{Access, AccessId, AccessIdError};
 pub use registration::Registrant;
 pub use state::{
     Adoption, Applied, Assignment, Decision, Entry, Event, Finding, Flag, Head, Load, Member, Mode, Past,

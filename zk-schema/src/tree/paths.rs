@@ -4,6 +4,8 @@ use crate::{NodeName, RealName, VipName};
 
 /// The cluster's record, and the root of all.
 pub const CLUSTER: &str = "/drover";
+/// Who may do what, where the tree is closed.
+pub const ACCESS: &str = "/drover/access";
 /// VIPs, by name.
 pub const VIPS: &str = "/drover/vips";
 /// Flags by which operators steer.

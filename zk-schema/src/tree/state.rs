@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// Largest such record, in bytes: ZooKeeper breaks connections over records near 1 MiB.
@@ -285,6 +285,9 @@ pub struct Applied {
     /// Why something newer is not in force, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// Addresses of VIPs that the node announces to routers; `None` where the node does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announced: Option<BTreeSet<IpAddr>>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,

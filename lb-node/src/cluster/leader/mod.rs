@@ -9,6 +9,7 @@
 //! - Removals need trust: none while the leader settles, beyond the VIP's panic threshold, or while most nodes are
 //!   missing.
 
+mod story;
 mod view;
 mod wish;
 
@@ -20,7 +21,9 @@ use crate::control::first_round;
 use crate::health::panic::{self, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use zk_schema::tree::{Adoption, Assignment, Entry, Head, Mode, Past, StateRecord as _, Target, paths};
+use zk_schema::tree::{
+    Adoption, Assignment, Decision, Entry, Head, Mode, Past, StateRecord as _, Target, Term, paths,
+};
 use zk_schema::{NodeName, RealName, RecordError, VipName, VipState};
 
 /// Earlier weights that an assignment keeps.
@@ -59,6 +62,10 @@ pub struct Leader {
     unlisted: BTreeSet<VipName>,
     /// What was removed lately.
     removed: Removed,
+    /// The leadership before this one.
+    predecessor: Option<Term>,
+    /// The verdicts that have been told.
+    told: BTreeMap<Target, Verdict>,
 }
 
 /// What is to be written, all of it at once or in pieces with the head last.
@@ -68,6 +75,8 @@ pub struct Publication {
     pub head: Head,
     /// Assignments that change; `None`: the VIP goes.
     pub changed: BTreeMap<VipName, Option<Assignment>>,
+    /// What that comes to, for people who ask later.
+    pub decisions: Vec<Decision>,
 }
 
 impl Leader {
@@ -96,12 +105,20 @@ impl Leader {
             settling_since: now,
             unlisted,
             removed: Removed::default(),
+            predecessor: None,
+            told: verdicts.clone(),
             published,
             head_since: now,
             verdicts,
             known_since,
             announced_since,
         }
+    }
+
+    /// Tells it of the leadership before it.
+    #[must_use]
+    pub fn after(self, predecessor: Option<Term>) -> Self {
+        Self { predecessor, ..self }
     }
 
     /// The number of the leadership.
@@ -197,13 +214,18 @@ impl Leader {
             extra: head.map(|head| head.extra.clone()).unwrap_or_default(),
         };
         let same_head = head.is_some_and(|head| Head { epoch: head.epoch, ..new.clone() } == *head);
-        Ok((!changed.is_empty() || !same_head).then_some(Publication { head: new, changed }))
+        if changed.is_empty() && same_head {
+            return Ok(None);
+        }
+        let decisions = story::tell(self, view, &new, &changed);
+        Ok(Some(Publication { head: new, changed, decisions }))
     }
 
     /// Takes note that `publication` has been written.
     pub fn published(&mut self, publication: Publication, now: Duration) {
         self.least_epoch = publication.head.epoch + 1;
         self.head_since = now;
+        self.told.clone_from(&self.verdicts);
         for (name, new) in publication.changed {
             self.unlisted.remove(&name);
             self.removed.note(&name, self.published.assignments.get(&name), new.as_ref(), now);
@@ -326,7 +348,7 @@ impl Leader {
                 }
                 false => format!("{real} was removed"),
             });
-            let why = why.collect::<Vec<_>>().join("; ");
+            let why = story::few(why, "; ");
             let mut rest = weights.clone();
             rest.retain(|real, _| !lost.contains(&real));
             // What else is to change follows in two phases, unless there is nothing to wait with.
@@ -397,7 +419,7 @@ impl Leader {
             let kept: Vec<&RealName> =
                 down.iter().filter(|real| in_force.contains(*real) && !reals.contains(*real)).collect();
             if !kept.is_empty() {
-                let kept = kept.iter().map(|real| real.as_str()).collect::<Vec<_>>().join(", ");
+                let kept = story::few(kept.iter().map(|real| real.as_str()), ", ");
                 held = Some(format!(
                     "{kept} is down; nothing is removed while the leader settles or most nodes are missing"
                 ));
@@ -496,7 +518,7 @@ fn difference(before: &BTreeMap<RealName, u16>, after: &BTreeMap<RealName, u16>)
         (Some(_), None) => Some(format!("{real} leaves")),
         (old, new) => Some(format!("{real} from {} to {}", old.copied()?, new.copied()?)),
     });
-    changes.collect::<Vec<_>>().join(", ")
+    story::few(changes, ", ")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Decisions, one situation each. That they hold together over time is what the simulations prove.
 
+mod story;
+
 use super::*;
 use crate::testing::{checked_vip, desired, name, unchecked_vip};
 use coordination::follow::Decided;
@@ -58,6 +60,7 @@ impl Case {
         let Some(head) = self.leader.in_force().head.clone() else { return };
         for node in &self.view.nodes {
             let record = Applied {
+                announced: None,
                 term: head.term,
                 epoch: head.epoch,
                 digest: String::new(),

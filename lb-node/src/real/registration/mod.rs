@@ -13,20 +13,23 @@ mod tests;
 pub use options::Options;
 pub(super) use task::Registration;
 
+use super::load;
+use crate::cluster::lead::wall;
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Znode};
 use futures_util::future::join_all;
 use learn::{Fitness, Remembered, Seen, fitness};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
-use zk_schema::tree::{Registrant, paths};
-use zk_schema::{Real, RealName, VipName, from_json, to_json};
+use zk_schema::tree::{Load, Registrant, StateRecord as _, paths};
+use zk_schema::{Protocol, Real, RealName, VipName, from_json, to_json};
 
 /// Pause after the first failure to connect; doubled with each further one.
 const RETRY: Duration = Duration::from_millis(500);
@@ -81,6 +84,8 @@ pub(super) struct Place {
     unfit: Option<String>,
     /// What keeps the record from being written.
     obstacle: Option<String>,
+    /// Clients' connections that are established; `None` while they are not counted.
+    pub(super) connections: Option<u64>,
 }
 
 impl Place {
@@ -115,6 +120,8 @@ pub(super) struct Registrar<S> {
     seen: watch::Sender<Option<Seen>>,
     /// What each VIP's record of this real is to hold. It outlives sessions, and so does what it was decided on.
     contents: BTreeMap<VipName, watch::Sender<Option<Vec<u8>>>>,
+    /// What each VIP's record of this real's load is to hold.
+    loads: BTreeMap<VipName, watch::Sender<Option<Vec<u8>>>>,
     learnt: watch::Sender<Option<Learnt>>,
     standing: watch::Sender<Standing>,
 }
@@ -129,7 +136,8 @@ impl<S: Store> Registrar<S> {
             ..Standing::default()
         };
         Self {
-            contents: vips.map(|vip| (vip.clone(), watch::Sender::new(None))).collect(),
+            contents: vips.clone().map(|vip| (vip.clone(), watch::Sender::new(None))).collect(),
+            loads: vips.map(|vip| (vip.clone(), watch::Sender::new(None))).collect(),
             store,
             settings,
             in_place,
@@ -153,7 +161,7 @@ impl<S: Store> Registrar<S> {
     /// that the host goes by until the tree has been seen, and for a while beyond.
     pub(super) async fn run(self, before: Learnt, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
-        let mut always = pin!(async { tokio::join!(self.remember(before), self.decide()) });
+        let mut always = pin!(async { tokio::join!(self.remember(before), self.decide(), self.measure()) });
         let mut pause = RETRY;
         loop {
             let connected = tokio::select! {
@@ -201,8 +209,9 @@ impl<S: Store> Registrar<S> {
     /// Everything in a session, until that has expired.
     async fn serve(&self, session: &S::Session) {
         let places = join_all(self.settings.vips.iter().map(|vip| self.keep(session, vip)));
+        let loads = join_all(self.settings.vips.iter().map(|vip| self.keep_load(session, vip)));
         let in_tree = async {
-            tokio::join!(self.look(session), places);
+            tokio::join!(self.look(session), places, loads);
             std::future::pending().await
         };
         tokio::select! {
@@ -315,38 +324,87 @@ impl<S: Store> Registrar<S> {
                 place.obstacle = obstacle;
             });
         };
-        tokio::join!(keep(session, kept, is_own, obstacle), self.keep_parent(session, vip));
+        let parent = [paths::reals(vip)];
+        tokio::join!(keep(session, kept, is_own, obstacle), keep_parents(session, &parent, content));
     }
 
-    /// Makes the parent of a VIP's reals where an operator has made the VIP's znode only, until the session has expired.
-    async fn keep_parent(&self, session: &S::Session, vip: &VipName) {
-        let path = paths::reals(vip);
-        let mut content = self.contents[vip].subscribe();
-        let mut state = session.state();
-        loop {
-            if !State::wait_connected(&mut state).await {
-                return;
+    /// Keeps the record of the load for a VIP, until the session has expired.
+    async fn keep_load(&self, session: &S::Session, vip: &VipName) {
+        let content = &self.loads[vip];
+        let path = paths::load(vip, &self.settings.name);
+        let kept = Kept { path, ephemeral: true, content: content.subscribe() };
+        // Who is registered tells of the load: whatever else is there is a predecessor's.
+        let is_own = |there: &Znode| there.owner.is_some();
+        let failing = AtomicBool::new(false);
+        let obstacle = |obstacle: Option<Obstacle>| {
+            let is_new = !failing.swap(obstacle.is_some(), Ordering::Relaxed);
+            match obstacle {
+                // Its parent may be about to be made.
+                None | Some(Obstacle::Failing(Error::NoNode(_) | Error::Lost(_))) => {}
+                Some(obstacle) if is_new => warn!(%vip, ?obstacle, "the load of this real cannot be told"),
+                Some(_) => {}
             }
-            let is_wanted = content.borrow_and_update().is_some();
-            match session.watch(&path).await {
-                Ok((None, _)) if is_wanted => {
-                    let create = Change::Create { path: path.clone(), data: Vec::new(), ephemeral: false };
-                    match session.commit(vec![create]).await {
-                        Err(Error::Expired) => return,
-                        // It is looked at again; what keeps it from being made keeps the record from it too.
-                        Ok(()) | Err(Error::Exists(_)) => {}
-                        Err(_) => tokio::time::sleep(RETRY).await,
-                    }
+        };
+        let parents = [paths::LOAD.to_owned(), paths::loads(vip)];
+        tokio::join!(keep(session, kept, is_own, obstacle), keep_parents(session, &parents, content));
+    }
+
+    /// Counts connections, and decides when to tell of them, for ever.
+    async fn measure(&self) {
+        let mut ticks = tokio::time::interval(load::EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told: BTreeMap<VipName, (u64, Instant)> = BTreeMap::new();
+        let mut failed = false;
+        loop {
+            ticks.tick().await;
+            let at = self.registered_at();
+            let counted = match at.is_empty() {
+                true => Ok(Ok(BTreeMap::new())),
+                false => tokio::task::spawn_blocking(move || load::count(&at)).await,
+            };
+            let counts = match counted.map_err(std::io::Error::other).flatten() {
+                Ok(counts) => {
+                    failed = false;
+                    counts
                 }
-                Ok((_, changed)) => tokio::select! {
-                    biased;
-                    () = changed => {}
-                    changed = content.changed() => if changed.is_err() { return },
-                },
-                Err(Error::Expired) => return,
-                Err(_) => tokio::time::sleep(RETRY).await,
+                Err(error) => {
+                    if !std::mem::replace(&mut failed, true) {
+                        warn!(%error, "connections cannot be counted, and nobody is told of the load");
+                    }
+                    BTreeMap::new()
+                }
+            };
+            let now = Instant::now();
+            for (vip, content) in &self.loads {
+                let count = counts.get(vip).copied();
+                self.place(vip, |place| place.connections = count);
+                let Some(connections) = count else {
+                    told.remove(vip);
+                    content.send_if_modified(|content| content.take().is_some());
+                    continue;
+                };
+                let last = told.get(vip).map(|(count, at)| (*count, now - *at));
+                if load::is_due(last, connections) {
+                    told.insert(vip.clone(), (connections, now));
+                    let record = Load { connections, at: wall(), extra: Default::default() };
+                    content.send_replace(record.bytes().ok());
+                }
             }
         }
+    }
+
+    /// The addresses of the VIPs that this real is registered for and that have connections.
+    fn registered_at(&self) -> BTreeMap<VipName, SocketAddr> {
+        let standing = self.standing.borrow();
+        let seen = self.seen.borrow();
+        let vips = seen.iter().flat_map(|seen| &seen.vips);
+        let registered =
+            vips.filter(|(vip, _)| standing.vips.get(*vip).is_some_and(|place| place.registered));
+        let records = registered.filter_map(|(vip, record)| Some((vip, record.as_ref()?.as_ref().ok()?)));
+        let with_connections = records.filter(|(_, record)| record.protocol == Protocol::Tcp);
+        with_connections
+            .map(|(vip, record)| (vip.clone(), SocketAddr::new(record.address, record.port)))
+            .collect()
     }
 
     /// Follows the session's state until it has expired.
@@ -409,6 +467,40 @@ impl<S: Store> Registrar<S> {
                 place.registered = false;
                 place.obstacle = None;
             });
+        }
+    }
+}
+
+/// Makes `parents`, the last of which is the parent of what holds `content`, where they are missing while there is
+/// some, until the session has expired.
+async fn keep_parents<S: Session>(session: &S, parents: &[String], content: &watch::Sender<Option<Vec<u8>>>) {
+    let Some(path) = parents.last() else { return };
+    let mut content = content.subscribe();
+    let mut state = session.state();
+    loop {
+        if !State::wait_connected(&mut state).await {
+            return;
+        }
+        let is_wanted = content.borrow_and_update().is_some();
+        match session.watch(path).await {
+            Ok((None, _)) if is_wanted => {
+                for path in parents {
+                    let create = Change::Create { path: path.clone(), data: Vec::new(), ephemeral: false };
+                    match session.commit(vec![create]).await {
+                        Err(Error::Expired) => return,
+                        // It is looked at again; what keeps it from being made keeps the record from it too.
+                        Ok(()) | Err(Error::Exists(_)) => {}
+                        Err(_) => tokio::time::sleep(RETRY).await,
+                    }
+                }
+            }
+            Ok((_, changed)) => tokio::select! {
+                biased;
+                () = changed => {}
+                changed = content.changed() => if changed.is_err() { return },
+            },
+            Err(Error::Expired) => return,
+            Err(_) => tokio::time::sleep(RETRY).await,
         }
     }
 }

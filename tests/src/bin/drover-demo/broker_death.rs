@@ -5,9 +5,10 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use drover_tests::crowd::{Crowd, Survivors, Waves, broker_name};
 use drover_tests::{Broker, Host, interrupt, wait_until};
 
-use crate::clients::{Crowd, Survivors, Waves, broker_name};
+use crate::clients;
 use crate::report::Report;
 
 /// New connections in a wave while waiting for a change.
@@ -76,7 +77,7 @@ impl Death {
         now: &str,
         report: &mut Report,
     ) -> Result<()> {
-        let same = self.survivors.count(crowd, brokers, report)?;
+        let same = clients::count(&self.survivors, crowd, brokers, report)?;
         report.finding(
             format_args!("{} {now}: the others' clients keep their connections", broker_name(self.victim)),
             format_args!("{same} of {}: same broker, address, port", self.survivors.len()),

@@ -5,12 +5,13 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use drover_tests::crowd::{Crowd, Survivors, Waves, broker_name, shown_shares};
 use drover_tests::{Broker, LbNode, interrupt, wait_until};
 use serde_json::Value;
 use zk_schema::tree::paths;
 
 use crate::broker_death::{Death, SHOW};
-use crate::clients::{Crowd, Survivors, Waves, broker_name, shown_shares};
+use crate::clients;
 use crate::cluster::stage::Stage;
 use crate::cluster::tree;
 use crate::report::Report;
@@ -39,7 +40,7 @@ fn show_the_tree(stage: &Stage, report: &mut Report) -> Result<()> {
     let (leader, term) = stage.site.leader()?;
     let (epoch, _) = stage.agreed(None)?;
     let operator = &stage.site.operator;
-    let node = stage.node_name(leader);
+    let node = stage.site.node_name(leader);
     let list = |path: &str| tree::list(operator, path, report);
     let record = |path: &str, fields: &[&str]| tree::record(operator, path, fields, report);
     list(paths::NODES)?;
@@ -64,7 +65,7 @@ fn hold_connections(stage: &mut Stage, report: &mut Report) -> Result<Crowd> {
     crowd.connect(&ways, HELD, "demo")?;
     report.note("who is where, by the brokers' own logs:");
     let brokers = &stage.site.servers;
-    let shares = crowd.show(brokers, report)?;
+    let shares = clients::show(&crowd, brokers, report)?;
 
     report.note("which node sent new connections where, by its own counters:");
     let after = connections_by_node(stage)?;
@@ -76,7 +77,7 @@ fn hold_connections(stage: &mut Stage, report: &mut Report) -> Result<Crowd> {
             after.iter().zip(before).map(|(now, then)| now.saturating_sub(*then)).collect();
         let cells: String = counts.iter().map(|count| format!("{count:>19}")).collect();
         let sum: u64 = counts.iter().sum();
-        report.line(format_args!("{:9}{cells}{sum:>27}", stage.node_name(node)));
+        report.line(format_args!("{:9}{cells}{sum:>27}", stage.site.node_name(node)));
         carried.push(sum);
     }
 
@@ -91,8 +92,11 @@ fn hold_connections(stage: &mut Stage, report: &mut Report) -> Result<Crowd> {
         shown_shares(&shares),
         shares.iter().all(|share| *share > 0) && shares.iter().sum::<usize>() == total,
     );
-    let shown: Vec<String> =
-        carried.iter().enumerate().map(|(node, sum)| format!("{} {sum}", stage.node_name(node))).collect();
+    let shown: Vec<String> = carried
+        .iter()
+        .enumerate()
+        .map(|(node, sum)| format!("{} {sum}", stage.site.node_name(node)))
+        .collect();
     report.finding("every node carries its share", shown.join(", "), carried.iter().all(|sum| *sum > 0));
     Ok(crowd)
 }
@@ -105,7 +109,7 @@ fn kill_the_leader(
     waves: &mut Waves,
 ) -> Result<usize> {
     let (leader, old_term) = stage.site.leader()?;
-    let name = stage.node_name(leader).to_owned();
+    let name = stage.site.node_name(leader).to_owned();
     report.step(format_args!("The leader's daemon is killed (SIGKILL): lb-node on {name}"));
     let watched = Watched::begin(stage, crowd)?;
     stage.site.kill(leader)?;
@@ -118,7 +122,7 @@ fn kill_the_leader(
         "another node leads, by a greater term",
         format_args!(
             "{}, term {term} after {old_term}, {:.1} s after the kill",
-            stage.node_name(next),
+            stage.site.node_name(next),
             after.as_secs_f64()
         ),
         next != leader && term > old_term,
@@ -133,7 +137,7 @@ fn kill_the_leader(
 }
 
 fn bring_the_node_back(stage: &mut Stage, report: &mut Report, crowd: &Crowd, node: usize) -> Result<()> {
-    let name = stage.node_name(node).to_owned();
+    let name = stage.site.node_name(node).to_owned();
     report.step(format_args!("lb-node is started again on {name}"));
     let (leader, term) = stage.site.leader()?;
     let watched = Watched::begin(stage, crowd)?;
@@ -141,7 +145,7 @@ fn bring_the_node_back(stage: &mut Stage, report: &mut Report, crowd: &Crowd, no
     stage.site.launch(node)?;
     stage.site.node(node)?.wait_ready()?;
     let (epoch, _) = stage.agreed(None)?;
-    let all = stage.running();
+    let all = stage.site.running();
     stage.site.wait_for_carriers(&all)?;
     let after = started.elapsed();
     let now = stage.site.leader()?;
@@ -150,7 +154,7 @@ fn bring_the_node_back(stage: &mut Stage, report: &mut Report, crowd: &Crowd, no
         format_args!(
             "after {:.1} s at epoch {epoch}; {} leads still, term {}",
             after.as_secs_f64(),
-            stage.node_name(now.0),
+            stage.site.node_name(now.0),
             now.1
         ),
         now == (leader, term),
@@ -172,7 +176,7 @@ fn kill_a_broker(stage: &mut Stage, report: &mut Report, crowd: &mut Crowd, wave
     report.finding(
         format_args!("all nodes take {victim} out, and have the same tables"),
         format_args!("{:.1} s after the kill, epoch {epoch} after {old_epoch}", after.as_secs_f64()),
-        epoch > old_epoch && stage.running().len() == stage.site.nodes.len(),
+        epoch > old_epoch && stage.site.running().len() == stage.site.nodes.len(),
     );
     let wave = waves.send(&stage.site.servers, SHOW)?;
     report.note(wave.shown());
@@ -230,7 +234,7 @@ fn kill_a_zookeeper_server(
     report.note(format_args!(
         "all nodes have ZooKeeper again after {:.1} s; {} leads the cluster, term {term}, epoch {epoch}",
         killed.elapsed().as_secs_f64(),
-        stage.node_name(leader)
+        stage.site.node_name(leader)
     ));
     let lasting = tree::lasting(&stage.site.operator)?;
     report.finding(
@@ -257,8 +261,9 @@ fn kill_a_zookeeper_server(
 
 fn kill_a_node(stage: &mut Stage, report: &mut Report, crowd: &Crowd, waves: &mut Waves) -> Result<()> {
     let (leader, _) = stage.site.leader()?;
-    let victim = stage.running().into_iter().find(|node| *node != leader).context("a node that follows")?;
-    let name = stage.node_name(victim).to_owned();
+    let victim =
+        stage.site.running().into_iter().find(|node| *node != leader).context("a node that follows")?;
+    let name = stage.site.node_name(victim).to_owned();
     report.step(format_args!("{name} is gone as a whole: link down, BIRD and lb-node killed"));
     let watched = Watched::begin(stage, crowd)?;
     let carried = packets(stage.site.node(victim)?)?;
@@ -266,8 +271,8 @@ fn kill_a_node(stage: &mut Stage, report: &mut Report, crowd: &Crowd, waves: &mu
     let carried = packets(stage.site.node(victim)?)? - carried;
     report.note(format_args!("of the last round of messages {carried} packets went through it"));
     let gone = Instant::now();
-    stage.destroy(victim)?;
-    let rest = stage.running();
+    stage.site.destroy(victim)?;
+    let rest = stage.site.running();
     stage.site.wait_for_carriers(&rest)?;
     let moved = gone.elapsed();
     let wave = waves.send(&stage.site.servers, SHOW)?;
@@ -287,7 +292,7 @@ fn kill_a_node(stage: &mut Stage, report: &mut Report, crowd: &Crowd, waves: &mu
     watched.finding(&format!("{name} gone"), stage, crowd, report)?;
     let noticed = wait_until("the leader to count two nodes", LIMIT, || {
         let left: BTreeSet<String> = stage.site.head()?.nodes.iter().map(ToString::to_string).collect();
-        let expected = rest.iter().map(|node| stage.node_name(*node).to_owned()).collect();
+        let expected = rest.iter().map(|node| stage.site.node_name(*node).to_owned()).collect();
         Ok((left == expected).then_some(()))
     });
     interrupt::check()?;
@@ -320,7 +325,7 @@ impl Watched {
     /// No connection has broken; `after` says what has happened.
     fn finding(&self, after: &str, stage: &Stage, crowd: &Crowd, report: &mut Report) -> Result<()> {
         let brokers: &[Broker] = &stage.site.servers;
-        let same = self.survivors.count(crowd, brokers, report)?;
+        let same = clients::count(&self.survivors, crowd, brokers, report)?;
         report.finding(
             format_args!("{after}: no connection breaks"),
             format_args!(

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::{Context, Result, bail};
+use drover_tests::crowd::{Way, broker_name};
 use drover_tests::{Broker, Cluster, MQTT_PORT, Process, Settings, Site, Station, Topology, Vip};
 
-use crate::clients::{Way, broker_name};
 use crate::report::Report;
 
 const CLIENTS: u8 = 2;
@@ -83,15 +83,6 @@ impl Stage {
         Ok(self.routes.log()?.lines().filter(is_of_a_vip).count())
     }
 
-    /// Ends a node as when its host loses power: nothing says goodbye. The router sees the link go.
-    pub(crate) fn destroy(&mut self, node: usize) -> Result<()> {
-        let station = &self.site.net.nodes[node];
-        station.host.ip(&format!("link set {} down", station.interface))?;
-        let front = self.site.net.front.as_mut().context("a site has a front")?;
-        front.nodes[node].process().kill()?;
-        self.site.kill(node)
-    }
-
     /// The ways from each client to each VIP.
     pub(crate) fn all_ways(&self) -> Vec<Way> {
         let clients = &self.site.net.clients;
@@ -101,16 +92,6 @@ impl Stage {
     /// A way to each VIP, each from another client.
     pub(crate) fn some_ways(&self) -> Vec<Way> {
         self.site.net.clients.iter().zip(&SERVICES).map(|(client, service)| way(client, service)).collect()
-    }
-
-    /// What a node, counted from 0, is called.
-    pub(crate) fn node_name(&self, node: usize) -> &str {
-        self.site.net.nodes[node].host.name()
-    }
-
-    /// The nodes whose daemon runs.
-    pub(crate) fn running(&self) -> Vec<usize> {
-        (0..self.site.nodes.len()).filter(|&node| self.site.nodes[node].is_some()).collect()
     }
 
     /// Waits until every node that runs has the tree's head in force and no two tables differ, each without the broker
@@ -148,7 +129,7 @@ impl Stage {
 
     /// Leaves everything standing and says how to look at it.
     pub(crate) fn keep(self, report: &mut Report) -> Result<()> {
-        let node = self.running().into_iter().map(|node| &self.site.net.nodes[node].host).next();
+        let node = self.site.running().into_iter().map(|node| &self.site.net.nodes[node].host).next();
         let node = node.context("some node runs")?;
         let Topology { clients, router, .. } = &self.site.net;
         let hints = [

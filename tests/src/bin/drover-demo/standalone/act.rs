@@ -7,10 +7,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use drover_tests::crowd::{Crowd, Waves, Way, broker_name, placement, shown_shares};
 use drover_tests::{Host, MQTT_PORT, Station, wait_until};
 
 use crate::broker_death::{BETWEEN_WAVES, Death, HEALTH_LIMIT, SHOW, WAVE};
-use crate::clients::{Crowd, Waves, Way, broker_name, family, placement, shown_shares};
+use crate::clients::{self, family};
 use crate::report::Report;
 use crate::standalone::stage::{Stage, VIP4, VIP6};
 
@@ -55,7 +56,7 @@ fn hold_connections(stage: &Stage, report: &mut Report) -> Result<Crowd> {
     let mut crowd = Crowd::default();
     crowd.connect(&ways, HELD, "demo")?;
     report.note("who is where, by the brokers' own logs:");
-    let shares = crowd.show(&stage.brokers, report)?;
+    let shares = clients::show(&crowd, &stage.brokers, report)?;
 
     let alive = crowd.alive().len();
     report.finding(

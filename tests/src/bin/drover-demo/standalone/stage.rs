@@ -5,9 +5,9 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
+use drover_tests::crowd::broker_name;
 use drover_tests::{Broker, LbNode, MQTT_PORT, RealDaemon, Topology};
 
-use crate::clients::broker_name;
 use crate::report::Report;
 
 pub(crate) const VIP4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));

@@ -3,24 +3,26 @@
 //! Order matters, as packets read the maps at any time: entries are written before the word that refers
 //! to them, and reused only after that word has been switched and a grace period has passed.
 
-use super::entries::{SECOND, identity, real_entry, vip_entry, vip_id};
+mod hops;
+mod inherit;
+mod vips;
+
+use super::entries::{SECOND, identity, vip_id};
 use super::index::{self, Services, words};
 use super::maps::{Maps, grace_period, publish};
 use super::{Applied, Error, Settings};
-use crate::nexthop::{NextHop, NextHops};
+use crate::nexthop::NextHops;
 use crate::program::{Program, RealProgram, VipProgram};
+use hops::HopKey;
 use lb_ebpf::LAYOUT_VERSION;
-use lb_ebpf::lb::{
-    ADDRESS_SLOTS, Config, DROP_REASONS, Limiter, NextHop as NextHopEntry, REASONS, RealEntry, SERVICE_SLOTS,
-    SLOT_REAL_MASK, VipEntry,
-};
-use slot_table::maglev::{Table, TableSize};
+use lb_ebpf::lb::{ADDRESS_SLOTS, Config, RealEntry, SERVICE_SLOTS, VipEntry};
+use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem::offset_of;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use zk_schema::{Desired, Encapsulation, RealName, VipName};
+use zk_schema::{Encapsulation, RealName, VipName};
 
 /// Next hops beyond one per real: room for the new ones while the old ones may still be read.
 pub(super) const SPARE_NEXT_HOPS: u32 = 1024;
@@ -68,9 +70,6 @@ pub(super) struct RealHandle {
     pub(super) address: IpAddr,
     id: u64,
 }
-
-/// A next hop's entry as a map key.
-type HopKey = ([u32; 3], u32, u32);
 
 /// What packets may still refer to until a grace period has passed.
 #[derive(Default)]
@@ -134,47 +133,6 @@ impl State {
             settings: settings.clone(),
             maps,
         })
-    }
-
-    /// Learns what a predecessor left in the maps.
-    pub(super) fn adopt(&mut self) {
-        for index in 1..self.maps.vips.entries() {
-            let entry = self.maps.vips.read(index);
-            if entry.id != 0 {
-                self.left_vips.insert(entry.id, index);
-                self.free_vips.0.remove(&index);
-                if let Some(table) = self.table_of(entry.table) {
-                    self.free_tables.0.remove(&table);
-                }
-            }
-        }
-        let half = u32::from(self.maps.config.read(0).index & 1 != 0);
-        let addresses =
-            (half * ADDRESS_SLOTS..(half + 1) * ADDRESS_SLOTS).map(|at| self.maps.addresses.read(at));
-        let services =
-            (half * SERVICE_SLOTS..(half + 1) * SERVICE_SLOTS).map(|at| self.maps.services.read(at));
-        self.services = Some(index::read(addresses, services));
-        let mut used_hops = HashSet::new();
-        for index in 1..self.maps.reals.entries() {
-            let entry = self.maps.reals.read(index);
-            if entry.id != 0 {
-                self.left_reals.insert(entry.id, index);
-                self.free_reals.0.remove(&index);
-                used_hops.insert(entry.next_hop);
-            }
-        }
-        for index in
-            used_hops.into_iter().filter(|&index| index != 0 && index < self.maps.next_hops.entries())
-        {
-            self.hops.insert(hop_key(&self.maps.next_hops.read(index)), index);
-            self.free_hops.0.remove(&index);
-        }
-    }
-
-    /// The region of the slot map that a VIP's table word names.
-    fn table_of(&self, word: u64) -> Option<u32> {
-        let (base, m) = unpack(word);
-        (m == self.settings.table_size).then(|| base / m)
     }
 
     /// Whether the program fits; nothing is changed.
@@ -350,163 +308,13 @@ impl State {
         }
     }
 
-    /// Gives the VIP and its reals their entries; those in use are left alone.
-    fn apply_vip(&mut self, name: &VipName, vip: &VipProgram) -> Result<(), Error> {
-        let id = vip_id(name);
-        let index =
-            match self.vips.get(name).map(|handle| handle.index).or_else(|| self.left_vips.remove(&id)) {
-                Some(index) => index,
-                None => {
-                    let room = self.full("VIPs", self.maps.vips.entries(), "vips");
-                    let index = self.free_vips.take().ok_or(room)?;
-                    self.clear_drops(index)?;
-                    index
-                }
-            };
-        let old = self.maps.vips.read(index);
-        let entry = VipEntry { table: old.table, ..vip_entry(id, vip) };
-        if old != entry {
-            // Words other than the table may change one by one: at worst one packet meets the old limit.
-            self.maps.vips.write(index, entry);
-            if (old.rate_interval, old.rate_tolerance) != (entry.rate_interval, entry.rate_tolerance) {
-                // What it holds is a time up to which connections were admitted at the old rate; under
-                // the new one that may be minutes away. (Prefixes' limiters see that by themselves.)
-                self.maps.vip_limiters.write(index, Limiter::default());
-            }
-        }
-        let mut handle =
-            self.vips.remove(name).unwrap_or(VipHandle { index, reals: BTreeMap::new(), written: None });
-        let mut before = std::mem::take(&mut handle.reals);
-        let applied = self.apply_reals(name, vip, &mut handle, &mut before);
-        for (real_name, real) in before {
-            // After a failure those not looked at yet stay the VIP's.
-            if applied.is_ok() || handle.reals.contains_key(&real_name) {
-                self.stale.reals.push(real.index);
-            } else {
-                handle.reals.insert(real_name, real);
-            }
-        }
-        self.vips.insert(name.clone(), handle);
-        applied
-    }
-
-    /// Moves reals from `before` to `handle`, making entries for those that are new.
-    fn apply_reals(
-        &mut self,
-        name: &VipName,
-        vip: &VipProgram,
-        handle: &mut VipHandle,
-        before: &mut BTreeMap<RealName, RealHandle>,
-    ) -> Result<(), Error> {
-        for real in &vip.reals {
-            let source = self.source(name, vip, real)?;
-            let id = self.real_id(name, vip, real, source);
-            let known = before.get(&real.name).filter(|known| known.id == id).map(|known| known.index);
-            let index = match known.or_else(|| self.left_reals.remove(&id)) {
-                Some(index) => {
-                    self.maps
-                        .reals
-                        .word32(index, offset_of!(RealEntry, vip))
-                        .store(handle.index, Ordering::Relaxed);
-                    index
-                }
-                None => {
-                    let room = self.full("reals", self.maps.reals.entries(), "reals");
-                    let index = self.free_reals.take().ok_or(room)?;
-                    self.clear_counters(index)?;
-                    let entry = real_entry(handle.index, vip, real, source, self.settings.gue_port, id);
-                    self.maps.reals.write(index, entry);
-                    index
-                }
-            };
-            if known.is_some() {
-                before.remove(&real.name);
-            }
-            handle.reals.insert(real.name.clone(), RealHandle { index, address: real.address, id });
-        }
-        Ok(())
-    }
-
     fn full(&self, what: &'static str, entries: u32, field: &'static str) -> Error {
         Error::Capacity { what, wanted: entries as usize, room: entries as usize - 1, field }
-    }
-
-    fn clear_counters(&mut self, index: u32) -> Result<(), Error> {
-        self.restarted.reals.push(index);
-        self.maps.counters.clear(index)
-    }
-
-    fn clear_drops(&mut self, vip: u32) -> Result<(), Error> {
-        let first = vip * DROP_REASONS;
-        self.restarted.vips.push(vip);
-        (first..first + REASONS).try_for_each(|index| self.maps.drops.clear(index))
     }
 
     /// Whose counters have begun anew since the last call.
     pub(super) fn restarted(&mut self) -> Restarted {
         std::mem::take(&mut self.restarted)
-    }
-
-    /// Writes the VIP's table beside the one in force and switches to it; false if they are equal.
-    fn apply_table(&mut self, name: &VipName, vip: &VipProgram) -> Result<bool, Error> {
-        let Some(handle) = self.vips.get(name) else { return Ok(false) };
-        let index = handle.index;
-        let indices: Vec<u32> =
-            vip.reals.iter().map(|real| handle.reals.get(&real.name).map_or(0, |real| real.index)).collect();
-        if handle
-            .written
-            .as_ref()
-            .is_some_and(|(table, written)| Arc::ptr_eq(table, &vip.table) && *written == indices)
-        {
-            return Ok(false);
-        }
-        let owners = vip.table.owners();
-        let word = self.maps.vips.word64(index, offset_of!(VipEntry, table)).load(Ordering::Relaxed);
-        let in_force = self.table_of(word);
-        let cells = owners.iter().map(|&owner| indices.get(usize::from(owner)).copied().unwrap_or(0));
-        let m = self.settings.table_size;
-        let same = match in_force {
-            Some(table) => {
-                !owners.is_empty()
-                    && cells.clone().zip(0..).all(|(cell, slot)| {
-                        self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) == cell
-                    })
-            }
-            None => owners.is_empty(),
-        };
-        if !same {
-            let next = if owners.is_empty() {
-                0
-            } else {
-                let table = self.free_table()?;
-                for (cell, slot) in cells.zip(0..) {
-                    self.maps.slots.cell(table * m + slot).store(cell, Ordering::Relaxed);
-                }
-                pack(table * m, m)
-            };
-            publish();
-            self.maps.vips.word64(index, offset_of!(VipEntry, table)).store(next, Ordering::SeqCst);
-            self.stale.tables.extend(in_force);
-        }
-        if let Some(handle) = self.vips.get_mut(name) {
-            handle.written = Some((Arc::clone(&vip.table), indices));
-        }
-        Ok(!same)
-    }
-
-    /// A free region of the slot map; waits for those just left, if need be.
-    fn free_table(&mut self) -> Result<u32, Error> {
-        if self.free_tables.0.is_empty() && !self.stale.tables.is_empty() {
-            grace_period();
-            self.free_tables.0.extend(self.stale.tables.drain(..));
-        }
-        let room = self.maps.slots.cells() / self.settings.table_size;
-        self.free_tables.take().ok_or(Error::Capacity {
-            what: "slot tables",
-            wanted: room as usize + 1,
-            room: room as usize,
-            field: "tables",
-        })
     }
 
     /// What the index is to say for a program whose VIPs have their entries.
@@ -548,74 +356,9 @@ impl State {
         true
     }
 
-    /// Makes next hops and MTUs what `hops` says.
-    pub(super) fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Error> {
-        let reals: Vec<(u32, NextHop)> = self
-            .vips
-            .values()
-            .flat_map(|vip| vip.reals.values())
-            .filter_map(|real| Some((real.index, *hops.get(&real.address)?)))
-            .collect();
-        for (index, hop) in reals {
-            let entry = self.hop_entry(&hop);
-            let key = hop_key(&entry);
-            let at = match self.hops.get(&key) {
-                Some(&at) => at,
-                None => {
-                    if self.free_hops.0.is_empty() {
-                        grace_period();
-                        self.free_unused_hops();
-                    }
-                    let room = self.full("next hops", self.maps.next_hops.entries(), "reals");
-                    let at = self.free_hops.take().ok_or(room)?;
-                    self.maps.next_hops.write(at, entry);
-                    publish();
-                    self.hops.insert(key, at);
-                    at
-                }
-            };
-            self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).store(at, Ordering::SeqCst);
-            self.maps
-                .reals
-                .word32(index, offset_of!(RealEntry, mtu))
-                .store(hop.mtu.min(u32::from(u16::MAX)), Ordering::SeqCst);
-        }
-        let used = self.used_hops();
-        self.stale.hops |= self.hops.values().any(|at| !used.contains(at));
-        Ok(())
-    }
-
-    fn used_hops(&self) -> HashSet<u32> {
-        let word =
-            |index| self.maps.reals.word32(index, offset_of!(RealEntry, next_hop)).load(Ordering::Relaxed);
-        let ours = self.vips.values().flat_map(|vip| vip.reals.values()).map(|real| word(real.index));
-        let theirs = self.left_reals.values().chain(&self.stale.reals).map(|&index| word(index));
-        ours.chain(theirs).collect()
-    }
-
-    fn hop_entry(&self, hop: &NextHop) -> NextHopEntry {
-        let [d, s] = [hop.destination_mac, hop.source_mac];
-        NextHopEntry {
-            ethernet: [
-                u32::from_ne_bytes([d[0], d[1], d[2], d[3]]),
-                u32::from_ne_bytes([d[4], d[5], s[0], s[1]]),
-                u32::from_ne_bytes([s[2], s[3], s[4], s[5]]),
-            ],
-            vlan: hop.vlan.map_or(0, u32::from),
-            ifindex: if hop.ifindex == self.front { 0 } else { hop.ifindex },
-            reserved: [0; 3],
-        }
-    }
-
     /// Frees what nothing refers to any more, after a grace period.
     pub(super) fn reclaim(&mut self) {
         let stale = std::mem::take(&mut self.stale);
-        self.free(stale);
-    }
-
-    /// Frees next hops that nothing refers to any more, after a grace period.
-    pub(super) fn reclaim_next_hops(&mut self) {
-        let stale = Stale { hops: std::mem::take(&mut self.stale.hops), ..Stale::default() };
         self.free(stale);
     }
 
@@ -636,16 +379,6 @@ impl State {
         }
         self.free_tables.0.extend(stale.tables);
         self.free_unused_hops();
-    }
-
-    fn free_unused_hops(&mut self) {
-        let used = self.used_hops();
-        let unused: Vec<_> =
-            self.hops.iter().filter(|(_, at)| !used.contains(at)).map(|(key, &at)| (*key, at)).collect();
-        for (key, at) in unused {
-            self.hops.remove(&key);
-            self.free_hops.0.insert(at);
-        }
     }
 
     /// All reals in the maps.
@@ -673,79 +406,6 @@ impl State {
         self.maps.reals.read(real.index)
     }
 
-    /// Desired reals that hold slots in the tables in force.
-    /// The digests of the tables that packets meet, read back from the maps, of those VIPs of `program` that `wanted`
-    /// chooses.
-    pub(super) fn table_digests(
-        &self,
-        program: &Program,
-        wanted: &dyn Fn(&VipName) -> bool,
-    ) -> BTreeMap<VipName, u64> {
-        let mut digests = BTreeMap::new();
-        let Ok(size) = TableSize::try_from(program.table_size) else { return digests };
-        let mut names: BTreeMap<&VipName, HashMap<u32, &str>> = BTreeMap::new();
-        for (vip, real, handle) in self.reals() {
-            names.entry(vip).or_default().insert(handle.index, real.as_str());
-        }
-        for name in program.vips.keys().filter(|name| wanted(name)) {
-            let Some(handle) = self.vips.get(name) else { continue };
-            let table = self.table_of(self.maps.vips.read(handle.index).table);
-            let m = self.settings.table_size;
-            let nobody = HashMap::new();
-            let names = names.get(name).unwrap_or(&nobody);
-            let cells = table.into_iter().flat_map(|table| {
-                (0..m).map(move |slot| {
-                    self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) & SLOT_REAL_MASK
-                })
-            });
-            // A cell that names no real of the VIP's makes the digest that of no right table.
-            let owners = cells.map(|index| names.get(&index).copied().unwrap_or("?"));
-            digests.insert(name.clone(), Table::digest_of(program.seed, size, owners));
-        }
-        digests
-    }
-
-    pub(super) fn in_force(&self, desired: &Desired) -> BTreeSet<(VipName, RealName)> {
-        let mut held = BTreeSet::new();
-        for (name, vip) in &desired.vips {
-            let index = match self.vips.get(name) {
-                Some(handle) => handle.index,
-                None => match self.left_vips.get(&vip_id(name)) {
-                    Some(&index) => index,
-                    None => continue,
-                },
-            };
-            let Some(table) = self.table_of(self.maps.vips.read(index).table) else { continue };
-            let m = self.settings.table_size;
-            let owners: HashSet<u32> = (0..m)
-                .map(|slot| self.maps.slots.cell(table * m + slot).load(Ordering::Relaxed) & SLOT_REAL_MASK)
-                .collect();
-            for (real_name, real) in &vip.reals {
-                let holds = owners.iter().any(|&owner| {
-                    owner != 0 && owner < self.maps.reals.entries() && {
-                        let entry = self.maps.reals.read(owner);
-                        entry.id != 0 && entry.id == self.desired_id(name, &vip.vip, real_name, real)
-                    }
-                });
-                if holds {
-                    held.insert((name.clone(), real_name.clone()));
-                }
-            }
-        }
-        held
-    }
-
-    fn desired_id(
-        &self,
-        name: &VipName,
-        vip: &zk_schema::Vip,
-        real_name: &RealName,
-        real: &zk_schema::Real,
-    ) -> u64 {
-        let source = self.outer_source(vip.encapsulation, real.address).unwrap_or_default();
-        identity(name, (vip.encapsulation, self.settings.gue_port), real_name, real.address, source)
-    }
-
     fn real_id(&self, name: &VipName, vip: &VipProgram, real: &RealProgram, source: [u64; 2]) -> u64 {
         identity(name, (vip.encapsulation, self.settings.gue_port), &real.name, real.address, source)
     }
@@ -762,10 +422,6 @@ fn pack(base: u32, m: u32) -> u64 {
 #[allow(clippy::cast_possible_truncation, reason = "the two halves")]
 fn unpack(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
-}
-
-fn hop_key(entry: &NextHopEntry) -> HopKey {
-    (entry.ethernet, entry.vlan, entry.ifindex)
 }
 
 /// Length of the kernel's tick in ns: the resolution of the coarse clocks (`clock_getres(2)`).

@@ -1,0 +1,264 @@
+//! Nodes' admin pages, by HTTP or HTTPS.
+
+use anyhow::{Context as _, Result, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use zk_schema::AdminAccess;
+
+/// The most bytes of a page that are read.
+const MOST_BYTES: usize = 16 * 1024 * 1024;
+
+/// A client of nodes' admin pages.
+#[derive(Clone)]
+pub struct Admin {
+    token: Option<String>,
+    tls: Option<Arc<ClientConfig>>,
+    patience: Duration,
+}
+
+/// A page.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// HTTP's status code.
+    pub code: u16,
+    /// The body; what is not UTF-8 in it has been replaced.
+    pub body: String,
+}
+
+/// A page that comes in pieces.
+pub struct Stream {
+    body: Incoming,
+    connection: JoinHandle<()>,
+}
+
+impl Admin {
+    /// A client that proves itself as `access` says, and waits for no answer longer than `patience`.
+    ///
+    /// # Errors
+    /// If a token or a certificate cannot be read.
+    pub fn new(access: &AdminAccess, patience: Duration) -> Result<Self> {
+        let token = access.token_file.as_deref().map(token).transpose()?;
+        let tls = access.tls_ca.as_deref().map(|ca| tls(ca, access)).transpose()?;
+        Ok(Self { token, tls: tls.map(Arc::new), patience })
+    }
+
+    /// Gets a page, such as `/status`, whatever its status code.
+    ///
+    /// # Errors
+    /// If there is no answer, in time, or it is too long.
+    pub async fn get(&self, node: SocketAddr, page: &str) -> Result<Page> {
+        let get = async {
+            let (code, mut stream) = self.open(node, page).await?;
+            let mut body = Vec::new();
+            while let Some(piece) = stream.next().await? {
+                body.extend_from_slice(&piece);
+                if body.len() > MOST_BYTES {
+                    bail!("more than {MOST_BYTES} bytes");
+                }
+            }
+            Ok(Page { code, body: String::from_utf8_lossy(&body).into_owned() })
+        };
+        let answer = timeout(self.patience, get).await;
+        let answer = answer.unwrap_or_else(|_| bail!("no answer in {:?}", self.patience));
+        answer.with_context(|| self.shown(node, page))
+    }
+
+    /// Gets a page that is JSON, and must be there.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and if it is not such a page.
+    pub async fn json(&self, node: SocketAddr, page: &str) -> Result<serde_json::Value> {
+        let Page { code, body } = self.get(node, page).await?;
+        if code != 200 {
+            bail!("{}: {}", self.shown(node, page), refusal(code, &body));
+        }
+        serde_json::from_str(&body).with_context(|| format!("{}: not JSON", self.shown(node, page)))
+    }
+
+    /// Gets a page in pieces, as they come. It must be there.
+    ///
+    /// # Errors
+    /// If there is no answer in time, or it is a refusal.
+    pub async fn stream(&self, node: SocketAddr, page: &str) -> Result<Stream> {
+        let open = timeout(self.patience, async {
+            let (code, mut stream) = self.open(node, page).await?;
+            if code == 200 {
+                return Ok(stream);
+            }
+            let body = stream.next().await?.unwrap_or_default();
+            bail!("{}", refusal(code, &String::from_utf8_lossy(&body)))
+        });
+        let opened = open.await.unwrap_or_else(|_| bail!("no answer in {:?}", self.patience));
+        opened.with_context(|| self.shown(node, page))
+    }
+
+    fn shown(&self, node: SocketAddr, page: &str) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let page = page.split('?').next().unwrap_or(page);
+        format!("{scheme}://{node}{page}")
+    }
+
+    async fn open(&self, node: SocketAddr, page: &str) -> Result<(u16, Stream)> {
+        let stream = TcpStream::connect(node).await.context("cannot connect")?;
+        match &self.tls {
+            None => self.ask(stream, node, page).await,
+            Some(tls) => {
+                let name = ServerName::IpAddress(node.ip().into());
+                let connected = TlsConnector::from(Arc::clone(tls)).connect(name, stream).await;
+                let stream = connected.context("no TLS (its certificate must name this address)")?;
+                self.ask(stream, node, page).await
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        node: SocketAddr,
+        page: &str,
+    ) -> Result<(u16, Stream)> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // Its failure shows in the answer.
+        let connection = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        let mut request = Request::get(page).header(header::HOST, node.to_string());
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new()).context("the request cannot be made")?;
+        let answer = sender.send_request(request).await.context("no HTTP answer")?;
+        let code = answer.status().as_u16();
+        Ok((code, Stream { body: answer.into_body(), connection }))
+    }
+}
+
+impl Stream {
+    /// The next piece; `None` at the end. Cancel-safe.
+    ///
+    /// # Errors
+    /// If the connection breaks.
+    pub async fn next(&mut self) -> Result<Option<Bytes>> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(piece) = frame.context("the connection broke")?.into_data() {
+                return Ok(Some(piece));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+/// A refusal in words. The body is another's, so its control characters stay off the terminal.
+fn refusal(code: u16, body: &str) -> String {
+    let hint = match code {
+        401 | 403 => " (does the operator's file have [admin].token_file, and is the token the node's?)",
+        _ => "",
+    };
+    let body: String = body.trim().chars().filter(|c| !c.is_control()).take(300).collect();
+    format!("{code} {body}{hint}")
+}
+
+fn token(path: &Path) -> Result<String> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
+    let token = text.trim();
+    if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
+        bail!("{name}: holds no token; one line of visible characters is expected");
+    }
+    Ok(token.to_owned())
+}
+
+fn tls(ca: &Path, access: &AdminAccess) -> Result<ClientConfig> {
+    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>> {
+        let wrong = || format!("{}: no PEM certificates", path.display());
+        let read = CertificateDer::pem_file_iter(path).with_context(wrong)?;
+        let read: Vec<_> = read.collect::<Result<_, _>>().with_context(wrong)?;
+        if read.is_empty() {
+            bail!("{}", wrong());
+        }
+        Ok(read)
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca)? {
+        roots.add(certificate).with_context(|| format!("{}: not an authority's", ca.display()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("no TLS")?
+        .with_root_certificates(roots);
+    match (&access.tls_cert, &access.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let private = PrivateKeyDer::from_pem_file(key)
+                .with_context(|| format!("{}: no PEM private key", key.display()))?;
+            let own = config.with_client_auth_cert(certificates(certificate)?, private);
+            own.with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))
+        }
+        _ => Ok(config.with_no_client_auth()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    /// Answers one request with these bytes, and tells what was asked.
+    async fn answering(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4096];
+            let length = stream.read(&mut request).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            String::from_utf8_lossy(&request[..length]).into_owned()
+        });
+        (address, served)
+    }
+
+    #[tokio::test]
+    async fn the_token_goes_with_the_request_and_a_refusal_says_what_to_look_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "hush-hush\n").unwrap();
+        let access = AdminAccess { token_file: Some(path), ..AdminAccess::default() };
+        let admin = Admin::new(&access, Duration::from_secs(5)).unwrap();
+        let refused = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\n\r\n\x1b[2Jno";
+        let (node, asked) = answering(refused).await;
+        let error = format!("{:#}", admin.json(node, "/status").await.unwrap_err());
+        assert!(error.contains("401") && error.contains("token_file"), "{error}");
+        assert!(!error.contains('\x1b') && !error.contains("hush"), "{error}");
+        assert!(asked.await.unwrap().contains("authorization: Bearer hush-hush"));
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_told_with_the_address() {
+        let admin = Admin::new(&AdminAccess::default(), Duration::from_secs(5)).unwrap();
+        let error = format!("{:#}", admin.get(([127, 0, 0, 1], 1).into(), "/healthz").await.unwrap_err());
+        assert!(error.starts_with("http://127.0.0.1:1/healthz: cannot connect"), "{error}");
+    }
+}

@@ -1,0 +1,221 @@
+//! What the leader and the nodes make of what operators wrote.
+
+use super::flags;
+use crate::tree::{Found, Tree};
+use anyhow::Result;
+use coordination::Session;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+use zk_schema::tree::{Assignment, Mode, Registrant, Target, paths};
+use zk_schema::{Real, RealName, VipName};
+
+/// How often the tree is looked at again.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// How long a problem that was there before may still be told of something that was mended.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// What became of an edit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Effect {
+    /// The leader has taken it over, and every node that is there has applied it.
+    InForce {
+        /// The head's epoch.
+        epoch: u64,
+        /// Nodes that have applied it.
+        nodes: usize,
+        /// What the leader does other than was asked for, and why.
+        held: Vec<String>,
+    },
+    /// Not yet.
+    Pending {
+        /// What it waits for.
+        waits_for: Vec<String>,
+    },
+    /// The leader refuses it or holds it back.
+    Refused {
+        /// Why, and the mend, in the leader's words.
+        problems: Vec<String>,
+    },
+    /// No leader has decided anything in this cluster.
+    NoLeader,
+}
+
+impl Effect {
+    /// What it waits for, if it waits, on one line.
+    #[must_use]
+    pub fn waits_for(&self) -> String {
+        match self {
+            Self::Pending { waits_for } => waits_for.join("; "),
+            _ => String::new(),
+        }
+    }
+
+    /// Each line ended.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let lines = |lead: &str, items: &[String]| {
+            items.iter().map(|item| format!("{lead}{item}\n")).collect::<String>()
+        };
+        match self {
+            Self::InForce { epoch, nodes, held } => {
+                let plural = if *nodes == 1 { "node" } else { "nodes" };
+                format!("In force at epoch {epoch} on {nodes} {plural}.\n{}", lines("held: ", held))
+            }
+            Self::Pending { waits_for } => {
+                format!(
+                    "Not in force yet:\n{}`lbctl status` tells more; --wait waits.\n",
+                    lines("  ", waits_for)
+                )
+            }
+            Self::Refused { problems } => format!("The leader does not follow:\n{}", lines("  ", problems)),
+            Self::NoLeader => {
+                "No leader has decided anything in this cluster yet: it takes effect when nodes run.\n".into()
+            }
+        }
+    }
+}
+
+/// What is to take effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// VIPs whose assignments are to follow their records and flags.
+    pub vips: BTreeSet<VipName>,
+    /// Paths of which the leader is to have no complaint.
+    pub paths: BTreeSet<String>,
+}
+
+impl Expected {
+    /// Whether there is nothing to wait for.
+    #[must_use]
+    pub fn is_nothing(&self) -> bool {
+        self.vips.is_empty() && self.paths.is_empty()
+    }
+
+    /// What the leader complains of that concerns this.
+    #[must_use]
+    pub fn problems(&self, tree: &Tree) -> BTreeSet<String> {
+        let Some(head) = tree.head.as_ref().and_then(Found::ok) else { return BTreeSet::new() };
+        let concerns = |problem: &&String| {
+            let path = problem.split_once(": ").map_or(problem.as_str(), |(path, _)| path);
+            let of_vips = |vip: &VipName| path == paths::vip(vip) || path == paths::reals(vip);
+            path == paths::FREEZE
+                || (path == paths::VIPS && self.vips.iter().any(|vip| !tree.vips.contains_key(vip)))
+                || self.paths.contains(path)
+                || self.vips.iter().any(of_vips)
+        };
+        head.problems.iter().filter(concerns).cloned().collect()
+    }
+}
+
+/// What has become of `expected`, as the tree shows it at `now` (seconds since 1970), but for the leader's complaints.
+#[must_use]
+pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
+    let Some(head) = tree.head.as_ref().and_then(Found::ok) else { return Effect::NoLeader };
+    let (mut waits_for, mut held) = (Vec::new(), Vec::new());
+    for vip in &expected.vips {
+        let listed = head.vips.get(vip);
+        match (tree.vips.get(vip), tree.assignment(vip)) {
+            (None, None) if listed.is_none() => {}
+            (None, _) => waits_for.push(format!("{vip} is served on")),
+            (Some(_), Some(assignment)) if listed.is_some_and(|entry| entry.epoch == assignment.epoch) => {
+                waits_for.extend(lacking(tree, vip, assignment, now));
+                held.extend(assignment.held.iter().map(|held| format!("{vip}: {held}")));
+            }
+            (Some(_), _) => waits_for.push(format!("the leader has not taken over {vip}")),
+        }
+    }
+    let late = tree.nodes.keys().filter(|node| {
+        let applied = tree.applied.get(*node).and_then(Found::ok);
+        applied
+            .is_none_or(|applied| (applied.term, applied.epoch) < head.order() || applied.mode != Mode::Live)
+    });
+    waits_for.extend(late.map(|node| format!("{node} has not applied epoch {}", head.epoch)));
+    if waits_for.is_empty() {
+        Effect::InForce { epoch: head.epoch, nodes: tree.nodes.len(), held }
+    } else {
+        Effect::Pending { waits_for }
+    }
+}
+
+/// What an assignment lacks of what its VIP's records and flags say.
+fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Option<String> {
+    let wanted = tree.vips.get(name)?;
+    let vip = wanted.vip.ok()?;
+    let reals: BTreeMap<&RealName, Real> = wanted
+        .reals
+        .iter()
+        .filter_map(|(real, found)| {
+            let mut record = found.ok()?.clone();
+            Registrant::strip(&mut record);
+            Some((real, record))
+        })
+        .collect();
+    let same_reals = reals.iter().all(|(real, record)| assignment.reals.get(*real) == Some(record))
+        && assignment.reals.keys().all(|real| wanted.reals.contains_key(real));
+    if assignment.vip != *vip || !same_reals {
+        return Some(format!("the leader has not taken over {name}"));
+    }
+    if assignment.next.is_some() {
+        return Some(format!("{name}: {}", assignment.why));
+    }
+    if assignment.held.is_some() {
+        return None;
+    }
+    let out = |real: &RealName| {
+        let target = Target { vip: name.clone(), real: real.clone() };
+        reals.get(real).is_some_and(|record| record.weight == 0)
+            || tree.flags.drain.get(&target).is_some_and(|flag| flag.counts(now))
+    };
+    let wrong = assignment
+        .weights
+        .iter()
+        .find(|(real, weight)| out(real) || reals.get(*real).is_some_and(|record| record.weight != **weight));
+    wrong.map(|(real, weight)| format!("{name}/{real} has weight {weight} in the table"))
+}
+
+/// Waits for at most `limit` until `expected` is in force or refused.
+///
+/// `before` are the complaints of before the edit: for a moment they may be told of what is mended.
+///
+/// # Errors
+/// If the store fails.
+pub async fn wait<S: Session>(
+    session: &S,
+    expected: &Expected,
+    before: &BTreeSet<String>,
+    limit: Duration,
+    mut progress: impl FnMut(&Effect),
+) -> Result<Effect> {
+    let start = Instant::now();
+    loop {
+        let tree = Tree::read(session).await?;
+        let problems = expected.problems(&tree);
+        let waited = start.elapsed();
+        let overdue = waited >= GRACE.min(limit);
+        let told: Vec<String> =
+            problems.into_iter().filter(|problem| overdue || !before.contains(problem)).collect();
+        let effect = match told.is_empty() {
+            true => effect(&tree, expected, super::now()),
+            false => Effect::Refused { problems: told },
+        };
+        if !matches!(effect, Effect::Pending { .. }) || waited >= limit {
+            return Ok(effect);
+        }
+        progress(&effect);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Says who drained a real, if somebody did.
+#[must_use]
+pub fn drained(tree: &Tree, target: &Target, now: u64) -> Option<String> {
+    let flag = tree.flags.drain.get(target).filter(|flag| flag.counts(now))?;
+    let word = if flags::is_disabling(flag) { "disabled" } else { "drained" };
+    Some(format!("{word} {}", flags::told(flag)))
+}
+
+#[cfg(test)]
+mod tests;

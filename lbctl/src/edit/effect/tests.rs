@@ -1,0 +1,86 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use super::*;
+use crate::edit::testing::{put_in_force, tree};
+use zk_schema::tree::{Adoption, Flag};
+
+fn expected(vips: &[&str]) -> Expected {
+    let vips: BTreeSet<VipName> = vips.iter().map(|vip| vip.parse().unwrap()).collect();
+    let paths = vips.iter().map(paths::vip).collect();
+    Expected { vips, paths }
+}
+
+fn waits_for(tree: &Tree) -> String {
+    match effect(tree, &expected(&["mqtt"]), 0) {
+        Effect::Pending { waits_for } => waits_for.join("; "),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn assignment<'t>(tree: &'t mut Tree, vip: &str) -> &'t mut Assignment {
+    tree.assignments.get_mut(vip).unwrap().record.as_mut().unwrap()
+}
+
+#[test]
+fn an_edit_is_in_force_when_the_leader_has_taken_it_over_and_every_node_has_it() {
+    let mut tree = tree(&["mqtt/a", "mqtt/b"]);
+    let in_force = |epoch| Effect::InForce { epoch, nodes: 1, held: Vec::new() };
+    assert_eq!(effect(&tree, &expected(&["mqtt"]), 0), in_force(7));
+
+    tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
+    assert_eq!(waits_for(&tree), "the leader has not taken over mqtt");
+
+    let mut announced = tree.clone();
+    put_in_force(&mut announced, 8);
+    let mqtt = assignment(&mut announced, "mqtt");
+    mqtt.next = Some(Adoption { epoch: 8, weights: mqtt.weights.clone() });
+    mqtt.why = "announced: a from 100 to 50".to_owned();
+    assert_eq!(waits_for(&announced), "mqtt: announced: a from 100 to 50");
+
+    put_in_force(&mut tree, 9);
+    tree.applied.get_mut("lb-1").unwrap().record.as_mut().unwrap().epoch = 8;
+    assert_eq!(waits_for(&tree), "lb-1 has not applied epoch 9");
+    put_in_force(&mut tree, 9);
+    assert_eq!(effect(&tree, &expected(&["mqtt"]), 0), in_force(9));
+}
+
+#[test]
+fn a_drain_is_in_force_when_the_real_has_no_slots_unless_the_leader_keeps_it() {
+    let mut tree = tree(&["mqtt/a", "mqtt/b"]);
+    let flag = Flag { until: Some(100), ..Flag::default() };
+    tree.flags.drain.insert("mqtt/a".parse().unwrap(), flag);
+    assert_eq!(waits_for(&tree), "mqtt/a has weight 100 in the table");
+    assert!(matches!(effect(&tree, &expected(&["mqtt"]), 100), Effect::InForce { .. }), "the flag has ended");
+    assignment(&mut tree, "mqtt").held = Some("every real is drained".to_owned());
+    let Effect::InForce { held, .. } = effect(&tree, &expected(&["mqtt"]), 0) else { panic!() };
+    assert_eq!(held, ["mqtt: every real is drained"]);
+}
+
+#[test]
+fn a_vip_that_is_deleted_is_so_when_the_head_lists_it_no_more() {
+    let mut tree = tree(&["mqtt/a", "web/a"]);
+    tree.vips.remove("mqtt");
+    assert_eq!(waits_for(&tree), "mqtt is served on");
+    put_in_force(&mut tree, 8);
+    assert!(matches!(effect(&tree, &expected(&["mqtt"]), 0), Effect::InForce { .. }));
+}
+
+#[test]
+fn only_complaints_about_what_was_edited_count() {
+    let mut tree = tree(&["mqtt/a", "web/a"]);
+    let complaints = [
+        "/drover/vips/web: port: 70000 is not in 0..=65535",
+        "/drover/vips/mqtt/reals: 3 of 4 reals vanished at once",
+        "/drover/vips/mqtt/reals/b: weight: -1",
+        "/drover/vips: 2 of 3 VIPs vanished at once",
+        "/drover/ops/freeze: nothing changes until it is deleted",
+    ];
+    let head = tree.head.as_mut().unwrap().record.as_mut().unwrap();
+    head.problems = complaints.iter().map(|text| (*text).to_owned()).collect();
+    let told = expected(&["mqtt"]).problems(&tree);
+    assert_eq!(told.iter().map(String::as_str).collect::<Vec<_>>(), [complaints[4], complaints[1]]);
+    // Who deletes a VIP is told when that is held.
+    tree.vips.remove("mqtt");
+    assert!(expected(&["mqtt"]).problems(&tree).contains(complaints[3]));
+    assert_eq!(effect(&Tree::default(), &expected(&["mqtt"]), 0), Effect::NoLeader);
+}

@@ -1,0 +1,77 @@
+//! `cargo xtask drill`.
+
+use crate::{
+    artifacts,
+    old::Old,
+    process,
+    setup::{self, Scope},
+    workspace::Workspace,
+};
+use anyhow::{Context as _, Result};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Plays failover drills: parts of a cluster die, are cut off, drained, upgraded, while MQTT clients watch.
+///
+/// `cargo xtask drill --list` tells each drill in a sentence; `drill all` plays them all and ends with a table. A drill
+/// lays out three nodes behind BIRD and ECMP, three servers of ZooKeeper and three brokers in network namespaces of this
+/// machine, prints a timeline and a verdict, and cleans up. Exits with 0 only if every promise was kept. Needs root
+/// (network namespaces, BPF). docs/drills.md says what each does and how it is judged.
+///
+/// `rolling-upgrade` begins with an older lb-node: `--old`, or the newest commit whose program differs from this work
+/// tree's, which is built for it under target/ once.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The drill, or `all`.
+    #[arg(value_name = "DRILL", required_unless_present = "list")]
+    drill: Option<String>,
+
+    /// One JSON object a drill on stdout; the timeline goes to stderr.
+    #[arg(long)]
+    json: bool,
+
+    /// Say what each drill does, and do nothing else.
+    #[arg(long)]
+    list: bool,
+
+    /// How long zk-outage keeps ZooKeeper down, in seconds.
+    #[arg(long, value_name = "SECONDS")]
+    outage_seconds: Option<u64>,
+
+    /// The lb-node that rolling-upgrade begins with.
+    #[arg(long, value_name = "FILE")]
+    old: Option<PathBuf>,
+}
+
+pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    if !args.list {
+        process::need_root("drills make network namespaces and load BPF programs")?;
+    }
+    setup::ensure(workspace, if args.list { Scope::Build } else { Scope::Run })?;
+    let program = artifacts::binary(workspace, "drover-drill", &[])?;
+    let mut drill = process::command(&program);
+    drill.args(&args.drill).current_dir(&workspace.root);
+    for (flag, given) in [("--json", args.json), ("--list", args.list)] {
+        if given {
+            drill.arg(flag);
+        }
+    }
+    if let Some(seconds) = args.outage_seconds {
+        drill.arg("--outage-seconds").arg(seconds.to_string());
+    }
+    let upgrades = !args.list && matches!(args.drill.as_deref(), Some("rolling-upgrade" | "all"));
+    if upgrades {
+        let old = match &args.old {
+            Some(file) => Old::given(&absolute(file)?),
+            None => Old::built(workspace),
+        };
+        drill.args(old.arguments());
+    }
+    process::exit_code(&mut drill)
+}
+
+fn absolute(file: &Path) -> Result<PathBuf> {
+    file.canonicalize().with_context(|| format!("--old: there is no {}", file.display()))
+}
