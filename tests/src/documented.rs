@@ -48,7 +48,8 @@ pub fn served(page: &str) -> BTreeMap<String, (String, Option<BTreeSet<String>>)
             (rest.starts_with('{') || rest.starts_with(' ')).then_some(rest)
         });
         let labels = series.map(|rest| {
-            let inner = rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inner, _)| inner);
+            let inner =
+                rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(inner, _)| inner);
             let names = inner.split("\",").filter_map(|label| label.split_once('='));
             names.map(|(name, _)| name.to_owned()).collect()
         });

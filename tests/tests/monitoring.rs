@@ -28,7 +28,8 @@ fn identifiers(expression: &str) -> (BTreeSet<String>, BTreeSet<String>) {
     // Inside {…}, or in the list behind `by` and the like.
     let (mut in_braces, mut in_list, mut list_next) = (false, false, false);
     while let Some(next) = rest.chars().next() {
-        let length = rest.find(|next: char| !next.is_ascii_alphanumeric() && next != '_').unwrap_or(rest.len());
+        let length =
+            rest.find(|next: char| !next.is_ascii_alphanumeric() && next != '_').unwrap_or(rest.len());
         match next {
             '"' => {
                 let end = rest[1..].find('"').expect("a string ends") + 2;
