@@ -205,6 +205,22 @@ fn status_tells_leader_lost_nodes_dead_reals_and_who_drained_what_and_why() {
     let calm = status(&|status| status["problems"] == serde_json::json!([]), "a drain to be no problem");
     assert_eq!(calm["vips"]["publish"]["reals"]["real-1"]["drain"]["by"], "anna");
 
+    // History tells who led, and what was decided on the drain: announced first, then in force.
+    let history = lbctl.json(&["history", "--vip", "publish"]).unwrap();
+    let kinds: Vec<&str> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|event| event["decisions"].as_array().unwrap())
+        .map(|decision| decision["kind"].as_str().unwrap())
+        .collect();
+    let place = |kind: &str| kinds.iter().rposition(|found| *found == kind);
+    assert!(place("announced").is_some() && place("announced") < place("weights"), "{kinds:?}");
+    let text = lbctl.run(&["history"]).unwrap();
+    let first = text.stdout.lines().next().unwrap_or_default();
+    assert!(first.contains(&format!(" node-{} ", leader + 1)) && first.contains(" leader "), "{text:?}");
+    println!("{}", text.stdout);
+
     // A real that dies, by its reason and those who found it so.
     site.net.cut(&site.net.reals[2], true).unwrap();
     let down = status(

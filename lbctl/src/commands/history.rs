@@ -71,6 +71,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
     show(&events, context.format())?;
     let mut session = Some(session);
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut away = false;
     loop {
         let step = async {
             let current = match session.take() {
@@ -89,9 +90,12 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
             Ok((events, newest)) => {
                 show(&events, context.format())?;
                 last = newest;
+                away = false;
             }
             Err(error) => {
-                tracing::warn!("{error:#}; trying again");
+                if !std::mem::replace(&mut away, true) {
+                    tracing::error!("{error:#}; trying again until it is there");
+                }
                 if error.downcast_ref::<Error>().is_none_or(|error| !error.is_lost()) {
                     session = None;
                 }

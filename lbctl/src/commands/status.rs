@@ -96,3 +96,24 @@ pub(crate) async fn read<S: Session>(session: &S, servers: &str, shares: &mut Sh
     };
     Ok(Overview::of(&tree, link, now_ms() / 1000, shares))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+    use coordination::memory::MemoryStore;
+    use coordination::{Store as _, setup};
+    use zk_schema::Cluster;
+
+    #[tokio::test]
+    async fn where_there_is_no_cluster_it_cannot_be_told_and_where_nothing_was_decided_it_is_told() {
+        let session = MemoryStore::new().client("lbctl").connect().await.unwrap();
+        let error = look(&session, "zk-1:2181").await.unwrap_err().to_string();
+        assert!(error.contains("no cluster at zk-1:2181") && error.contains("lbctl init"), "{error}");
+        setup::init(&session, &Cluster::default()).await.unwrap();
+        let overview = look(&session, "zk-1:2181").await.unwrap();
+        assert!(overview.problems[0].text.starts_with("nothing was ever decided"), "{overview:?}");
+        assert_eq!(overview.zookeeper.session, format!("{:#x}", session.id()));
+    }
+}

@@ -195,6 +195,8 @@ pub struct RealView {
     pub share: f64,
     /// Set while it is drained.
     pub drain: Option<FlagView>,
+    /// Whether that is for good: see `lbctl real disable`.
+    pub disabled: bool,
     /// Whether its own agent registered it.
     pub self_registered: bool,
     /// Connections that its agent counted last.

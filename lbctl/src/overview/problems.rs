@@ -72,9 +72,8 @@ fn leadership(overview: &Overview, list: &mut List) {
     }
     if let Some(frozen) = &overview.frozen {
         list.cluster(format!(
-            "frozen{}: nothing changes, also when reals die; `delete {}` ends it",
-            frozen.words(),
-            paths::FREEZE
+            "frozen{}: nothing changes, also when reals die; `lbctl unfreeze` ends it",
+            frozen.words()
         ));
     }
 }
@@ -90,7 +89,7 @@ fn of_node(name: &NodeName, node: &NodeView, overview: &Overview, list: &mut Lis
         list.node(
             name,
             false,
-            format!("{name} is gone{told}: see whether lb-node runs there and reaches ZooKeeper"),
+            format!("{name} is gone{told}: see whether lb-node runs there and reaches ZooKeeper; `lbctl node rm {name}` if it will not return"),
         );
         return;
     }
@@ -186,14 +185,13 @@ fn records(tree: &Tree, list: &mut List) {
 fn flags(overview: &Overview, tree: &Tree, list: &mut List) {
     let now = overview.at;
     for (name, flag) in tree.flags.confirm.iter().filter(|(_, flag)| flag.counts(now)) {
-        let what = match name.as_str() {
-            "_vips" => "all VIPs at once may vanish".to_owned(),
-            "_nodes" => "most nodes may vanish".to_owned(),
-            vip => format!("{vip}'s panic threshold does not hold"),
+        let (what, which) = match name.as_str() {
+            "_vips" => ("most VIPs may vanish at once".to_owned(), "--vips"),
+            "_nodes" => ("most nodes may vanish at once".to_owned(), "--nodes"),
+            vip => (format!("{vip}'s panic threshold does not hold"), vip),
         };
         let words = super::FlagView::from(flag).words();
-        let text =
-            format!("confirmed{words}: {what}; take {}/{name} away when that has happened", paths::CONFIRM);
+        let text = format!("confirmed{words}: {what}; `lbctl unconfirm {which}` when that has happened");
         let vip = name.parse().ok();
         list.0.push(Problem { vip, node: None, text, passing: false });
     }
@@ -201,13 +199,21 @@ fn flags(overview: &Overview, tree: &Tree, list: &mut List) {
         let there = overview.vips.get(&target.vip).is_some_and(|vip| vip.reals.contains_key(&target.real));
         if !there {
             let path = paths::drain(&target.vip, &target.real);
-            list.vip(&target.vip, false, format!("{path} drains a real that there is not: delete it"));
+            list.vip(
+                &target.vip,
+                false,
+                format!("{path} drains a real that there is not: `lbctl real undrain {target}`"),
+            );
         }
     }
     for (node, _) in tree.flags.maintenance.iter().filter(|(_, flag)| flag.counts(now)) {
         if !overview.nodes.contains_key(node) {
             let path = paths::maintenance(node);
-            list.node(node, false, format!("{path} is about a node that there is not: delete it"));
+            list.node(
+                node,
+                false,
+                format!("{path} is about a node that there is not: `lbctl node undrain {node}`"),
+            );
         }
     }
 }

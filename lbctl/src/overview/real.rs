@@ -1,6 +1,7 @@
 //! A real as an overview shows it, and why it has the weight that it has.
 
 use super::model::{FindingView, FlagView, Health, RealView, VipView};
+use crate::edit::flags::is_disabling;
 use crate::time::span;
 use crate::tree::{Found, Tree};
 use coordination::verdict::{Verdict, verdict};
@@ -36,6 +37,7 @@ impl Sources<'_> {
         let found_down_by = self.findings();
         let down =
             (health == Health::Down).then(|| found_down_by.values().map(|finding| finding.since).min());
+        let drain = tree.flags.drain.get(target).filter(|flag| flag.counts(*now));
         let load = tree.loads.get(target).and_then(Found::ok);
         RealView {
             address: accepted.or(written).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |real| real.address),
@@ -47,7 +49,8 @@ impl Sources<'_> {
             next_weight: next.filter(|next| *next != weight),
             slots: self.slots,
             share: self.share,
-            drain: tree.flags.drain.get(target).filter(|flag| flag.counts(*now)).map(FlagView::from),
+            drain: drain.map(FlagView::from),
+            disabled: drain.is_some_and(is_disabling),
             self_registered: self.record.is_some_and(|found| found.znode.owner.is_some())
                 || written.is_some_and(|real| Registrant::of(real).is_some()),
             connections: load.map(|load| load.connections),
@@ -125,7 +128,8 @@ pub(super) fn why(vip: &VipView, real: &RealView, now: u64, frozen: bool) -> Str
 fn cause(real: &RealView, now: u64) -> Option<String> {
     if let Some(drain) = &real.drain {
         let until = drain.until.map(|until| format!(", for another {}", span(until.saturating_sub(now))));
-        return Some(format!("drained{}{}", drain.words(), until.unwrap_or_default()));
+        let what = if real.disabled { "disabled" } else { "drained" };
+        return Some(format!("{what}{}{}", drain.words(), until.unwrap_or_default()));
     }
     match real.operator_weight {
         Some(0) => return Some("its weight is 0".to_owned()),

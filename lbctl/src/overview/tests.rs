@@ -198,9 +198,9 @@ fn a_freeze_and_a_confirmation_are_told() {
     tree.flags.confirm.insert("mqtt".into(), flag("", ""));
     let text = problems(&tree);
     assert!(text.contains("frozen by anna: maintenance of the switch: nothing changes"), "{text}");
-    assert!(
-        text.contains("confirmed: mqtt's panic threshold does not hold; take /drover/ops/confirm/mqtt away")
-    );
+    assert!(text.contains(
+        "confirmed: mqtt's panic threshold does not hold; `lbctl unconfirm mqtt` when that has happened"
+    ));
 }
 
 #[test]
