@@ -529,7 +529,7 @@ driver = "bird"
         let instead = NodeOverrides {
             name: Some("lb-2".parse().unwrap()),
             interface: Some("bond0".into()),
-            admin: Some("10.0.0.2:9940".parse().unwrap()),
+            admin: Some("127.0.0.1:9941".parse().unwrap()),
         };
         let shared = "[zookeeper]\nservers = \"zk-1:2181\"\n";
         let file = NodeFile::parse_with(shared, "node.toml", &instead).unwrap();
