@@ -163,7 +163,9 @@ impl Campaign {
         let mut published = Published::parse(&first);
         let mut damaged = published.complete(known);
         let newest = published.epoch().max(beyond);
-        let mut history = History::open(session, self.node.clone(), newest, list_lost).await;
+        let mut history = History::new(self.node.clone());
+        history.look(session, newest, list_lost).await;
+        let mut look_again = Instant::now() + self.reread;
         let mut leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed())
             .after(leadership.predecessor().cloned());
         let own = match session.watch(leadership.candidate()).await {
@@ -222,6 +224,10 @@ impl Campaign {
                         failed = Some(error);
                     }
                 }
+            }
+            if Instant::now() >= look_again {
+                history.look(session, leader.in_force().epoch().max(beyond), list_lost).await;
+                look_again = Instant::now() + self.reread;
             }
             let old = history.superfluous();
             if !old.is_empty() {
