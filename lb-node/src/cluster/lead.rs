@@ -332,7 +332,10 @@ async fn write<S: Session>(
         let event = history.change(publication);
         let has_event = event.is_some();
         match write_with(session, leadership, publication, event).await {
-            Ok(()) if has_event => return Ok(history.written(epoch)),
+            Ok(()) if has_event => {
+                history.written(epoch);
+                return Ok(());
+            }
             Err(WriteError::Store(error)) if History::is_to_blame(&error) => match is_mended {
                 false => history.mend(session, epoch, &error).await,
                 true => history.pause(&error),
