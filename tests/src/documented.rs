@@ -61,11 +61,11 @@ pub fn served(page: &str) -> BTreeMap<String, (String, Option<BTreeSet<String>>)
 fn section(heading: &str) -> Metrics {
     let lines = DOCUMENT.lines().skip_while(|line| *line != heading).skip(1);
     let rows = lines.take_while(|line| !line.starts_with("## ")).filter_map(|line| {
-        let mut cells = line.strip_prefix("| `")?.split(" | ");
+        let mut cells = line.strip_prefix("| `")?.split('|').map(str::trim);
         let name = cells.next()?.trim_end_matches('`');
         let kind = cells.next()?;
         let is_metric = ["counter", "gauge", "histogram", "info"].contains(&kind);
-        let labels = cells.next()?.split(", ").map(|label| label.trim_matches(['`', ' ', '|']).to_owned());
+        let labels = cells.next()?.split(", ").map(|label| label.trim_matches('`').to_owned());
         let labels = labels.filter(|label| !label.is_empty()).collect();
         is_metric.then(|| (name.to_owned(), Documented { kind: kind.to_owned(), labels }))
     });

@@ -31,6 +31,10 @@ pub(super) struct History {
     epochs: BTreeSet<u64>,
     /// Events of epochs that are yet to come: somebody else's, and in the way.
     strays: BTreeSet<u64>,
+    /// Events that could not be deleted.
+    stuck: BTreeSet<u64>,
+    /// Znodes that are no events.
+    foreign: usize,
     paused_until: Option<Instant>,
 }
 
@@ -39,34 +43,43 @@ pub(super) struct History {
 pub(super) struct ListLost(Option<Instant>);
 
 impl History {
-    /// Learns which events there are, where `newest` is the greatest epoch that was ever written. Without an answer it
-    /// is as if there were none: they stay until a later leader deletes them.
-    pub(super) async fn open<S: Session>(
-        session: &S,
-        node: NodeName,
-        newest: u64,
-        lost: &mut ListLost,
-    ) -> Self {
-        let names = match lost.0 {
-            Some(at) if at.elapsed() < LIST_AGAIN => Vec::new(),
-            _ => match session.children(paths::EVENTS).await {
-                Ok(names) => names.unwrap_or_default(),
-                Err(error) => {
-                    warn!(%error, "{}: cannot be listed; nothing is deleted there for now", paths::EVENTS);
-                    lost.0 = Some(Instant::now());
-                    Vec::new()
-                }
-            },
+    /// As if there were no events.
+    pub(super) const fn new(node: NodeName) -> Self {
+        Self {
+            node,
+            epochs: BTreeSet::new(),
+            strays: BTreeSet::new(),
+            stuck: BTreeSet::new(),
+            foreign: 0,
+            paused_until: None,
+        }
+    }
+
+    /// Learns which events there are, where `newest` is the greatest epoch that was ever written. Without an answer
+    /// it goes by what it knows; what else there is stays until it is seen.
+    pub(super) async fn look<S: Session>(&mut self, session: &S, newest: u64, lost: &mut ListLost) {
+        if lost.0.is_some_and(|at| at.elapsed() < LIST_AGAIN) {
+            return;
+        }
+        let names = match session.children(paths::EVENTS).await {
+            Ok(names) => names.unwrap_or_default(),
+            Err(error) => {
+                warn!(%error, "{}: cannot be listed; nothing is deleted there for now", paths::EVENTS);
+                lost.0 = Some(Instant::now());
+                return;
+            }
         };
         let all = names.len();
         let is_epoch = |name: &String| name.len() == 20 && name.bytes().all(|byte| byte.is_ascii_digit());
         let epochs: BTreeSet<u64> =
             names.into_iter().filter(is_epoch).filter_map(|name| name.parse().ok()).collect();
-        if epochs.len() < all {
-            warn!(znodes = all - epochs.len(), "{}: has znodes that are no events; they stay", paths::EVENTS);
+        let foreign = all - epochs.len();
+        if foreign > self.foreign {
+            warn!(znodes = foreign, "{}: has znodes that are no events; they stay", paths::EVENTS);
         }
-        let (epochs, strays) = epochs.into_iter().partition(|epoch| *epoch <= newest);
-        Self { node, epochs, strays, paused_until: None }
+        self.foreign = foreign;
+        let epochs = epochs.difference(&self.stuck).copied();
+        (self.epochs, self.strays) = epochs.partition(|epoch| *epoch <= newest);
     }
 
     /// What is to be written with the head, if anything.
@@ -156,6 +169,7 @@ impl History {
         if let Error::NoNode(path) | Error::NotEmpty(path) | Error::NoAuth(path) = error {
             if !matches!(error, Error::NoNode(_)) {
                 warn!(%error, "an old event cannot be deleted, and stays");
+                self.stuck.extend(paths::name(path).parse::<u64>());
             }
             self.forget(path);
         }

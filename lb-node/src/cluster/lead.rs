@@ -163,7 +163,9 @@ impl Campaign {
         let mut published = Published::parse(&first);
         let mut damaged = published.complete(known);
         let newest = published.epoch().max(beyond);
-        let mut history = History::open(session, self.node.clone(), newest, list_lost).await;
+        let mut history = History::new(self.node.clone());
+        history.look(session, newest, list_lost).await;
+        let mut look_again = Instant::now() + self.reread;
         let mut leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed())
             .after(leadership.predecessor().cloned());
         let own = match session.watch(leadership.candidate()).await {
@@ -222,6 +224,10 @@ impl Campaign {
                         failed = Some(error);
                     }
                 }
+            }
+            if Instant::now() >= look_again {
+                history.look(session, leader.in_force().epoch().max(beyond), list_lost).await;
+                look_again = Instant::now() + self.reread;
             }
             let old = history.superfluous();
             if !old.is_empty() {
@@ -326,7 +332,10 @@ async fn write<S: Session>(
         let event = history.change(publication);
         let has_event = event.is_some();
         match write_with(session, leadership, publication, event).await {
-            Ok(()) if has_event => return Ok(history.written(epoch)),
+            Ok(()) if has_event => {
+                history.written(epoch);
+                return Ok(());
+            }
             Err(WriteError::Store(error)) if History::is_to_blame(&error) => match is_mended {
                 false => history.mend(session, epoch, &error).await,
                 true => history.pause(&error),
