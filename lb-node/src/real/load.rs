@@ -148,8 +148,9 @@ mod tests {
             (name("other"), SocketAddr::new([127, 0, 0, 2].into(), at.port())),
         ]
         .into();
-        let clients: Vec<TcpStream> = (0..3).map(|_| TcpStream::connect(at).unwrap()).collect();
-        let _mapped = TcpStream::connect(mapped).unwrap();
+        let connect = |to: SocketAddr| TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap();
+        let clients: Vec<TcpStream> = (0..3).map(|_| connect(at)).collect();
+        let _mapped = connect(mapped);
         let _served: Vec<_> = (0..3).map(|_| listener.accept().unwrap()).collect();
         let _served_too = dual.accept().unwrap();
         let counts = |vip: &str| count(&wanted).unwrap()[vip];

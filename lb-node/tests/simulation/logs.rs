@@ -2,6 +2,7 @@
 
 use crate::world::{World, lock, real_name, vip_name, vip_state};
 use lb_node::compile::TableCache;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -13,13 +14,27 @@ struct Log {
     _guard: DefaultGuard,
 }
 
+/// Writes what is logged to where [`Log`] reads it.
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl Log {
     fn new() -> Self {
         let text = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&text);
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::INFO)
             .with_ansi(false)
-            .with_writer(Arc::clone(&text))
+            .with_writer(move || Writer(Arc::clone(&written)))
             .finish();
         Self { text, _guard: tracing::subscriber::set_default(subscriber) }
     }
