@@ -2,10 +2,24 @@
 
 use crate::world::{World, lock, real_name, vip_name, vip_state};
 use lb_node::compile::TableCache;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::sleep;
 use tracing::subscriber::DefaultGuard;
+
+/// Writes to a text that others read.
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 /// The lines that this thread logs, at `info` and above.
 struct Log {
@@ -15,11 +29,14 @@ struct Log {
 
 impl Log {
     fn new() -> Self {
-        let text = Arc::new(Mutex::new(Vec::new()));
+        let text = Arc::new(Mutex::new(Vec::<u8>::new()));
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::INFO)
             .with_ansi(false)
-            .with_writer(Arc::clone(&text))
+            .with_writer({
+                let text = Arc::clone(&text);
+                move || Writer(Arc::clone(&text))
+            })
             .finish();
         Self { text, _guard: tracing::subscriber::set_default(subscriber) }
     }
