@@ -8,13 +8,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::subscriber::DefaultGuard;
 
-/// The lines that this thread logs, at `info` and above.
-struct Log {
-    text: Arc<Mutex<Vec<u8>>>,
-    _guard: DefaultGuard,
-}
-
-/// Writes what is logged to where [`Log`] reads it.
+/// Writes to a text that others read.
 struct Writer(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Writer {
@@ -27,14 +21,22 @@ impl Write for Writer {
     }
 }
 
+/// The lines that this thread logs, at `info` and above.
+struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: DefaultGuard,
+}
+
 impl Log {
     fn new() -> Self {
-        let text = Arc::new(Mutex::new(Vec::new()));
-        let written = Arc::clone(&text);
+        let text = Arc::new(Mutex::new(Vec::<u8>::new()));
         let subscriber = tracing_subscriber::fmt()
             .with_max_level(tracing::Level::INFO)
             .with_ansi(false)
-            .with_writer(move || Writer(Arc::clone(&written)))
+            .with_writer({
+                let text = Arc::clone(&text);
+                move || Writer(Arc::clone(&text))
+            })
             .finish();
         Self { text, _guard: tracing::subscriber::set_default(subscriber) }
     }
