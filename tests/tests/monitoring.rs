@@ -8,7 +8,7 @@ use serde_json::Value;
 
 const DASHBOARD: &str = include_str!("../../monitoring/grafana/drover.json");
 const ALERTS: &str = include_str!("../../monitoring/prometheus/alerts.yaml");
-const RUNBOOK: &str = include_str!("../../docs/alerts.md");
+const RUNBOOK: &str = include_str!("../../docs/operations.md");
 
 /// Labels that Prometheus adds to every series.
 const EVERYWHERE: [&str; 3] = ["instance", "job", "le"];
