@@ -99,7 +99,7 @@ enum Command {
   lb-node real --interface eth0 --vip 198.51.100.10 --vip 2001:db8::10 \\
                --from 10.0.0.0/24 --from 2001:db8:1::/64
   lb-node real --interface eth0 --register mqtt --zookeeper zk-1:2181,zk-2:2181,zk-3:2181")]
-    Real(real::Options),
+    Real(Box<real::Options>),
 
     /// Remove programs, pins and all else that `run` and `real` left on an interface.
     ///
@@ -192,7 +192,7 @@ impl Cli {
                 print!("{}", check(&file, &instead.into())?);
                 Ok(())
             }
-            Command::Real(options) => real::run(options).await,
+            Command::Real(options) => real::run(*options).await,
             Command::Detach(detach) => detach.execute().await,
             Command::Capture(options) => {
                 let seen = capture::run(options).await?;
