@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// Lines that may be logged at once of leaderships that end, and how often one more.
 const LINES: u32 = 5;
 const LINE_EVERY: Duration = Duration::from_secs(30);
+/// Decisions that may be logged at once, and how often one more.
+const DECISIONS: u32 = 50;
+const DECISION_EVERY: Duration = Duration::from_millis(500);
 /// Pause before standing for election again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// How long a leader gives its own writes to come back to it before it takes what it sees for somebody else's.
@@ -163,6 +166,7 @@ impl Campaign {
         let mut published = Published::parse(&first);
         let mut damaged = published.complete(known);
         let newest = published.epoch().max(beyond);
+        let mut told = Quiet::new(DECISIONS, DECISION_EVERY);
         let mut history = History::new(self.node.clone());
         history.look(session, newest, list_lost).await;
         let mut look_again = Instant::now() + self.reread;
@@ -202,7 +206,7 @@ impl Campaign {
                 Ok(None) => {}
                 Ok(Some(publication)) => match write(session, leadership, &publication, &mut history).await {
                     Ok(()) => {
-                        tell(&publication);
+                        tell(&publication, &mut told);
                         leader.published(publication, start.elapsed());
                         damaged.clear();
                         echoed_by = Instant::now() + ECHO;
@@ -411,15 +415,16 @@ fn size(change: &Change) -> usize {
     }
 }
 
-/// One line per decision.
-fn tell(publication: &Publication) {
+/// One line per decision, as long as they are not too many: all of them are in the events.
+fn tell(publication: &Publication, quiet: &mut Quiet) {
     let Head { term, epoch, .. } = publication.head;
     for Decision { kind, vip, real, text, .. } in &publication.decisions {
+        let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field) else { continue };
         let vip = vip.as_ref().map(VipName::as_str);
         let real = real.as_ref().map(RealName::as_str);
         match kind.as_str() {
-            "held" | "lagging" | "refused" => warn!(term, epoch, kind, vip, real, text, "decided"),
-            _ => info!(term, epoch, kind, vip, real, text, "decided"),
+            "held" | "lagging" | "refused" => warn!(term, epoch, kind, vip, real, text, skipped, "decided"),
+            _ => info!(term, epoch, kind, vip, real, text, skipped, "decided"),
         }
     }
 }
