@@ -25,7 +25,7 @@ use crate::{Error, Session as _, Store};
 pub use observer::{Observer, Operation};
 use servers::{Server, Servers};
 pub use session::ZooKeeperSession;
-pub use settings::store;
+pub use settings::{login, store};
 
 /// The shortest session that can be asked for.
 const MIN_SESSION: Duration = Duration::from_secs(1);

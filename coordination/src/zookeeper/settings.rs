@@ -48,8 +48,11 @@ fn unreadable(path: &Path, what: &str, error: &io::Error) -> Error {
     Error::Other(format!("{}: {what}: {error}", path.display()))
 }
 
-/// A file of one line, `user:password`, that nobody else may read.
-fn login(path: &Path) -> Result<Login, Error> {
+/// Reads credentials: a file of one line, `user:password`, that nobody else may read.
+///
+/// # Errors
+/// [`Error::Other`] if it cannot be used, with the mend, and without the password.
+pub fn login(path: &Path) -> Result<Login, Error> {
     let shown = path.display();
     let cannot_be_read = |error: io::Error| unreadable(path, "cannot be read", &error);
     let mode = std::fs::metadata(path).map_err(cannot_be_read)?.mode();

@@ -1,5 +1,7 @@
 //! `lbctl init`.
 
+mod rights;
+
 use crate::context::Context;
 use crate::output::{self, Shown};
 use crate::tree::{Found, Tree};
@@ -17,7 +19,9 @@ use zk_schema::{Cluster, ClusterSeed, TABLE_SIZES};
 #[command(after_help = "Examples:
   lbctl init                                          a random seed, tables of 65537 slots
   lbctl init --table-size 655373                      for VIPs of thousands of reals
-  lbctl init --seed 3f2a9c5d0b7e4816a1d4c6f8092b3e57  the seed of a cluster that is to be built anew")]
+  lbctl init --seed 3f2a9c5d0b7e4816a1d4c6f8092b3e57  the seed of a cluster that is to be built anew
+  lbctl init --secure --nodes /etc/drover/zk.credentials --agents digest:real:jxYUaRmyBvAk1wKzIbKVpGPyKD0=
+                                                      close the tree: docs/security.md")]
 pub struct Options {
     /// Key of the hash that places connections: 32 hexadecimal digits. Random if not given. It cannot change while there
     /// are VIPs, and whoever knows it can aim connections at one real.
@@ -27,6 +31,9 @@ pub struct Options {
     /// Slots of each VIP's table: 65537 or 655373. It cannot change while there are VIPs.
     #[arg(long, value_name = "N")]
     table_size: Option<u32>,
+
+    #[command(flatten)]
+    rights: rights::Options,
 }
 
 /// What there is.
@@ -38,14 +45,29 @@ struct Outcome {
     table_size: u32,
     vips: usize,
     nodes: usize,
+    /// Znodes that got other rights; absent where the tree was not to be closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed: Option<Vec<String>>,
 }
 
 impl Shown for Outcome {
     fn text(&self) -> String {
-        let Self { made, seed, table_size, vips, nodes } = self;
-        let head = match made {
-            true => format!("Made the cluster at {}.", paths::CLUSTER),
-            false => format!("There is a cluster at {} already; nothing was changed.", paths::CLUSTER),
+        let Self { made, seed, table_size, vips, nodes, closed } = self;
+        let cluster = paths::CLUSTER;
+        let head = match (made, closed) {
+            (true, None) => format!("Made the cluster at {cluster}."),
+            (true, Some(_)) => format!("Made the cluster at {cluster}, closed."),
+            (false, None) => format!("There is a cluster at {cluster} already; nothing was changed."),
+            (false, Some(closed)) if closed.is_empty() => {
+                format!("The cluster at {cluster} is closed: every znode has the rights that it should have.")
+            }
+            (false, Some(closed)) => {
+                let paths: String = closed.iter().map(|path| format!("\n  {path}")).collect();
+                format!(
+                    "Closed the cluster at {cluster}. These znodes had other rights:{paths}\nStart nodes and agents \
+                     again, one after the other, and run this once more."
+                )
+            }
         };
         format!(
             "{head}\n  seed        {seed}\n  table_size  {table_size}\n  VIPs        {vips}\n  nodes       {nodes}\n"
@@ -58,22 +80,38 @@ impl Shown for Outcome {
 /// # Errors
 /// If there is a cluster other than the one that is asked for, or ZooKeeper fails.
 pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
-    let outcome = context.in_session(async |session| init(session, options).await).await?;
+    let access = options.rights.access(context)?;
+    let outcome = context
+        .in_session(async |session| match &access {
+            None => init(session, options).await,
+            Some(access) => {
+                let wanted = options.cluster()?;
+                let made = session.init_secured(&wanted, access).await?;
+                let closed = if made { Vec::new() } else { session.secure(access).await? };
+                Ok(Outcome { made, closed: Some(closed), ..init(session, options).await? })
+            }
+        })
+        .await?;
     output::print(context.format(), &outcome)?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn init<S: Session>(session: &S, options: &Options) -> Result<Outcome> {
-    if let Some(size) = options.table_size.filter(|size| !TABLE_SIZES.contains(size)) {
-        bail!("--table-size {size}: tables have {} or {} slots", TABLE_SIZES[0], TABLE_SIZES[1]);
+impl Options {
+    /// The record that is asked for.
+    fn cluster(&self) -> Result<Cluster> {
+        if let Some(size) = self.table_size.filter(|size| !TABLE_SIZES.contains(size)) {
+            bail!("--table-size {size}: tables have {} or {} slots", TABLE_SIZES[0], TABLE_SIZES[1]);
+        }
+        let seed = match self.seed {
+            Some(seed) => seed,
+            None => random()?,
+        };
+        Ok(Cluster { seed, table_size: self.table_size.unwrap_or(TABLE_SIZES[0]), ..Cluster::default() })
     }
-    let seed = match options.seed {
-        Some(seed) => seed,
-        None => random()?,
-    };
-    let wanted =
-        Cluster { seed, table_size: options.table_size.unwrap_or(TABLE_SIZES[0]), ..Cluster::default() };
-    let made = setup::init(session, &wanted).await?;
+}
+
+async fn init<S: Session>(session: &S, options: &Options) -> Result<Outcome> {
+    let made = setup::init(session, &options.cluster()?).await?;
     let tree = Tree::read(session).await?;
     let found = tree.cluster.as_ref().context("the cluster's record vanished at once")?;
     let there = found.record.as_ref().map_err(|problem| {
@@ -99,6 +137,7 @@ async fn init<S: Session>(session: &S, options: &Options) -> Result<Outcome> {
         table_size: there.table_size,
         vips: tree.vips.len(),
         nodes: tree.nodes.values().filter(|node| Found::ok(node).is_some()).count(),
+        closed: None,
     })
 }
 
@@ -115,22 +154,22 @@ mod tests {
     use coordination::Store as _;
     use coordination::memory::MemoryStore;
 
+    fn asked(seed: Option<ClusterSeed>, table_size: Option<u32>) -> Options {
+        Options { seed, table_size, rights: rights::Options::default() }
+    }
+
     #[tokio::test]
     async fn a_cluster_is_made_once_and_then_shown_unless_another_is_asked_for() {
         let session = MemoryStore::new().client("lbctl").connect().await.unwrap();
-        let plain = Options { seed: None, table_size: None };
+        let plain = asked(None, None);
         let first = init(&session, &plain).await.unwrap();
         assert!(first.made);
         let again = init(&session, &plain).await.unwrap();
         assert!(!again.made && again.seed == first.seed, "{again:?}");
-        let same = Options { seed: Some(first.seed.parse().unwrap()), table_size: Some(65_537) };
+        let same = asked(Some(first.seed.parse().unwrap()), Some(65_537));
         assert!(!init(&session, &same).await.unwrap().made);
         let before = Tree::read(&session).await.unwrap();
-        for other in [
-            Options { seed: Some(7.into()), table_size: None },
-            Options { seed: None, table_size: Some(655_373) },
-            Options { seed: None, table_size: Some(5) },
-        ] {
+        for other in [asked(Some(7.into()), None), asked(None, Some(655_373)), asked(None, Some(5))] {
             init(&session, &other).await.unwrap_err();
         }
         let after = Tree::read(&session).await.unwrap();
