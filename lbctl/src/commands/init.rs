@@ -7,6 +7,7 @@ use crate::output::{self, Shown};
 use crate::tree::{Found, Tree};
 use anyhow::{Context as _, Result, anyhow, bail};
 use coordination::{Session, setup};
+use rights::Rights;
 use serde::Serialize;
 use std::fs::File;
 use std::io::Read as _;
@@ -33,7 +34,7 @@ pub struct Options {
     table_size: Option<u32>,
 
     #[command(flatten)]
-    rights: rights::Options,
+    rights: Rights,
 }
 
 /// What there is.
@@ -155,7 +156,7 @@ mod tests {
     use coordination::memory::MemoryStore;
 
     fn asked(seed: Option<ClusterSeed>, table_size: Option<u32>) -> Options {
-        Options { seed, table_size, rights: rights::Options::default() }
+        Options { seed, table_size, rights: Rights::default() }
     }
 
     #[tokio::test]

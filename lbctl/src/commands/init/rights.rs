@@ -8,12 +8,12 @@ use std::path::Path;
 use zk_schema::tree::{Access, AccessId};
 use zk_schema::{ZookeeperAuth, ZookeeperSettings};
 
-/// Who belongs to which group.
-///
-/// Each ID is `digest:USER:HASH`, `sasl:USER` or `x509:SUBJECT`, or the path of a file `user:password` of which the
-/// digest is taken.
+// Who belongs to which group. No docstring, since clap would take it for that of the command.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub(super) struct Options {
+#[command(
+    next_help_heading = "Rights (an ID is digest:USER:HASH, sasl:USER or x509:SUBJECT; a FILE holds user:password)"
+)]
+pub(super) struct Rights {
     /// Close the tree, new or old: operators alone write VIPs, reals and flags, nodes alone what they find and decide.
     #[arg(long, requires = "nodes")]
     secure: bool,
@@ -35,7 +35,7 @@ pub(super) struct Options {
     world_reads: bool,
 }
 
-impl Options {
+impl Rights {
     /// Who may do what, if the tree is to be closed.
     pub(super) fn access(&self, context: &Context) -> Result<Option<Access>> {
         if !self.secure {
@@ -98,8 +98,8 @@ mod tests {
     #[test]
     fn a_tree_is_not_closed_without_operators() {
         let context = Context::new(Global { zookeeper: Some("zk-1:2181".to_owned()), ..Global::default() });
-        assert_eq!(Options::default().access(&context).unwrap(), None);
-        let options = Options { secure: true, nodes: vec!["sasl:node".to_owned()], ..Options::default() };
+        assert_eq!(Rights::default().access(&context).unwrap(), None);
+        let options = Rights { secure: true, nodes: vec!["sasl:node".to_owned()], ..Rights::default() };
         let refusal = options.access(&context).unwrap_err().to_string();
         assert!(refusal.contains("--operators") && refusal.contains("credentials_file"), "{refusal}");
     }
