@@ -200,10 +200,10 @@ impl Lab {
         self.real.run(move || runtime().block_on(detach("r0", &bpffs)).unwrap());
     }
 
-    /// The counters by name and labels, as `/metrics` shows them.
+    /// The counters of packets by name and labels, as `/metrics` shows them.
     fn metrics(&self) -> BTreeMap<String, u64> {
         let (_, body) = self.real.run(|| http_get("/metrics")).unwrap();
-        let samples = body.lines().filter(|line| !line.starts_with('#'));
+        let samples = body.lines().filter(|line| line.starts_with("drover_decap"));
         samples
             .map(|line| {
                 let (name, value) = line.rsplit_once(' ').unwrap();
