@@ -147,6 +147,7 @@ impl World {
             epoch: decided.head.epoch,
             digest: String::new(),
             mode: Mode::Live,
+            announced: None,
             problem: None,
             extra: Default::default(),
         };

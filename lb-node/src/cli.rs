@@ -432,8 +432,8 @@ mod tests {
             check(&path, &instead.into())
         };
         let summary =
-            checked(&["--name", "lb-2", "--interface", "eth1", "--admin", "10.0.0.2:9940"]).unwrap();
-        assert!(summary.starts_with("node lb-2 on eth1 (XDP auto), admin on 10.0.0.2:9940\n"), "{summary}");
+            checked(&["--name", "lb-2", "--interface", "eth1", "--admin", "127.0.0.1:9941"]).unwrap();
+        assert!(summary.starts_with("node lb-2 on eth1 (XDP auto), admin on 127.0.0.1:9941\n"), "{summary}");
         let refusal = checked(&["--name", "lb-2"]).unwrap_err().to_string();
         assert!(refusal.contains("node.interface: missing"), "{refusal}");
 
