@@ -40,11 +40,24 @@ pub fn run(input: &[u8]) {
             };
             assert_eq!(ran.verdict, XDP_TX);
             goes_where_its_flow_belongs(bench, &frame, &real);
+            if may_be_a_fragment(&frame) {
+                continue;
+            }
             if let Some(other) = reals.insert(frame.clone(), real.clone()) {
                 assert_eq!(real, other, "the same packet went to two reals: {frame:02x?}");
             }
         }
     });
+}
+
+/// A later fragment goes where the newest first fragment of its datagram went, so it may go elsewhere the next time.
+fn may_be_a_fragment(frame: &[u8]) -> bool {
+    let packet = &frame[l3(frame)..];
+    match packet[0] >> 4 {
+        4 => packet[6] & 0x1f != 0 || packet[7] != 0,
+        // Behind other extension headers there may be one of fragments.
+        _ => !matches!(packet.get(6), Some(6 | 17 | 58)),
+    }
 }
 
 /// A packet whose ports are plain to see, as this reads it, went to the real that the table gives its flow.
