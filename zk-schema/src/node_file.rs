@@ -412,11 +412,7 @@ impl Rules for ZookeeperSettings {
             ("tls_cert", &self.tls_cert),
             ("tls_key", &self.tls_key),
         ];
-        for (key, path) in files {
-            if let Some(path) = path {
-                check_path(scope, key, path);
-            }
-        }
+        check_paths(scope, &files);
         let mut needs = |key: &str, there: bool, other: &str, reason: &str| {
             if there && scope.sound(other) {
                 scope.problem(key, format!("{reason} needs {other}; add it, or remove {key}"));
@@ -457,8 +453,17 @@ impl Rules for ClusterSettings {
     }
 }
 
+/// Those of the paths that are there are as [`check_path`] wants them.
+pub(crate) fn check_paths(scope: &mut Scope<'_>, paths: &[(&str, &Option<PathBuf>)]) {
+    for (key, path) in paths {
+        if let Some(path) = path {
+            check_path(scope, key, path);
+        }
+    }
+}
+
 /// The path names something wherever the daemon was started: it begins at the root, and does not end in `/`.
-pub(crate) fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
+fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
     let text = path.to_string_lossy();
     if !path.is_absolute() || path.file_name().is_none() || text.chars().any(char::is_control) {
         scope.problem(key, format!("{} is not {ABSOLUTE}, such as /etc/drover/file", quoted(&text)));

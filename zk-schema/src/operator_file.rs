@@ -4,7 +4,7 @@
 
 use crate::decode::{Decode, Fields};
 use crate::file::{FileErrors, parse};
-use crate::node_file::{ABSOLUTE, ZookeeperSettings, check_path};
+use crate::node_file::{ABSOLUTE, ZookeeperSettings, check_paths};
 use crate::problem::{Problems, Scope};
 use crate::validate::Rules;
 use serde::Serialize;
@@ -97,11 +97,7 @@ impl Rules for AdminAccess {
             ("tls_cert", &self.tls_cert),
             ("tls_key", &self.tls_key),
         ];
-        for (key, path) in files {
-            if let Some(path) = path {
-                check_path(scope, key, path);
-            }
-        }
+        check_paths(scope, &files);
         let mut needs = |key: &str, there: bool, other: &str| {
             if there && scope.sound(other) {
                 scope.problem(key, format!("needs {other}; add it, or remove {key}"));

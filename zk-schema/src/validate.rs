@@ -2,7 +2,7 @@
 //!
 //! `validate` checks a record that code has built; records that are read pass the same rules, with the same ranges.
 
-use crate::node_file::check_path;
+use crate::node_file::check_paths;
 use crate::problem::{Problems, Report, Scope, quoted};
 use crate::records::{
     Capacity, CheckKind, Cluster, Desired, Encapsulation, HealthCheck, HttpCheck, Limits, Node, Protocol,
@@ -297,11 +297,7 @@ impl Node {
             ("admin_tls_key", &self.admin_tls_key),
             ("admin_tls_client_ca", &self.admin_tls_client_ca),
         ];
-        for (key, path) in files {
-            if let Some(path) = path {
-                check_path(scope, key, path);
-            }
-        }
+        check_paths(scope, &files);
         let mut needs = |key: &str, there: bool, other: &str, reason: &str| {
             if there && scope.sound(other) {
                 scope.problem(key, format!("{reason} needs {other}; add it, or remove {key}"));

@@ -5,8 +5,7 @@ use crate::edit::plan::{self, Remark};
 use crate::edit::run::{self, Ask};
 use crate::edit::{self, Edit, Plan};
 use crate::tree::{Found, Tree};
-use anyhow::{Context as _, Result, anyhow, bail};
-use std::io::Read as _;
+use anyhow::{Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zk_schema::DesiredFile;
@@ -55,15 +54,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
 
 /// Reads a file in TOML or JSON.
 fn read(path: &Path) -> Result<DesiredFile> {
-    let (name, text) = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
-        ("standard input".to_owned(), text)
-    } else {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-        (name, text)
-    };
+    let (name, text) = super::file_or_stdin(path)?;
     parse(&text, &name)
 }
 

@@ -5,10 +5,9 @@ use crate::output::{self, Shown};
 use crate::overview::words;
 use crate::placement::{Destination, Fate, Outlook, Service, Source};
 use crate::tree::Tree;
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zk_schema::Affinity;
@@ -79,15 +78,7 @@ fn sources(options: &Options) -> Result<Vec<Source>> {
 
 /// The sources in a file, one a line; lines that are empty or begin with `#` are passed over.
 fn listed(path: &Path) -> Result<Vec<Source>> {
-    let (name, text) = if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;
-        ("standard input".to_owned(), text)
-    } else {
-        let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-        (name, text)
-    };
+    let (name, text) = super::file_or_stdin(path)?;
     let lines = (1..).zip(text.lines().map(str::trim));
     let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
     lines
