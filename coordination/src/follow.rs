@@ -86,6 +86,17 @@ pub struct Followed {
     /// Whether the tree's head has been looked at in this session, so that `decided` is what it holds unless there is
     /// a `problem`.
     pub current: bool,
+    /// The (term, epoch) below which nothing is taken over while there is no decision: what a predecessor of this process
+    /// left in force, though it is not known in full.
+    pub floor: Option<(u64, u64)>,
+}
+
+impl Followed {
+    /// The (term, epoch) of what is in force, as far as this node knows.
+    #[must_use]
+    pub fn order(&self) -> Option<(u64, u64)> {
+        self.decided.as_ref().map(|decided| decided.head.order()).or(self.floor)
+    }
 }
 
 /// Follows the head into `followed`, which starts from whatever it holds, until the session has expired. Nothing that is
@@ -98,8 +109,11 @@ pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>,
         if !State::wait_connected(&mut state).await {
             return;
         }
-        let known = followed.borrow().decided.clone();
-        let outcome = look(session, known.as_deref()).await;
+        let (known, floor) = {
+            let followed = followed.borrow();
+            (followed.decided.clone(), followed.floor)
+        };
+        let outcome = look(session, known.as_deref(), floor).await;
         let (found, watch) = match outcome {
             Ok(outcome) => outcome,
             Err(Error::Expired) => return,
@@ -115,7 +129,12 @@ pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>,
         let pause = match found {
             Found::Newer(decided) => {
                 attempts = 0;
-                followed.send_replace(Followed { decided: Some(decided), problem: None, current: true });
+                followed.send_replace(Followed {
+                    decided: Some(decided),
+                    problem: None,
+                    current: true,
+                    floor,
+                });
                 reread
             }
             Found::Same => {
@@ -152,7 +171,11 @@ enum Found {
     Torn(String),
 }
 
-async fn look<S: Session>(session: &S, known: Option<&Decided>) -> Result<(Found, Watch), Error> {
+async fn look<S: Session>(
+    session: &S,
+    known: Option<&Decided>,
+    floor: Option<(u64, u64)>,
+) -> Result<(Found, Watch), Error> {
     let (znode, watch) = session.watch(paths::ASSIGNMENTS).await?;
     let data = znode.map(|znode| znode.data).unwrap_or_default();
     if data.is_empty() {
@@ -181,6 +204,13 @@ async fn look<S: Session>(session: &S, known: Option<&Decided>) -> Result<(Found
             );
             return Ok((Found::Refused(problem), watch));
         }
+    } else if let Some(floor) = floor.filter(|floor| head.order() < *floor) {
+        let problem = format!(
+            "{}: (term, epoch) {:?} is less than {floor:?}, which the tables in the kernel are from; they stay; the next leader goes on from it",
+            paths::ASSIGNMENTS,
+            head.order()
+        );
+        return Ok((Found::Refused(problem), watch));
     }
     let is_new = |name: &VipName| known.is_none_or(|known| known.head.vips.get(name) != head.vips.get(name));
     let names: Vec<VipName> = head.vips.keys().filter(|name| is_new(name)).cloned().collect();

@@ -237,6 +237,25 @@ async fn a_follower_has_each_decision_complete_and_never_goes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_follower_that_starts_takes_over_nothing_older_than_what_its_predecessor_left_in_force() {
+    let (store, operator) = tree().await;
+    write(&operator, &decision(3, 389, &["mqtt"])).await;
+    let session = store.client("lb-1").connect().await.unwrap();
+    let followed = watch::Sender::new(Followed { floor: Some((3, 390)), ..Followed::default() });
+    let receiver = followed.subscribe();
+    let _task = tokio::spawn(async move { follow(&session, &followed, REREAD).await });
+    sleep(MOMENT).await;
+    assert_eq!(order(&receiver), None);
+    assert_eq!(receiver.borrow().order(), Some((3, 390)));
+    let problem = receiver.borrow().problem.clone().unwrap();
+    assert!(problem.contains("(3, 389) is less than (3, 390)"), "{problem}");
+    write(&operator, &decision(3, 390, &["mqtt"])).await;
+    sleep(MOMENT).await;
+    assert_eq!(order(&receiver), Some((3, 390)), "what is in force itself is learnt");
+    assert_eq!(receiver.borrow().problem, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_follower_takes_over_nothing_of_a_decision_that_is_torn() {
     let (store, operator) = tree().await;
     let (followed, _task) = follower(store.client("lb-1").connect().await.unwrap());

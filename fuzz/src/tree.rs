@@ -320,7 +320,7 @@ fn follows(znodes: &Znodes, last: Option<Arc<Decided>>) {
             }
             let _ = session.commit(create(path, data)).await;
         }
-        let followed = Followed { decided: last.clone(), problem: None, current: false };
+        let followed = Followed { decided: last.clone(), ..Followed::default() };
         let (followed, _receiver) = watch::channel(followed);
         let time = tokio::time::sleep(Duration::from_secs(3));
         tokio::select! {

@@ -63,6 +63,8 @@ pub struct Config {
     pub tick: u32,
     /// The same for IPv6.
     pub source_v6: [u64; 2],
+    /// Term and epoch of the decision that the tables are from, on a node of a cluster; else 0. Programs do not read it.
+    pub order: [u64; 2],
 }
 
 /// An address that VIPs live on; a cell of a two-position hash table (see [`address_positions`]).
@@ -414,7 +416,7 @@ pub const fn ipv4_key(address: u32) -> [u64; 2] {
 
 const _: () = {
     assert!(ADDRESS_SLOTS == 1 << 13 && SERVICE_SLOTS == ADDRESS_SLOTS);
-    assert!(size_of::<Config>() == 96);
+    assert!(size_of::<Config>() == 112);
     assert!(size_of::<AddressEntry>() == 32);
     assert!(size_of::<ServiceEntry>() == 16);
     assert!(size_of::<VipEntry>() == 64);

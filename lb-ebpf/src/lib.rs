@@ -11,4 +11,4 @@ pub mod wire;
 
 /// Version of the load balancer's map layout. A daemon that finds maps of another version builds its
 /// own beside them and replaces the program's link.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;

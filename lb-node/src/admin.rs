@@ -1,12 +1,13 @@
-//! The admin endpoint: `/healthz`, `/readyz`, `/announced`, `/metrics`, `/status` and `/capture`.
+//! The admin endpoint: `/livez`, `/healthz`, `/readyz`, `/announced`, `/metrics`, `/status` and `/capture`.
 //!
 //! | path | answers 200 | else |
 //! |---|---|---|
-//! | `/healthz` | while the newest self-test has passed (a packet through the loaded program) and the control loop turns | 503, with what failed |
-//! | `/readyz` | once every VIP has its table | 503, with what is missing |
+//! | `/livez` | while a restart would mend nothing: as `/healthz`, and while the node waits for its first decision | 503, with what hangs or failed |
+//! | `/healthz` | while the newest self-test has passed (a packet through the loaded program) and all core tasks turn | 503, with what failed |
+//! | `/readyz` | once every VIP has its table, while all core tasks turn | 503, with what is missing |
 //! | `/announced` | while all that it serves is announced: see [`crate::announced`] | 503, with what is not, and why |
-//! | `/metrics` | always: Prometheus' text (OpenMetrics) | |
-//! | `/status` | always: JSON | |
+//! | `/metrics` | always: Prometheus' text (OpenMetrics); before the first decision what is known by then | |
+//! | `/status` | always: JSON; 503 before the first decision | |
 //! | `/capture` | samples of forwarded packets as pcapng, see [`capture`] | with what is in the way |
 
 mod capture;
@@ -17,7 +18,8 @@ use crate::control::SELF_TEST_EVERY;
 use crate::door::{Door, Limits};
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
-use crate::status::{ClusterStatus, Status, VipStatus, seconds};
+use crate::status::{ClusterStatus, KeptStatus, Status, VipStatus, seconds};
+use crate::supervisor::Supervisor;
 use anyhow::{Context as _, Result};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -52,16 +54,45 @@ pub struct Shown {
     pub cluster: Option<Learnt>,
     /// What is announced.
     pub announced: watch::Receiver<FrontStatus>,
-    /// When the control loop last turned.
-    pub turned: watch::Receiver<Instant>,
+    /// When the control loop last turned; `None` while the node waits for its first decision.
+    pub turned: watch::Receiver<Option<Instant>>,
+    /// The core tasks.
+    pub tasks: Supervisor,
+    /// What is kept on disk.
+    pub kept: watch::Receiver<KeptStatus>,
     /// The metrics.
-    pub registry: Arc<Registry>,
+    pub registry: watch::Receiver<Arc<Registry>>,
     /// Where the data plane's pins are, if there is one.
     pub pins: Option<PathBuf>,
 }
 
-/// A control loop that has not turned for so long hangs: it does at each self-test.
+/// A control loop that has not turned for so long hangs: it does every second, unless it is applying something.
 const HUNG_AFTER: Duration = Duration::from_secs(3 * SELF_TEST_EVERY.as_secs());
+
+impl Shown {
+    /// Whether there is nothing to go by yet.
+    fn is_waiting(&self) -> bool {
+        self.turned.borrow().is_none()
+    }
+
+    /// What hangs, a line for each.
+    fn hung(&self) -> Vec<String> {
+        let mut hung = self.tasks.hung();
+        let silence = self.turned.borrow().map_or(Duration::ZERO, |turned| turned.elapsed());
+        if silence > HUNG_AFTER {
+            hung.push(format!("the control loop hangs: it last turned {} s ago", silence.as_secs()));
+        }
+        hung
+    }
+
+    /// What keeps a node that waits from forwarding by a decision; nothing where it does not wait.
+    fn waits_for(&self) -> Option<String> {
+        self.is_waiting().then(|| match &self.cluster {
+            Some(_) => "waiting for the first decision of a leader; the kernel forwards as before".to_owned(),
+            None => "starting".to_owned(),
+        })
+    }
+}
 
 /// Listens on `address`, without answering yet.
 ///
@@ -83,6 +114,7 @@ pub(crate) async fn serve(listener: TcpListener, door: Door, shown: Shown) -> In
 
 fn router(shown: Shown) -> Router {
     Router::new()
+        .route("/livez", get(livez))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/announced", get(all_announced))
@@ -92,17 +124,25 @@ fn router(shown: Shown) -> Router {
         .with_state(shown)
 }
 
-async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
-    let mut problems = shown.status.borrow().not_healthy();
-    let silence = shown.turned.borrow().elapsed();
-    if silence > HUNG_AFTER {
-        problems.push(format!("the control loop hangs: it last turned {} s ago", silence.as_secs()));
+async fn livez(State(shown): State<Shown>) -> (StatusCode, String) {
+    let mut problems = shown.hung();
+    if !shown.is_waiting() {
+        problems.extend(shown.status.borrow().not_healthy());
     }
+    verdict(&problems, shown.waits_for().as_slice())
+}
+
+async fn healthz(State(shown): State<Shown>) -> (StatusCode, String) {
+    let mut problems: Vec<String> = shown.waits_for().into_iter().collect();
+    problems.extend(shown.status.borrow().not_healthy());
+    problems.extend(shown.hung());
     verdict(&problems, &[])
 }
 
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
-    let missing = shown.status.borrow().not_ready();
+    let mut missing: Vec<String> = shown.waits_for().into_iter().collect();
+    missing.extend(shown.status.borrow().not_ready());
+    missing.extend(shown.hung());
     let file = shown.file.borrow();
     let mut remarks = Vec::new();
     if !file.is_valid() {
@@ -113,6 +153,7 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
         remarks.extend(ClusterStatus::of(cluster).remarks());
     }
     remarks.extend(shown.announced.borrow().problem.iter().cloned());
+    remarks.extend(shown.kept.borrow().problem.iter().cloned());
     remarks.extend(file.restart_for.iter().map(|field| format!("a change of {field} waits for a restart")));
     verdict(&missing, &remarks)
 }
@@ -120,7 +161,9 @@ async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
 async fn all_announced(State(shown): State<Shown>) -> (StatusCode, String) {
     let status = Arc::clone(&shown.status.borrow());
     let cluster = shown.cluster.as_ref().map(ClusterStatus::of);
-    let missing = announced::missing(&status, cluster.as_ref(), &shown.announced.borrow());
+    let mut missing: Vec<String> = shown.waits_for().into_iter().collect();
+    missing.extend(announced::missing(&status, cluster.as_ref(), &shown.announced.borrow()));
+    missing.extend(shown.hung());
     verdict(&missing, &announced::remarks(&status))
 }
 
@@ -138,10 +181,11 @@ fn verdict(problems: &[String], remarks: &[String]) -> (StatusCode, String) {
 }
 
 async fn metrics(State(shown): State<Shown>) -> Response {
+    let registry = Arc::clone(&shown.registry.borrow());
     // Reading the kernel's counters takes system calls, and may wait for a table to be applied.
     let encoded = tokio::task::spawn_blocking(move || {
         let mut body = String::new();
-        text::encode(&mut body, &shown.registry).map(|()| body)
+        text::encode(&mut body, &registry).map(|()| body)
     });
     match encoded.await {
         Ok(Ok(body)) => {
@@ -187,12 +231,14 @@ struct Config<'a> {
 
 async fn status(State(shown): State<Shown>) -> Response {
     let status = Arc::clone(&shown.status.borrow());
+    let hung = shown.hung();
+    let code = if shown.is_waiting() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     let file = shown.file.borrow();
     let report = Report {
         node: &shown.node,
         version: env!("CARGO_PKG_VERSION"),
-        healthy: status.not_healthy().is_empty(),
-        ready: status.not_ready().is_empty(),
+        healthy: status.not_healthy().is_empty() && hung.is_empty(),
+        ready: status.not_ready().is_empty() && hung.is_empty(),
         config: Config {
             valid: file.is_valid(),
             problems: &file.problems,
@@ -209,7 +255,7 @@ async fn status(State(shown): State<Shown>) -> Response {
         self_test_failures: status.self_test.as_ref().map(|test| &test.failures),
         vips: &status.vips,
     };
-    Json(report).into_response()
+    (code, Json(report)).into_response()
 }
 
 #[cfg(test)]
@@ -319,7 +365,7 @@ mod tests {
 
     /// Asks the endpoint for a page, over a socket.
     async fn ask(page: &str, status: Status, file: FileStatus, readable: bool) -> (u16, String) {
-        ask_after(page, status, file, readable, Instant::now()).await
+        ask_after(page, status, file, readable, Some(Instant::now())).await
     }
 
     /// As [`ask`], of a node whose control loop last turned then.
@@ -328,16 +374,17 @@ mod tests {
         status: Status,
         file: FileStatus,
         readable: bool,
-        turned: Instant,
+        turned: Option<Instant>,
     ) -> (u16, String) {
         let (status, file) = (watch::Sender::new(Arc::new(status)), watch::Sender::new(file));
         let sources = Sources {
-            dataplane: Arc::new(Mutex::new(Counting { readable })),
+            dataplane: Some(Arc::new(Mutex::new(Counting { readable }))),
             status: status.subscribe(),
             file: file.subscribe(),
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
             tree: Default::default(),
+            kept: watch::channel(KeptStatus::default()).1,
             capacity: Default::default(),
         };
         let registry = registry(sources, &ControlMetrics::default(), &ProbeMetrics::default());
@@ -348,7 +395,9 @@ mod tests {
             cluster: None,
             announced: watch::channel(FrontStatus::default()).1,
             turned: watch::channel(turned).1,
-            registry: Arc::new(registry),
+            tasks: Supervisor::default(),
+            kept: watch::channel(KeptStatus::default()).1,
+            registry: watch::channel(Arc::new(registry)).1,
             pins: None,
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
@@ -387,8 +436,29 @@ mod tests {
     #[tokio::test]
     async fn a_control_loop_that_hangs_is_not_healthy_whatever_the_last_self_test_said() {
         let hung = Instant::now().checked_sub(HUNG_AFTER + Duration::from_secs(1)).unwrap();
-        let (code, body) = ask_after("/healthz", working(), FileStatus::default(), true, hung).await;
-        assert_eq!((code, body.as_str()), (503, "the control loop hangs: it last turned 31 s ago\n"));
+        for page in ["/livez", "/healthz", "/readyz", "/announced"] {
+            let (code, body) = ask_after(page, working(), FileStatus::default(), true, Some(hung)).await;
+            assert_eq!(
+                (code, body.as_str()),
+                (503, "the control loop hangs: it last turned 31 s ago\n"),
+                "{page}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn before_the_first_decision_pages_say_what_is_missing_and_only_livez_is_content() {
+        let ask = |page| ask_after(page, Status::default(), FileStatus::default(), true, None);
+        for page in ["/healthz", "/readyz", "/announced"] {
+            let (code, body) = ask(page).await;
+            assert_eq!(code, 503, "{page}: {body}");
+            assert!(body.contains("starting"), "{page}: {body}");
+        }
+        assert_eq!(ask("/livez").await, (200, "ok\nstarting\n".into()));
+        let (code, body) = ask("/status").await;
+        assert_eq!(code, 503);
+        assert!(body.contains("\"ready\":false"), "{body}");
+        assert_eq!(ask("/metrics").await.0, 200);
     }
 
     #[tokio::test]

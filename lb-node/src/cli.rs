@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::standalone;
-use crate::{capture, dataplane, node, probe_route, real};
+use crate::{capture, dataplane, guard, node, probe_route, real};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::fmt::Write as _;
@@ -60,8 +60,8 @@ enum Command {
     /// When the process ends, however it ends, packets are forwarded as before, and the next `lb-node run` takes over
     /// without losing one. `lb-node detach` ends that.
     ///
-    /// The file's `admin` address (127.0.0.1:9940 by default) answers /healthz, /readyz, /status, /metrics and
-    /// /capture.
+    /// The file's `admin` address (127.0.0.1:9940 by default) answers /livez, /healthz, /readyz, /announced, /status,
+    /// /metrics and /capture.
     #[command(after_help = "Examples:
   lb-node run --config /etc/drover/node.toml     one of several nodes
   lb-node run --standalone /etc/drover/cluster.toml
@@ -69,6 +69,15 @@ enum Command {
   curl -s 127.0.0.1:9940/readyz                  what is missing, if anything
   curl -s 127.0.0.1:9940/status | jq .vips       who gets connections, and why")]
     Run(Run),
+
+    /// Withdraw a node's VIPs when its daemon gives no sign of life.
+    ///
+    /// Runs beside `lb-node run --config`, with the same file. When the daemon has been silent for longer than
+    /// `withdraw_after_ms` of the table [front], the guard withdraws everything that the daemon announced by BIRD. The daemon
+    /// announces again itself when it is back. Losing ZooKeeper is no reason: a daemon that is cut off lives.
+    ///
+    /// Needs BIRD's control socket and the directory of `bird_file`, and no capability.
+    Guard(Guard),
 
     /// Check a cluster file or a node file, and print what it says.
     ///
@@ -121,6 +130,16 @@ struct Run {
     /// Directory on a BPF file system that keeps programs and tables while no process runs.
     #[arg(long, value_name = "DIRECTORY", default_value = real::DEFAULT_BPFFS)]
     bpffs: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Guard {
+    /// The node file that the daemon runs by.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+
+    #[command(flatten)]
+    instead: Instead,
 }
 
 #[derive(Debug, Args)]
@@ -188,6 +207,7 @@ impl Cli {
                     (None, None) => bail!("name a node file (--config) or a cluster file (--standalone)"),
                 }
             }
+            Command::Guard(Guard { config, instead }) => guard::run(&config, &instead.into()).await,
             Command::Check { file, instead } => {
                 print!("{}", check(&file, &instead.into())?);
                 Ok(())
@@ -280,10 +300,11 @@ fn node_summary(file: &NodeFile) -> String {
         FrontDriver::None => writeln!(text, "front: announced by nobody"),
         FrontDriver::Bird => writeln!(
             text,
-            "front: announced after {} ms by the BIRD at {}, which includes {}",
+            "front: announced after {} ms by the BIRD at {}, which includes {}; withdrawn after {} ms without a sign of life",
             front.announce_hold_ms,
             front.bird_socket.display(),
-            front.bird_file.display()
+            front.bird_file.display(),
+            front.withdraw_after_ms
         ),
     };
     let _ = writeln!(
@@ -409,7 +430,8 @@ mod tests {
             "node lb-1 on eth0 (XDP auto), admin on 127.0.0.1:9940\n\
              ZooKeeper at zk-1:2181,zk-2:2181/site-a, session timeout 6000 ms, no TLS, no credentials, open access to \
              what it creates\n\
-             front: announced after 1000 ms by the BIRD at /run/bird/bird.ctl, which includes /run/drover/bird.conf\n\
+             front: announced after 1000 ms by the BIRD at /run/bird/bird.ctl, which includes /run/drover/bird.conf; \
+             withdrawn after 10000 ms without a sign of life\n\
              state in /var/lib/drover; on its own after 10000 ms; 5000 ms between withdrawing and stopping; 3000 ms \
              for acknowledgements\n"
         );

@@ -16,6 +16,7 @@
 use crate::cluster::probers::probers;
 use crate::compile::{CompileError, TableCache, compile_with};
 use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
+use crate::guard::PULSE_EVERY;
 use crate::health::{Key, Target, Verdicts};
 use crate::metrics::ControlMetrics;
 use crate::nexthop::{NextHops, Wanted};
@@ -97,6 +98,9 @@ pub trait Forwarding: Send + 'static {
     /// See [`Dataplane::is_native`].
     fn is_native(&self) -> bool;
 
+    /// See [`Dataplane::set_order`].
+    fn set_order(&mut self, _order: Option<(u64, u64)>) {}
+
     /// Tables that several data planes share, if they do.
     fn tables(&self) -> Option<TableCache> {
         None
@@ -141,6 +145,10 @@ impl Forwarding for Dataplane {
     fn is_native(&self) -> bool {
         Self::is_native(self)
     }
+
+    fn set_order(&mut self, order: Option<(u64, u64)>) {
+        Self::set_order(self, order);
+    }
 }
 
 /// A data plane that the loop and the scrapes of its counters share.
@@ -176,8 +184,10 @@ pub struct Outputs {
     pub status: watch::Sender<Arc<Status>>,
     /// What other nodes are to know.
     pub report: watch::Sender<Arc<Report>>,
-    /// When the loop last turned. It does with each self-test at least, every ten seconds, unless it hangs.
-    pub turned: watch::Sender<Instant>,
+    /// When the loop last turned; `None` before its first turn. It does every second, unless it hangs.
+    pub turned: watch::Sender<Option<Instant>>,
+    /// What the node leaves out by its own judgement, to be kept over a restart.
+    pub exclusions: watch::Sender<Exclusions>,
 }
 
 /// What is in force, as other nodes are to know it.
@@ -319,26 +329,42 @@ impl<D: Forwarding> Control<D> {
         }
     }
 
+    /// Begins with what a predecessor of this process left out by its own judgement.
+    #[must_use]
+    pub fn remembering(self, exclusions: Exclusions) -> Self {
+        Self { exclusions, ..self }
+    }
+
     /// Runs until `stop` is ready; then forwarding goes on as it is.
     pub async fn run(mut self, mut inputs: Inputs, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut self_tests = tokio::time::interval(SELF_TEST_EVERY);
         self_tests.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self_tests.reset();
+        let mut pulses = tokio::time::interval(PULSE_EVERY);
+        pulses.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut snapshots_end, mut verdicts_end, mut next_hops_end, mut mode_ends) =
             (false, false, false, false);
         loop {
             let wake = self.reconcile(&mut inputs).await;
-            // In this order, so that a run of a simulation can be repeated. What is rare comes first.
-            tokio::select! {
-                biased;
-                () = &mut stop => return,
-                _ = self_tests.tick() => self.test_itself().await,
-                changed = inputs.snapshots.changed(), if !snapshots_end => snapshots_end = changed.is_err(),
-                changed = inputs.verdicts.changed(), if !verdicts_end => verdicts_end = changed.is_err(),
-                changed = inputs.next_hops.changed(), if !next_hops_end => next_hops_end = changed.is_err(),
-                changed = inputs.mode.changed(), if !mode_ends => mode_ends = changed.is_err(),
-                () = sleep_until(wake) => {}
+            loop {
+                // In this order, so that a run of a simulation can be repeated. What is rare comes first.
+                tokio::select! {
+                    biased;
+                    () = &mut stop => return,
+                    _ = self_tests.tick() => self.test_itself().await,
+                    changed = inputs.snapshots.changed(), if !snapshots_end => snapshots_end = changed.is_err(),
+                    changed = inputs.verdicts.changed(), if !verdicts_end => verdicts_end = changed.is_err(),
+                    changed = inputs.next_hops.changed(), if !next_hops_end => next_hops_end = changed.is_err(),
+                    changed = inputs.mode.changed(), if !mode_ends => mode_ends = changed.is_err(),
+                    () = sleep_until(wake) => {}
+                    // Only to show that it turns, where somebody might care.
+                    _ = pulses.tick(), if D::BLOCKS => {
+                        self.outputs.turned.send_replace(Some(Instant::now()));
+                        continue;
+                    }
+                }
+                break;
             }
         }
     }
@@ -376,7 +402,8 @@ impl<D: Forwarding> Control<D> {
         }
         self.publish_status(desired, &verdicts, &next_hops, mode);
         self.publish_report(mode);
-        self.outputs.turned.send_replace(Instant::now());
+        replace(&self.outputs.exclusions, self.exclusions.clone());
+        self.outputs.turned.send_replace(Some(Instant::now()));
         wake
     }
 
@@ -612,6 +639,8 @@ impl<D: Forwarding> Job<D> {
         .map_err(|error: CompileError| error.to_string())?;
 
         let mut dataplane = locked(&self.dataplane);
+        // First, so that nothing older is ever applied, wherever this process ends.
+        dataplane.set_order(self.snapshot.decided.as_ref().map(|decided| decided.head.order()));
         let same = before.filter(|before| !self.again && before.program.as_ref() == Some(&program));
         let mut applied = None;
         let shares = match same {

@@ -42,7 +42,7 @@ const HEAD: usize = 16 * 1024;
 /// Headers of a request.
 const HEADERS: usize = 64;
 /// Pages that say by their code alone what orchestrators ask for.
-const PROBED: [&str; 3] = ["/healthz", "/readyz", "/announced"];
+const PROBED: [&str; 4] = ["/livez", "/healthz", "/readyz", "/announced"];
 
 /// What a stranger may take.
 #[derive(Clone, Copy, Debug)]

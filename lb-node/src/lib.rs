@@ -13,6 +13,7 @@ pub mod control;
 pub mod dataplane;
 pub mod door;
 pub mod front;
+pub mod guard;
 pub mod health;
 pub mod metrics;
 pub mod nexthop;
@@ -26,6 +27,7 @@ mod quiet;
 pub mod real;
 pub mod standalone;
 pub mod status;
+pub mod supervisor;
 pub mod tree_metrics;
 
 /// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where

@@ -3,10 +3,23 @@
 use clap::Parser as _;
 use lb_node::cli::Cli;
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio::runtime::Runtime;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match Cli::parse().execute().await {
+/// How long the end may wait for work that blocks a thread, such as writing to a disk that hangs.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match Runtime::new() {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(cli.execute());
+            runtime.shutdown_timeout(LAST_WAIT);
+            outcome
+        }
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             #[expect(

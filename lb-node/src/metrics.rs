@@ -10,7 +10,7 @@ use crate::front::{FrontMetrics, FrontStatus};
 use crate::health::metrics::ProbeMetrics;
 use crate::process_metrics::ProcessMetrics;
 use crate::standalone::FileStatus;
-use crate::status::{ClusterStatus, RealStatus, Status};
+use crate::status::{ClusterStatus, KeptStatus, RealStatus, Status};
 use crate::tree_metrics::TreeMetrics;
 use lb_ebpf::lb::RealCounters;
 use prometheus_client::collector::Collector;
@@ -75,8 +75,8 @@ impl ControlMetrics {
 
 /// What the metrics are gathered from at the time of a scrape.
 pub struct Sources<D> {
-    /// The data plane, for the kernel's counters.
-    pub dataplane: Shared<D>,
+    /// The data plane, for the kernel's counters; `None` before there is something to forward by.
+    pub dataplane: Option<Shared<D>>,
     /// The control loop's status.
     pub status: watch::Receiver<Arc<Status>>,
     /// The cluster file's status.
@@ -87,6 +87,8 @@ pub struct Sources<D> {
     pub announced: watch::Receiver<FrontStatus>,
     /// The way to the tree.
     pub tree: TreeMetrics,
+    /// What is kept on disk.
+    pub kept: watch::Receiver<KeptStatus>,
     /// What the node has room for.
     pub capacity: Capacity,
 }
@@ -132,15 +134,23 @@ impl<D: Forwarding> Collector for Scrape<D> {
         let mut families = Families { encoder };
         let status = Arc::clone(&self.sources.status.borrow());
         let file_is_valid = self.sources.file.borrow().is_valid();
-        let (statistics, unresolved) = {
-            let dataplane = locked(&self.sources.dataplane);
-            (dataplane.statistics(), dataplane.unresolved().len())
+        let (statistics, unresolved) = match &self.sources.dataplane {
+            Some(dataplane) => {
+                let dataplane = locked(dataplane);
+                (dataplane.statistics(), dataplane.unresolved().len())
+            }
+            None => (Ok(Statistics::default()), 0),
         };
         encode_status(&mut families, &status, file_is_valid, unresolved)?;
         encode_capacity(&mut families, &status, &self.sources.capacity)?;
         if let Some(cluster) = &self.sources.cluster {
             encode_cluster(&mut families, &ClusterStatus::of(cluster), &status)?;
             encode_behind(&mut families, &self.sources.tree)?;
+            families.gauge(
+                "cache_current",
+                "Whether the newest decision, and what is left out of it, is kept on disk: 0 or 1",
+                flag(self.sources.kept.borrow().problem.is_none()),
+            )?;
         }
         match statistics {
             Ok(statistics) => {

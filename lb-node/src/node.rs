@@ -5,26 +5,32 @@
 
 use crate::admin::{self, Shown};
 use crate::bpffs;
-use crate::cluster::agent::{self, Agent, Learnt, Link, Name};
+use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
-use crate::cluster::{leader, vote};
-use crate::control::{self, Control, Inputs, Outputs, Report};
-use crate::dataplane::{Dataplane, Settings, Start};
+use crate::cluster::{exclusions, leader, vote};
+use crate::control::{self, Control, Inputs, Outputs, Report, Shared};
+use crate::dataplane::{self, Dataplane, Settings, Start};
 use crate::door::{self, Door};
 use crate::front::{Driver, Front, FrontStatus, boot_id};
+use crate::guard::{self, PULSE_EVERY, Pulse};
+use crate::health::metrics::ProbeMetrics;
 use crate::health::scheduler;
 use crate::health::{self, probe::Prober};
 use crate::metrics::{self, ControlMetrics};
 use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
 use crate::notify::Notifier;
+use crate::policy::Exclusions;
 use crate::probe_route::ProbeRoute;
+use crate::quiet::{self, Quiet};
 use crate::standalone::{FileStatus, FileStore, read_text};
-use crate::status::Status;
+use crate::status::{KeptStatus, Status};
+use crate::supervisor::{Supervisor, Task};
 use crate::tree_metrics::TreeMetrics;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
+use prometheus_client::registry::Registry;
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -36,11 +42,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 use zk_schema::tree::{Member, Mode};
-use zk_schema::{Node, NodeFile, NodeOverrides};
+use zk_schema::{FrontDriver, Node, NodeFile, NodeOverrides};
 
 /// How often the probes' route is looked after.
 const PROBE_ROUTE_EVERY: Duration = Duration::from_secs(15);
@@ -48,8 +53,11 @@ const PROBE_ROUTE_EVERY: Duration = Duration::from_secs(15);
 /// How long a node that starts prefers what the tree says to what it kept on disk.
 const TREE_FIRST: Duration = Duration::from_secs(3);
 
-/// How often a node that waits for its first decision tells the service manager so.
-const WAITING_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// How often what could not be written to the disk is tried again.
+const KEEP_AGAIN: Duration = Duration::from_secs(5);
+
+/// How often what keeps failing is told.
+const PULSE_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// How often everything in the tree is read again, since a lost notification is never announced.
 const REREAD: Duration = Duration::from_secs(45);
@@ -64,28 +72,41 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
     check_capabilities()?;
 
     let notifier = Notifier::from_env(control::SELF_TEST_EVERY);
+    let supervisor = Supervisor::default();
     let store = FileStore::open(file)?;
-    let base = Base::prepare(store.node().clone()).await?;
-    let snapshots = store.snapshots();
-    let (report, _) = watch::channel(Arc::default());
-    let running = base.start(Plan {
-        bpffs,
-        snapshots,
-        mode: watch::channel(Mode::Live).1,
+    let mut base = Base::prepare(store.node().clone(), &supervisor).await?;
+    let scene = Scene {
         in_cluster: None,
         file: store.status(),
         announced: watch::channel(FrontStatus::default()).1,
-        report,
+        kept: watch::channel(KeptStatus::default()).1,
         tree: TreeMetrics::default(),
-    });
-    let running = running.await?;
-    let teller = Task::spawn(running.tell(notifier, None));
-    let _file = Task::spawn(store.follow(async move || {
-        if hangup.recv().await.is_none() {
-            std::future::pending::<()>().await;
-        }
-    }));
-    signals.wait().await;
+    };
+    base.show(&scene, bpffs);
+    let (report, _) = watch::channel(Arc::default());
+    let plan = Plan {
+        bpffs,
+        snapshots: store.snapshots(),
+        mode: watch::channel(Mode::Live).1,
+        exclusions: watch::Sender::default(),
+        report,
+        scene,
+    };
+    let running = base.start(plan).await?;
+    let teller = supervisor.spawn("service manager", running.tell(notifier, None));
+    let _file = supervisor.spawn(
+        "cluster file",
+        store.follow(async move || {
+            if hangup.recv().await.is_none() {
+                std::future::pending::<()>().await;
+            }
+        }),
+    );
+    tokio::select! {
+        biased;
+        () = signals.wait() => {}
+        fault = supervisor.fault() => return Err(fault.into()),
+    }
     drop(teller);
     Notifier::from_env(control::SELF_TEST_EVERY).stopping(Duration::ZERO, "stopping; forwarding goes on");
     running.stop().await;
@@ -109,15 +130,14 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
     let store = coordination::zookeeper::store(&zookeeper)?.with_observer(Arc::new(tree_metrics.clone()));
     let boot = boot_id().context("cannot read this machine's boot id")?;
     let announcer = Driver::open(&front, &boot)?;
-    let base = Base::prepare(node).await?;
+    let supervisor = Supervisor::default();
+    let mut base = Base::prepare(node, &supervisor).await?;
+    let pulse = (front.driver != FrontDriver::None).then(|| Pulse::new(&front.bird_file, &boot));
+    let floor = dataplane::pinned_order(&base.node.interface, bpffs);
     let cache = Cache::new(&cluster.state_dir, &base.node.name);
-    let cached = match cache.load() {
-        Ok(cached) => cached.map(Arc::new),
-        Err(error) => {
-            warn!("{error}");
-            None
-        }
-    };
+    let cached = not_older(told(cache.load()).flatten(), floor);
+    let exclusions_kept = exclusions::Kept::new(&cluster.state_dir, &base.node.name);
+    let exclusions = watch::Sender::new(told(exclusions_kept.load()).unwrap_or_default());
 
     let (report, report_receiver) = watch::channel(Arc::<Report>::default());
     let (vote_sender, vote_receiver) = watch::channel(None);
@@ -131,91 +151,160 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         autonomy_after: cluster.autonomy_after(),
         reread: REREAD,
     };
-    let (agent, learnt) = Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver);
+    let (agent, learnt) = Agent::new(store, settings, cached, floor, report_receiver.clone(), vote_receiver);
     let (announcing, announcing_receiver) = watch::channel(None);
     let agent = agent.announcing(announcing_receiver);
     let (leave, left) = oneshot::channel::<()>();
-    let agent = tokio::spawn(agent.run(async move {
-        let _ = left.await;
-    }));
-
+    let agent = supervisor.spawn(
+        "agent",
+        agent.run(async move {
+            let _ = left.await;
+        }),
+    );
+    let front_task = Front::new(announcer, front.announce_hold());
+    let announced = front_task.status();
+    let (kept, kept_receiver) = watch::channel(KeptStatus::default());
+    let scene = Scene {
+        in_cluster: Some(learnt.clone()),
+        file: watch::channel(FileStatus::default()).1,
+        announced: announced.clone(),
+        kept: kept_receiver,
+        tree: tree_metrics,
+    };
+    base.show(&scene, bpffs);
     info!(node = %base.node.name, zookeeper = zookeeper.servers, "waiting for the first decision");
     let first = tokio::select! {
-        first = first_decision(learnt.followed.clone()) => first,
-        never = tell_of_waiting(&mut notifier, learnt.link.clone()) => match never {},
+        biased;
         () = &mut stop => {
             notifier.stopping(Duration::ZERO, "stopping before the first decision");
             drop(leave);
-            let _ = agent.await;
+            agent.ended().await;
             return Ok(());
         }
+        fault = supervisor.fault() => return Err(fault.into()),
+        first = first_decision(learnt.followed.clone()) => first,
+        never = wait(&mut notifier, &learnt, pulse.as_ref(), &supervisor) => match never {},
     };
     let snapshots = Snapshots::of_cluster(first);
     let node = base.node.clone();
-    let front_task = Front::new(announcer, front.announce_hold());
-    let announced = front_task.status();
     let running = base
         .start(Plan {
             bpffs,
             snapshots: snapshots.subscribe(),
             mode: learnt.mode.clone(),
-            in_cluster: Some(&learnt),
-            file: watch::channel(FileStatus::default()).1,
-            announced: announced.clone(),
+            exclusions: exclusions.clone(),
             report,
-            tree: tree_metrics.clone(),
+            scene,
         })
         .await?;
-    let teller = Task::spawn(running.tell(notifier, Some(announced.clone())));
-    let _tasks = [
-        Task::spawn(follow_decisions(learnt.followed.clone(), snapshots, cache)),
-        Task::spawn(vote::follow(
-            report_receiver.clone(),
-            running.targets.clone(),
-            running.verdicts.clone(),
-            vote_sender,
-        )),
-    ];
-
-    let _told = Task::spawn(tell_announced(announced.clone(), announcing));
+    let teller = supervisor.spawn("service manager", running.tell(notifier, Some(announced.clone())));
     let inherited = announced.borrow().announced.clone();
     let (wanted, wanted_receiver) = watch::channel(inherited);
     let (withdraw, withdrawn) = oneshot::channel::<()>();
-    let front_task = tokio::spawn(front_task.run(wanted_receiver, async move {
-        let _ = withdrawn.await;
-    }));
-    let _wanted = Task::spawn(keep_wanted(node, cluster.ack_timeout(), report_receiver, learnt, wanted));
+    let front_task = supervisor.spawn(
+        "front",
+        front_task.run(wanted_receiver, async move {
+            let _ = withdrawn.await;
+        }),
+    );
+    let patience = Patience {
+        behind: cluster.ack_timeout(),
+        standstill: front.withdraw_after(),
+        autonomy: cluster.autonomy_after(),
+    };
+    let keeper = Keeper { cache, exclusions: exclusions_kept, kept };
+    let mut tasks = vec![
+        supervisor.spawn("decisions", follow_decisions(learnt.followed.clone(), snapshots)),
+        supervisor.spawn("state on disk", keeper.run(learnt.followed.clone(), exclusions.subscribe())),
+        supervisor.spawn(
+            "vote",
+            vote::follow(
+                report_receiver.clone(),
+                running.targets.clone(),
+                running.verdicts.clone(),
+                vote_sender,
+            ),
+        ),
+        supervisor.spawn("what is announced", tell_announced(announced.clone(), announcing)),
+        supervisor.spawn("what is wanted", keep_wanted(node, patience, report_receiver, learnt, wanted)),
+    ];
+    if let Some(pulse) = pulse {
+        let turned = running.turned.clone();
+        tasks.push(supervisor.spawn("sign of life", keep_pulse(pulse, turned, supervisor.clone())));
+    }
 
-    stop.await;
+    tokio::select! {
+        biased;
+        () = &mut stop => {}
+        fault = supervisor.fault() => return Err(fault.into()),
+    }
     drop(teller);
     Notifier::from_env(control::SELF_TEST_EVERY)
         .stopping(cluster.drain_wait(), "withdrawing the VIPs, and waiting for packets to find other ways");
     // Routers have to stop sending packets here before this node may stop answering for what it serves.
     let served = !announced.borrow().announced.is_empty();
     drop(withdraw);
-    match front_task.await {
-        Ok(Ok(())) => info!("withdrawn from the front"),
-        Ok(Err(error)) => error!("{error}"),
-        Err(panic) => error!("the front is at fault itself: {panic}"),
+    match front_task.ended().await {
+        Some(Ok(())) => info!("withdrawn from the front"),
+        Some(Err(error)) => error!("{error}"),
+        None => error!("the front is at fault itself"),
     }
     if served {
         info!(wait = ?cluster.drain_wait(), "waiting for packets to find other ways");
         tokio::time::sleep(cluster.drain_wait()).await;
     }
     drop(leave);
-    let _ = agent.await;
+    agent.ended().await;
     running.stop().await;
     info!("stopping; forwarding goes on as it is until the next lb-node, or `lb-node detach`");
     Ok(())
 }
 
+/// What was read from the disk; what cannot be is told.
+fn told<T, E: std::fmt::Display>(read: Result<T, E>) -> Option<T> {
+    read.inspect_err(|error| warn!("{error}")).ok()
+}
+
+/// What was kept on disk, unless the tables in the kernel are from something newer: the disk may have been full.
+fn not_older(cached: Option<Decided>, floor: Option<(u64, u64)>) -> Option<Arc<Decided>> {
+    let order = cached.as_ref()?.head.order();
+    if let Some(floor) = floor.filter(|floor| order < *floor) {
+        warn!(
+            kept = ?order,
+            in_force = ?floor,
+            "what was kept on disk is older than the tables in the kernel, which stay until the tree has something newer"
+        );
+        return None;
+    }
+    cached.map(Arc::new)
+}
+
 /// What both kinds of node have before they know what to serve.
 struct Base {
     node: Node,
-    listener: TcpListener,
-    door: Door,
     ifindex: u32,
     outer: Sources,
+    supervisor: Supervisor,
+    pages: Pages,
+}
+
+/// The admin pages, which are there before there is anything to forward by, and what they show.
+struct Pages {
+    /// Until [`Base::show`].
+    closed: Option<(TcpListener, Door)>,
+    serving: Option<Task<Infallible>>,
+    status: watch::Sender<Arc<Status>>,
+    turned: watch::Sender<Option<Instant>>,
+    registry: watch::Sender<Arc<Registry>>,
+}
+
+/// What is known around a node, before it forwards and then.
+struct Scene {
+    in_cluster: Option<Learnt>,
+    file: watch::Receiver<FileStatus>,
+    announced: watch::Receiver<FrontStatus>,
+    kept: watch::Receiver<KeptStatus>,
+    tree: TreeMetrics,
 }
 
 /// What a node is to run by.
@@ -223,11 +312,10 @@ struct Plan<'a> {
     bpffs: &'a Path,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     mode: watch::Receiver<Mode>,
-    in_cluster: Option<&'a Learnt>,
-    file: watch::Receiver<FileStatus>,
-    announced: watch::Receiver<FrontStatus>,
+    /// What it leaves out by its own judgement, and did before.
+    exclusions: watch::Sender<Exclusions>,
     report: watch::Sender<Arc<Report>>,
-    tree: TreeMetrics,
+    scene: Scene,
 }
 
 /// A node that forwards.
@@ -235,14 +323,17 @@ struct Running {
     targets: watch::Receiver<Arc<Vec<health::Target>>>,
     verdicts: watch::Receiver<Arc<health::Verdicts>>,
     status: watch::Receiver<Arc<Status>>,
-    turned: watch::Receiver<Instant>,
+    turned: watch::Receiver<Option<Instant>>,
     stop: oneshot::Sender<()>,
-    control: JoinHandle<()>,
-    _tasks: [Task; 2],
+    control: Task<()>,
+    supervisor: Supervisor,
+    _registry: watch::Sender<Arc<Registry>>,
+    _pages: Option<Task<Infallible>>,
+    _tasks: Vec<Task<()>>,
 }
 
 impl Base {
-    async fn prepare(node: Node) -> Result<Self> {
+    async fn prepare(node: Node, supervisor: &Supervisor) -> Result<Self> {
         // Before anything in the kernel is touched: a second daemon ends here.
         let door = Door::new(node.admin, &door::Files::of(&node))?;
         let listener = admin::bind(node.admin).await?;
@@ -252,7 +343,14 @@ impl Base {
             v4: node.source_v4.or(interface.sources.v4),
             v6: node.source_v6.or(interface.sources.v6),
         };
-        Ok(Self { node, listener, door, ifindex: interface.index, outer })
+        let pages = Pages {
+            closed: Some((listener, door)),
+            serving: None,
+            status: watch::Sender::default(),
+            turned: watch::Sender::new(None),
+            registry: watch::Sender::default(),
+        };
+        Ok(Self { node, ifindex: interface.index, outer, supervisor: supervisor.clone(), pages })
     }
 
     /// What others are told of this node.
@@ -275,19 +373,54 @@ impl Base {
         })
     }
 
+    /// Answers on the admin address from now on.
+    fn show(&mut self, scene: &Scene, bpffs: &Path) {
+        let Some((listener, door)) = self.pages.closed.take() else { return };
+        let nothing = self.sources::<Dataplane>(scene, None);
+        let registry = metrics::registry(nothing, &ControlMetrics::default(), &ProbeMetrics::default());
+        self.pages.registry.send_replace(Arc::new(registry));
+        let shown = Shown {
+            node: self.node.name.clone(),
+            status: self.pages.status.subscribe(),
+            file: scene.file.clone(),
+            cluster: scene.in_cluster.clone(),
+            announced: scene.announced.clone(),
+            turned: self.pages.turned.subscribe(),
+            tasks: self.supervisor.clone(),
+            kept: scene.kept.clone(),
+            registry: self.pages.registry.subscribe(),
+            pins: Some(bpffs::directory(bpffs, &self.node.interface, "lb")),
+        };
+        self.pages.serving = Some(self.supervisor.spawn("admin pages", admin::serve(listener, door, shown)));
+    }
+
+    /// What metrics are gathered from.
+    fn sources<D>(&self, scene: &Scene, dataplane: Option<Shared<D>>) -> metrics::Sources<D> {
+        metrics::Sources {
+            dataplane,
+            status: self.pages.status.subscribe(),
+            file: scene.file.clone(),
+            cluster: scene.in_cluster.clone(),
+            announced: scene.announced.clone(),
+            tree: scene.tree.clone(),
+            kept: scene.kept.clone(),
+            capacity: self.node.capacity,
+        }
+    }
+
     /// Takes up forwarding by what the snapshots say.
     async fn start(self, plan: Plan<'_>) -> Result<Running> {
-        let Self { node, listener, door, ifindex, outer } = self;
-        let Plan { bpffs, snapshots, mode, in_cluster, file, announced, report, tree } = plan;
+        let Plan { bpffs, snapshots, mode, exclusions, report, scene } = plan;
+        let (node, supervisor) = (self.node.clone(), self.supervisor.clone());
         let first = Arc::clone(&snapshots.borrow());
-        let (dataplane, start) = open(&node, outer, &first, bpffs)?;
+        let (dataplane, start) = open(&node, self.outer, &first, bpffs)?;
         let in_force = control::inherited(&dataplane, start, &first.desired);
         let dataplane = Arc::new(Mutex::new(dataplane));
 
         let (wanted, wanted_receiver) = watch::channel(control::wanted(&first.desired));
-        let path_mtus = pmtu::spawn(outer, node.gue_port, wanted_receiver.clone())
+        let path_mtus = pmtu::spawn(self.outer, node.gue_port, wanted_receiver.clone())
             .context("path MTUs towards reals cannot be learnt")?;
-        let follower = nexthop::spawn(ifindex, wanted_receiver, path_mtus)
+        let follower = nexthop::spawn(self.ifindex, wanted_receiver, path_mtus.clone())
             .await
             .context("next hops of reals cannot be learnt")?;
 
@@ -301,39 +434,31 @@ impl Base {
             health::scheduler::spawn(Prober::new(node.name.clone()), targets_receiver.clone(), settings);
         let verdicts = scheduler.verdicts();
 
-        let (status, status_receiver) = watch::channel(Arc::default());
         let control_metrics = ControlMetrics::default();
-        let sources = metrics::Sources {
-            dataplane: Arc::clone(&dataplane),
-            status: status_receiver.clone(),
-            file: file.clone(),
-            cluster: in_cluster.cloned(),
-            announced: announced.clone(),
-            tree: tree.clone(),
-            capacity: node.capacity,
-        };
-        let (turned, turned_receiver) = watch::channel(Instant::now());
-        let _behind = in_cluster
-            .map(|learnt| tokio::spawn(tree.follow(learnt.followed.clone(), status_receiver.clone())));
-        let shown = Shown {
-            node: node.name.clone(),
-            status: status_receiver.clone(),
-            file,
-            cluster: in_cluster.cloned(),
-            announced,
-            turned: turned_receiver.clone(),
-            registry: Arc::new(metrics::registry(sources, &control_metrics, scheduler.metrics())),
-            pins: Some(bpffs::directory(bpffs, &node.interface, "lb")),
-        };
-        let inputs = Inputs {
-            snapshots: snapshots.clone(),
-            verdicts: verdicts.clone(),
-            next_hops: follower.next_hops,
-            mode,
-        };
-        let outputs = Outputs { targets, wanted, status, report, turned };
-        let prober = in_cluster.map(|_| node.name.clone());
-        let control = Control::new(dataplane, start, in_force, prober, outputs, control_metrics);
+        let sources = self.sources(&scene, Some(Arc::clone(&dataplane)));
+        let registry = metrics::registry(sources, &control_metrics, scheduler.metrics());
+        let Pages { serving, status, turned, registry: shown_registry, .. } = self.pages;
+        shown_registry.send_replace(Arc::new(registry));
+        let (status_receiver, turned_receiver) = (status.subscribe(), turned.subscribe());
+        let mut tasks = vec![
+            supervisor.spawn(
+                "probe route",
+                keep_probe_route(node.interface.clone(), self.outer, snapshots.clone()),
+            ),
+            supervisor.watch("next hops", follower.next_hops.clone()),
+            supervisor.watch("path MTUs", path_mtus),
+            supervisor.watch("health checks", verdicts.clone()),
+        ];
+        if let Some(learnt) = &scene.in_cluster {
+            let following = scene.tree.clone().follow(learnt.followed.clone(), status_receiver.clone());
+            tasks.push(supervisor.spawn("metrics of the tree", following));
+        }
+        let inputs = Inputs { snapshots, verdicts: verdicts.clone(), next_hops: follower.next_hops, mode };
+        let left_out = exclusions.borrow().clone();
+        let outputs = Outputs { targets, wanted, status, report, turned, exclusions };
+        let prober = scene.in_cluster.is_some().then(|| node.name.clone());
+        let control =
+            Control::new(dataplane, start, in_force, prober, outputs, control_metrics).remembering(left_out);
 
         info!(
             node = %node.name,
@@ -344,14 +469,8 @@ impl Base {
             "lb-node {} starts",
             env!("CARGO_PKG_VERSION")
         );
-        let tasks = [
-            Task::spawn(async move {
-                admin::serve(listener, door, shown).await;
-            }),
-            Task::spawn(keep_probe_route(node.interface.clone(), outer, snapshots)),
-        ];
         let (stop, stopped) = oneshot::channel::<()>();
-        let control = tokio::spawn(async move {
+        let control = supervisor.spawn("control loop", async move {
             // Dropping the scheduler would end the probes.
             let _scheduler = scheduler;
             let stop = async {
@@ -366,6 +485,9 @@ impl Base {
             turned: turned_receiver,
             stop,
             control,
+            supervisor,
+            _registry: shown_registry,
+            _pages: serving,
             _tasks: tasks,
         })
     }
@@ -380,6 +502,7 @@ impl Running {
         announced: Option<watch::Receiver<FrontStatus>>,
     ) -> impl Future<Output = ()> + use<> {
         let (mut status, mut turned) = (self.status.clone(), self.turned.clone());
+        let supervisor = self.supervisor.clone();
         async move {
             loop {
                 let now = Arc::clone(&status.borrow_and_update());
@@ -391,7 +514,8 @@ impl Running {
                 if turned.changed().await.is_err() {
                     return;
                 }
-                notifier.alive(status.borrow().not_healthy().is_empty());
+                let well = status.borrow().not_healthy().is_empty() && supervisor.hung().is_empty();
+                notifier.alive(well);
             }
         }
     }
@@ -399,9 +523,7 @@ impl Running {
     /// Ends, when what is being applied has been applied.
     async fn stop(self) {
         drop(self.stop);
-        if let Err(panic) = self.control.await {
-            error!("a fault of this program: {panic}");
-        }
+        self.control.ended().await;
     }
 }
 
@@ -428,24 +550,66 @@ async fn first_decision(mut followed: watch::Receiver<Followed>) -> Arc<Decided>
     }
 }
 
-/// Tells the service manager, until it is dropped, that this node waits and what for.
-async fn tell_of_waiting(notifier: &mut Notifier, mut link: watch::Receiver<Link>) -> Infallible {
-    let mut ticks = tokio::time::interval(WAITING_TOLD_EVERY);
+/// Shows, until it is dropped, that this node lives though it waits, and what for. A node that has waited for a while
+/// counts as started: whether there is a tree is not for its service manager to wait for.
+async fn wait(
+    notifier: &mut Notifier,
+    learnt: &Learnt,
+    pulse: Option<&Pulse>,
+    supervisor: &Supervisor,
+) -> Infallible {
+    let began = Instant::now();
+    let (mut link, followed) = (learnt.link.clone(), learnt.followed.clone());
+    let mut quiet = Quiet::new(1, PULSE_TOLD_EVERY);
+    let mut ticks = tokio::time::interval(PULSE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            _ = ticks.tick() => notifier.alive(false),
+            _ = ticks.tick() => {
+                // Not earlier: a daemon that fails after each start must not pass for one that lives.
+                if began.elapsed() > TREE_FIRST {
+                    notifier.ready();
+                    if let Some(pulse) = pulse {
+                        beat(pulse, supervisor, &mut quiet);
+                    }
+                }
+                notifier.alive(supervisor.hung().is_empty());
+            }
             Ok(()) = link.changed() => {}
         }
-        match &link.borrow_and_update().problem {
-            Some(problem) => notifier.status(&format!("waiting for ZooKeeper: {problem}")),
+        let problem = link.borrow_and_update().problem.clone();
+        let problem = problem.map(|problem| format!("waiting for ZooKeeper: {problem}"));
+        match problem.or_else(|| followed.borrow().problem.clone()) {
+            Some(problem) => notifier.status(&problem),
             None => notifier.status("waiting for the first decision of a leader"),
         }
     }
 }
 
-/// Passes decisions on, and keeps the newest on disk.
-async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Snapshots, cache: Cache) {
-    let mut told = None;
+/// Gives a sign of life with each turn of the control loop.
+async fn keep_pulse(pulse: Pulse, mut turned: watch::Receiver<Option<Instant>>, supervisor: Supervisor) {
+    let mut quiet = Quiet::new(1, PULSE_TOLD_EVERY);
+    while turned.changed().await.is_ok() {
+        beat(&pulse, &supervisor, &mut quiet);
+        tokio::time::sleep(PULSE_EVERY / 2).await;
+    }
+}
+
+/// Gives a sign of life, unless something essential hangs.
+fn beat(pulse: &Pulse, supervisor: &Supervisor, quiet: &mut Quiet) {
+    if !supervisor.hung().is_empty() {
+        return;
+    }
+    if let Err(error) = pulse.beat(guard::monotonic())
+        && let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field)
+    {
+        let file = pulse.path().display();
+        warn!(%file, %error, skipped, "the guard cannot be shown that this daemon lives");
+    }
+}
+
+/// Passes decisions on.
+async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Snapshots) {
     let mut refused = None;
     loop {
         let (decided, problem) = {
@@ -460,20 +624,6 @@ async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Sn
         }
         if let Some(decided) = decided {
             snapshots.follow(Arc::clone(&decided));
-            let cache = cache.clone();
-            let kept = tokio::task::spawn_blocking(move || cache.store(&decided)).await;
-            let problem = match kept {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(panic) => Some(panic.to_string()),
-            };
-            if let Some(problem) = problem.as_ref().filter(|problem| told.as_ref() != Some(*problem)) {
-                warn!(
-                    problem,
-                    "the decision cannot be kept on disk; a reboot without ZooKeeper would not find it"
-                );
-            }
-            told = problem;
         }
         if followed.changed().await.is_err() {
             // Dropping the snapshots would end the loop that goes by them.
@@ -482,23 +632,122 @@ async fn follow_decisions(mut followed: watch::Receiver<Followed>, snapshots: Sn
     }
 }
 
+/// Keeps on disk what a restart without ZooKeeper needs. A disk that is slow or hangs holds up nothing else.
+struct Keeper {
+    cache: Cache,
+    exclusions: exclusions::Kept,
+    kept: watch::Sender<KeptStatus>,
+}
+
+impl Keeper {
+    async fn run(self, mut followed: watch::Receiver<Followed>, mut exclusions: watch::Receiver<Exclusions>) {
+        let mut on_disk: (Option<Arc<Decided>>, Option<Exclusions>) = (None, None);
+        loop {
+            let decided = followed.borrow_and_update().decided.clone();
+            let left_out = exclusions.borrow_and_update().clone();
+            let mut problems = Vec::new();
+            if let Some(decided) = decided.filter(|decided| on_disk.0.as_ref() != Some(decided)) {
+                let (cache, new) = (self.cache.clone(), Arc::clone(&decided));
+                match on_disk_as(move || cache.store(&new)).await {
+                    Ok(()) => on_disk.0 = Some(decided),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+            if on_disk.1.as_ref() != Some(&left_out) {
+                let (kept, new) = (self.exclusions.clone(), left_out.clone());
+                match on_disk_as(move || kept.store(&new)).await {
+                    Ok(()) => on_disk.1 = Some(left_out),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+            let again = !problems.is_empty();
+            self.tell(problems);
+            tokio::select! {
+                Ok(()) = followed.changed() => {}
+                Ok(()) = exclusions.changed() => {}
+                () = tokio::time::sleep(KEEP_AGAIN), if again => {}
+            }
+        }
+    }
+
+    fn tell(&self, problems: Vec<String>) {
+        let problem = (!problems.is_empty()).then(|| {
+            format!(
+                "the newest decision cannot be kept on disk, and a reboot without ZooKeeper would not find it: {}",
+                problems.join("; ")
+            )
+        });
+        self.kept.send_if_modified(|kept| {
+            let is_new = kept.problem != problem;
+            if is_new {
+                match &problem {
+                    Some(problem) => warn!("{problem}"),
+                    None => info!("the newest decision is kept on disk again"),
+                }
+                kept.problem = problem;
+            }
+            is_new
+        });
+    }
+}
+
+/// Writes to the disk, off the threads that must not block.
+async fn on_disk_as<E: std::fmt::Display + Send + 'static>(
+    write: impl FnOnce() -> Result<(), E> + Send + 'static,
+) -> Result<(), String> {
+    match tokio::task::spawn_blocking(write).await {
+        Ok(written) => written.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic.to_string()),
+    }
+}
+
+/// How long a node goes on announcing in spite of something.
+struct Patience {
+    /// Told that it is late, it has so long to apply what it was told.
+    behind: Duration,
+    /// It may stand still for so long; `None`: for as long as it takes.
+    standstill: Option<Duration>,
+    /// Cut off for so long after a standstill, it announces what it has.
+    autonomy: Duration,
+}
+
 /// Keeps what is to be announced: what this node serves, unless it is out of service, bears another's name, or has fallen
-/// behind the others: it is told that it is late, and `patience` later still has not applied what it was told.
+/// behind the others: it is told that it is late, and some patience later still has not applied what it was told. After a
+/// standstill, over which the guard may have withdrawn everything, it first catches up with the tree.
 async fn keep_wanted(
     node: Node,
-    patience: Duration,
+    patience: Patience,
     mut report: watch::Receiver<Arc<Report>>,
     learnt: Learnt,
     wanted: watch::Sender<BTreeSet<IpAddr>>,
 ) {
     let (mut followed, mut maintenance, mut name) = (learnt.followed, learnt.maintenance, learnt.name);
+    let link = learnt.link;
     let mut late_since = None;
     let mut fallen_behind = false;
+    let mut ticks = tokio::time::interval(PULSE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turned = Instant::now();
+    // Until when at most, and the sessions so far.
+    let mut awakening: Option<(Instant, u64)> = None;
     loop {
+        let stood_still = std::mem::replace(&mut turned, Instant::now()).elapsed();
+        if patience.standstill.is_some_and(|standstill| stood_still >= standstill) {
+            error!(?stood_still, "this process stood still: announcing nothing until it has caught up");
+            awakening = Some((turned + patience.autonomy, link.borrow().sessions));
+        }
         let report_now = Arc::clone(&report.borrow_and_update());
         let out_of_service = *maintenance.borrow_and_update();
         let name_is_taken = matches!(*name.borrow_and_update(), Name::Taken(_));
-        let head = followed.borrow_and_update().decided.as_ref().map(|decided| decided.head.clone());
+        let (head, current) = {
+            let followed = followed.borrow_and_update();
+            (followed.decided.as_ref().map(|decided| decided.head.clone()), followed.current)
+        };
+        if let Some((until, sessions)) = awakening {
+            let is_new = current && link.borrow().sessions > sessions;
+            let has_newest = head.as_ref().is_some_and(|head| report_now.order >= Some(head.order()));
+            awakening = awakening.filter(|_| turned < until && !(is_new && has_newest));
+        }
         // If most nodes are behind, withdrawing would take the VIPs off the front altogether.
         let late = head.is_some_and(|head| {
             head.lagging.contains(&node.name)
@@ -506,7 +755,7 @@ async fn keep_wanted(
                 && report_now.order.is_none_or(|order| order < head.order())
         });
         // The head that says so may be the first word from the tree after an outage, to be applied in a moment.
-        let behind_at = late.then(|| *late_since.get_or_insert_with(Instant::now) + patience);
+        let behind_at = late.then(|| *late_since.get_or_insert_with(Instant::now) + patience.behind);
         late_since = late_since.filter(|_| late);
         let behind = behind_at.is_some_and(|at| Instant::now() >= at);
         if behind != fallen_behind {
@@ -518,7 +767,7 @@ async fn keep_wanted(
         }
         // Before the first report, what a predecessor announced stays.
         if report_now.order.is_some() {
-            let out = out_of_service || behind || name_is_taken;
+            let out = out_of_service || behind || name_is_taken || awakening.is_some();
             let serving = if out { BTreeSet::new() } else { report_now.serving.clone() };
             wanted.send_if_modified(|wanted| {
                 let differs = *wanted != serving;
@@ -532,7 +781,7 @@ async fn keep_wanted(
             Ok(()) = name.changed() => {}
             Ok(()) = followed.changed() => {}
             () = control::sleep_until(behind_at), if !behind && behind_at.is_some() => {}
-            else => return,
+            _ = ticks.tick() => {}
         }
     }
 }
@@ -551,25 +800,25 @@ async fn tell_announced(
 }
 
 /// Reads and validates a node file, of which some settings may come from elsewhere.
-fn read_node_file(path: &Path, instead: &NodeOverrides) -> Result<NodeFile> {
+pub(crate) fn read_node_file(path: &Path, instead: &NodeOverrides) -> Result<NodeFile> {
     Ok(NodeFile::parse_with(&read_text(path)?, &path.display().to_string(), instead)?)
 }
 
-/// What ends a node.
-struct Signals {
+/// What ends a process.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
             interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
         })
     }
 
-    async fn wait(mut self) {
+    pub(crate) async fn wait(mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -613,12 +862,21 @@ fn check_capabilities() -> Result<()> {
 
 /// Looks after the way of probes through the tunnel, and tells once of what is in it.
 async fn keep_probe_route(interface: String, outer: Sources, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
-    let route = match ProbeRoute::new(&interface, outer) {
-        Ok(route) => route,
-        Err(error) => return error!(%error, "probes through the tunnel have no route of their own"),
-    };
     let mut ticks = tokio::time::interval(PROBE_ROUTE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut quiet = Quiet::new(1, PULSE_TOLD_EVERY);
+    let route = loop {
+        ticks.tick().await;
+        match ProbeRoute::new(&interface, outer) {
+            Ok(route) => break route,
+            Err(error) => {
+                if let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field) {
+                    error!(%error, skipped, "probes through the tunnel have no route of their own; trying again");
+                }
+            }
+        }
+    };
+    ticks.reset_immediately();
     let mut told = BTreeSet::new();
     loop {
         tokio::select! {
@@ -649,17 +907,123 @@ fn seed(node: &Node) -> u64 {
     name ^ u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32)
 }
 
-/// A task that ends with its owner.
-struct Task(JoinHandle<()>);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::agent::Link;
+    use crate::cluster::lead::Leading;
+    use crate::testing::{checked_vip, decided, desired, name};
+    use zk_schema::{RealName, VipName};
 
-impl Task {
-    fn spawn(task: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(task))
+    const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn some(term: u64, epoch: u64) -> Decided {
+        decided(term, epoch, &desired([("mqtt", checked_vip(&[("a", 100), ("b", 50)]))]))
     }
-}
 
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
+    /// A node that serves, and what it learns.
+    struct Serving {
+        report: watch::Sender<Arc<Report>>,
+        followed: watch::Sender<Followed>,
+        link: watch::Sender<Link>,
+        wanted: watch::Receiver<BTreeSet<IpAddr>>,
+        _others: (watch::Sender<Mode>, watch::Sender<bool>, watch::Sender<Leading>, watch::Sender<Name>),
+        _task: tokio::task::JoinHandle<()>,
+    }
+
+    fn serving() -> Serving {
+        let report = Report { order: Some((2, 8)), serving: [VIP].into(), ..Report::default() };
+        let report = watch::Sender::new(Arc::new(report));
+        let followed = Followed { decided: Some(Arc::new(some(2, 8))), current: true, ..Followed::default() };
+        let followed = watch::Sender::new(followed);
+        let link = Link { connected: true, since: Instant::now(), problem: None, sessions: 1 };
+        let link = watch::Sender::new(link);
+        let others = (
+            watch::Sender::new(Mode::Live),
+            watch::Sender::new(false),
+            watch::Sender::new(Leading::default()),
+            watch::Sender::new(Name::Own),
+        );
+        let learnt = Learnt {
+            followed: followed.subscribe(),
+            mode: others.0.subscribe(),
+            maintenance: others.1.subscribe(),
+            leading: others.2.subscribe(),
+            link: link.subscribe(),
+            name: others.3.subscribe(),
+        };
+        let patience = Patience { behind: 3 * SECOND, standstill: Some(10 * SECOND), autonomy: 10 * SECOND };
+        let (wanted, receiver) = watch::channel(BTreeSet::new());
+        let node = Node::new(name("lb-1"), "eth0");
+        let task = keep_wanted(node, patience, report.subscribe(), learnt, wanted);
+        Serving { report, followed, link, wanted: receiver, _others: others, _task: tokio::spawn(task) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_standstill_a_node_announces_nothing_until_it_has_met_the_tree_again() {
+        let serving = serving();
+        let announces = || !serving.wanted.borrow().is_empty();
+        tokio::time::sleep(60 * SECOND).await;
+        assert!(announces());
+        // As SIGSTOP and SIGCONT.
+        tokio::time::advance(15 * SECOND).await;
+        tokio::time::sleep(SECOND / 10).await;
+        assert!(!announces());
+        serving.link.send_modify(|link| link.sessions = 2);
+        serving.followed.send_modify(|followed| followed.decided = Some(Arc::new(some(2, 9))));
+        tokio::time::sleep(2 * SECOND).await;
+        assert!(!announces(), "the newest head is not in force yet");
+        serving.report.send_modify(|report| Arc::make_mut(report).order = Some((2, 9)));
+        tokio::time::sleep(2 * SECOND).await;
+        assert!(announces());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_standstill_without_a_tree_what_is_in_force_is_announced_again() {
+        let serving = serving();
+        tokio::time::sleep(5 * SECOND).await;
+        tokio::time::advance(15 * SECOND).await;
+        tokio::time::sleep(9 * SECOND).await;
+        assert!(serving.wanted.borrow().is_empty());
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(*serving.wanted.borrow(), [VIP].into());
+    }
+
+    #[test]
+    fn what_was_kept_on_disk_counts_unless_the_kernel_has_something_newer() {
+        let kept = |floor| not_older(Some(some(2, 8)), floor).is_some();
+        assert!(kept(None) && kept(Some((2, 8))) && kept(Some((1, 99))));
+        assert!(!kept(Some((2, 9))) && !kept(Some((3, 1))));
+        assert!(not_older(None, Some((2, 9))).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_kept_on_disk_is_told_and_tried_again_and_holds_up_no_decision() {
+        let folder = tempfile::tempdir().unwrap();
+        // In the place of the directory there is a file, as with a disk that takes nothing.
+        let directory = folder.path().join("state");
+        std::fs::write(&directory, "").unwrap();
+        let (cache, exclusions_kept) =
+            (Cache::new(&directory, &name("lb-1")), exclusions::Kept::new(&directory, &name("lb-1")));
+        let (kept, mut problem) = watch::channel(KeptStatus::default());
+        let followed = watch::Sender::new(Followed::default());
+        let left_out: (VipName, RealName) = (name("mqtt"), name("a"));
+        let exclusions = watch::Sender::new(Exclusions::new((2, 8), [left_out].into()));
+        let keeper = Keeper { cache: cache.clone(), exclusions: exclusions_kept.clone(), kept };
+        let _task = tokio::spawn(keeper.run(followed.subscribe(), exclusions.subscribe()));
+        followed.send_modify(|followed| followed.decided = Some(Arc::new(some(2, 8))));
+        let told = problem.wait_for(|kept| kept.problem.is_some()).await.unwrap().clone();
+        assert!(told.problem.unwrap().contains("lb-1"));
+
+        std::fs::remove_file(&directory).unwrap();
+        problem.wait_for(|kept| kept.problem.is_none()).await.unwrap();
+        assert_eq!(cache.load().unwrap(), Some(some(2, 8)));
+        assert_eq!(exclusions_kept.load().unwrap(), *exclusions.borrow());
+        exclusions.send_replace(Exclusions::default());
+        followed.send_modify(|followed| followed.decided = Some(Arc::new(some(2, 9))));
+        while cache.load().unwrap() != Some(some(2, 9)) || !exclusions_kept.load().unwrap().is_empty() {
+            tokio::time::sleep(SECOND).await;
+        }
     }
 }

@@ -136,6 +136,24 @@ pub struct Exclusions {
 }
 
 impl Exclusions {
+    /// What a node left out of the head of `order`.
+    #[must_use]
+    pub fn new(order: (u64, u64), reals: BTreeSet<Key>) -> Self {
+        Self { order, reals }
+    }
+
+    /// The (term, epoch) of the head that they are made from.
+    #[must_use]
+    pub fn order(&self) -> (u64, u64) {
+        self.order
+    }
+
+    /// What is left out.
+    #[must_use]
+    pub fn reals(&self) -> &BTreeSet<Key> {
+        &self.reals
+    }
+
     /// Whether nothing is left out.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -146,7 +164,8 @@ impl Exclusions {
     ///
     /// An autonomous node leaves out what it finds down, within the VIP's panic threshold. When it sees the tree again, it
     /// goes on to do so until the leader, by a newer head, has had the time to come to the same: otherwise dead reals
-    /// would return to the table for a moment.
+    /// would return to the table for a moment. A real that is left out stays so until it is found up: not to know is no
+    /// reason to bring it back, as after a restart, or before the first probe of a node that has just been cut off.
     #[must_use]
     pub fn revised(&self, decided: &Decided, verdicts: &Verdicts, autonomous: bool) -> Self {
         let order = decided.head.order();
@@ -156,10 +175,10 @@ impl Exclusions {
         if !autonomous && order != self.order && !decided.head.settling {
             return Self::default();
         }
-        let is_down = |key: &Key| match autonomous {
-            true => finds_down(key),
-            false => self.reals.contains(key) && (!verdicts.contains_key(key) || finds_down(key)),
-        };
+        let finds_up =
+            |key: &Key| verdicts.get(key).is_some_and(|verdict| verdict.state == State::Up && !verdict.blind);
+        let is_down =
+            |key: &Key| (autonomous && finds_down(key)) || (self.reals.contains(key) && !finds_up(key));
         let mut reals = BTreeSet::new();
         for (vip, assignment) in &decided.assignments {
             let standing = |real: &RealName| match is_down(&(vip.clone(), real.clone())) {
@@ -403,5 +422,22 @@ mod tests {
         let mut only = crate::testing::decided(1, 8, &only);
         only.head.settling = true;
         assert_eq!(used(&only, &alone.revised(&only, &found, false)), ["b"]);
+    }
+
+    #[test]
+    fn what_was_left_out_before_a_restart_stays_out_until_it_is_found_up() {
+        let kept = Exclusions::new((1, 5), [key("mqtt", "a")].into());
+        let unknown = verdicts("mqtt", &[("a", State::Unknown), ("b", State::Up), ("c", State::Up)]);
+        for autonomous in [false, true] {
+            for found in [&Verdicts::new(), &unknown] {
+                let revised = kept.revised(&three(5, false), found, autonomous);
+                assert_eq!(used(&three(5, false), &revised), ["b", "c"], "autonomous: {autonomous}");
+            }
+            let up = verdicts("mqtt", &[("a", State::Up)]);
+            let revised = kept.revised(&three(5, false), &up, autonomous);
+            assert_eq!(used(&three(5, false), &revised), ["a", "b", "c"]);
+        }
+        let revised = kept.revised(&three(6, false), &unknown, false);
+        assert_eq!(used(&three(6, false), &revised), ["a", "b", "c"], "a settled leader has decided since");
     }
 }

@@ -152,6 +152,13 @@ impl From<&NextHop> for NextHopStatus {
 /// Slots by VIP and real of an applied program.
 pub type Shares = BTreeMap<VipName, BTreeMap<RealName, u32>>;
 
+/// What a node of a cluster keeps on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeptStatus {
+    /// Why what is on disk is older than what is in force, if so.
+    pub problem: Option<String>,
+}
+
 /// What a node of a cluster knows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClusterStatus {

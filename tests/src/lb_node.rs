@@ -79,6 +79,16 @@ impl LbNode {
         Ok(LbNode { station: station.clone(), process })
     }
 
+    /// Starts the guard of a node that has been launched by a file of its host's, and runs or ran.
+    ///
+    /// # Errors
+    ///
+    /// When the binary is missing.
+    pub fn guard(station: &Station) -> Result<Process> {
+        let file = station.host.dir().join("node.toml");
+        station.host.command(binary()?).args(["guard", "--config"]).arg(file).spawn()
+    }
+
     /// Waits until the daemon is ready: its tables are in the kernel.
     ///
     /// # Errors

@@ -227,6 +227,9 @@ pub struct FrontSettings {
     pub bird_socket: PathBuf,
     /// Time in milliseconds that a VIP must be fit without a break before it is announced: 0..=600000.
     pub announce_hold_ms: u32,
+    /// Time in milliseconds without a sign of life of the daemon after which its guard withdraws its VIPs: 3000..=600000,
+    /// or 0 for never. It must be longer than a restart takes.
+    pub withdraw_after_ms: u32,
 }
 
 impl Default for FrontSettings {
@@ -236,6 +239,7 @@ impl Default for FrontSettings {
             bird_file: "/run/drover/bird.conf".into(),
             bird_socket: "/run/bird/bird.ctl".into(),
             announce_hold_ms: 1000,
+            withdraw_after_ms: 10_000,
         }
     }
 }
@@ -245,6 +249,12 @@ impl FrontSettings {
     #[must_use]
     pub fn announce_hold(&self) -> Duration {
         Duration::from_millis(self.announce_hold_ms.into())
+    }
+
+    /// Time without a sign of life of the daemon after which its guard withdraws its VIPs; `None`: never.
+    #[must_use]
+    pub fn withdraw_after(&self) -> Option<Duration> {
+        (self.withdraw_after_ms > 0).then(|| Duration::from_millis(self.withdraw_after_ms.into()))
     }
 }
 
@@ -363,6 +373,9 @@ impl Decode for FrontSettings {
             announce_hold_ms: fields
                 .number("announce_hold_ms", allowed::ANNOUNCE_HOLD_MS)
                 .unwrap_or(default.announce_hold_ms),
+            withdraw_after_ms: fields
+                .number("withdraw_after_ms", allowed::WITHDRAW_AFTER_MS)
+                .unwrap_or(default.withdraw_after_ms),
         }
     }
 }
@@ -441,6 +454,7 @@ impl Rules for FrontSettings {
             scope.problem("bird_socket", "the same as bird_file; one is a file, the other a socket");
         }
         check_number(scope, "announce_hold_ms", self.announce_hold_ms, allowed::ANNOUNCE_HOLD_MS);
+        check_number(scope, "withdraw_after_ms", self.withdraw_after_ms, allowed::WITHDRAW_AFTER_MS);
     }
 }
 

@@ -64,6 +64,7 @@ pub(crate) mod allowed {
     pub(crate) const PROBES_IN_FLIGHT: Allowed = Allowed::range(1, 10_000);
     pub(crate) const SESSION_TIMEOUT_MS: Allowed = Allowed::range(2000, 60_000);
     pub(crate) const ANNOUNCE_HOLD_MS: Allowed = Allowed::range(0, 600_000);
+    pub(crate) const WITHDRAW_AFTER_MS: Allowed = Allowed::zero_or(3000, 600_000);
     pub(crate) const AUTONOMY_AFTER_MS: Allowed = Allowed::range(1000, 3_600_000);
     pub(crate) const DRAIN_WAIT_MS: Allowed = Allowed::range(0, 600_000);
     pub(crate) const ACK_TIMEOUT_MS: Allowed = Allowed::range(100, 600_000);

@@ -134,6 +134,7 @@ fn the_documented_defaults_of_a_node_file_are_the_codes() {
         ("bird_file", format!("`{}`", front.bird_file.display())),
         ("bird_socket", format!("`{}`", front.bird_socket.display())),
         ("announce_hold_ms", front.announce_hold_ms.to_string()),
+        ("withdraw_after_ms", front.withdraw_after_ms.to_string()),
         ("state_dir", format!("`{}`", cluster.state_dir.display())),
         ("autonomy_after_ms", cluster.autonomy_after_ms.to_string()),
         ("drain_wait_ms", cluster.drain_wait_ms.to_string()),

@@ -5,6 +5,7 @@
 
 use super::lead::{Campaign, Leading, wall};
 use super::leader;
+use super::vote::shortened;
 use crate::control::{Report, locked};
 use crate::quiet::{self, Quiet};
 use coordination::follow::{Decided, Followed, follow};
@@ -29,6 +30,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// Lines that may be logged at once of what keeps failing, and how often one more.
 const LINES: u32 = 3;
 const LINE_EVERY: Duration = Duration::from_secs(60);
+/// Longest problem that is told in the tree, in bytes.
+const LONGEST_PROBLEM: usize = 1000;
 /// How often a tree that is not there yet is looked for, and flags are read again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
@@ -107,12 +110,14 @@ pub struct Agent<S> {
 }
 
 impl<S: Store> Agent<S> {
-    /// An agent that begins with `cached`. It tells others what `report` and `vote` say, as soon as there is something.
+    /// An agent that begins with `cached`, or, without it, takes over nothing below `floor`: the (term, epoch) of what a
+    /// predecessor left in force. It tells others what `report` and `vote` say, as soon as there is something.
     #[must_use]
     pub fn new(
         store: S,
         settings: Settings,
         cached: Option<Arc<Decided>>,
+        floor: Option<(u64, u64)>,
         report: watch::Receiver<Arc<Report>>,
         vote: watch::Receiver<Option<Vec<u8>>>,
     ) -> (Self, Learnt) {
@@ -123,7 +128,7 @@ impl<S: Store> Agent<S> {
             report,
             vote,
             announced: watch::channel(None).1,
-            followed: watch::Sender::new(Followed { decided: cached, ..Followed::default() }),
+            followed: watch::Sender::new(Followed { decided: cached, floor, ..Followed::default() }),
             mode: watch::Sender::new(Mode::Static),
             maintenance: watch::Sender::new(false),
             leading: watch::Sender::default(),
@@ -410,20 +415,25 @@ impl<S: Store> Agent<S> {
         let mut is_in = false;
         loop {
             let now = Arc::clone(&report.borrow_and_update());
-            let wanted = {
+            let (wanted, refused) = {
                 let followed = followed.borrow_and_update();
                 let order = followed.decided.as_ref().map(|decided| decided.head.order());
-                order.filter(|_| followed.current)
+                // The tree has gone back, and nothing is known but where the tables in the kernel are from: that is what
+                // the next leader has to go beyond.
+                let refused = followed.floor.zip(followed.problem.clone()).filter(|_| order.is_none());
+                (order.filter(|_| followed.current), refused)
             };
             is_in |=
                 now.healthy && now.order.is_some() && wanted.is_some_and(|wanted| now.order >= Some(wanted));
-            if let Some((term, epoch)) = now.order {
+            let in_force = now.order.or(refused.as_ref().map(|(floor, _)| *floor));
+            if let Some((term, epoch)) = in_force {
+                let problem = now.problem.clone().or(refused.map(|(_, problem)| problem));
                 let record = Applied {
                     term,
                     epoch,
                     digest: now.digest.clone(),
                     mode: now.mode,
-                    problem: now.problem.clone(),
+                    problem: problem.as_deref().map(|problem| shortened(problem, LONGEST_PROBLEM)),
                     announced: announced.borrow_and_update().clone(),
                     extra: Default::default(),
                 };

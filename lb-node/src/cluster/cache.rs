@@ -95,20 +95,24 @@ impl Cache {
             content.assignments.insert(vip.clone(), raw(assignment.bytes())?);
         }
         let bytes = serde_json::to_vec(&content).map_err(|error| wrong(error.to_string()))?;
-        let directory = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(directory).map_err(file)?;
-        let beside = self.path.with_extension("new");
-        let written = std::fs::File::create(&beside).and_then(|mut new| {
-            new.write_all(&bytes)?;
-            new.sync_all()
-        });
-        let placed = written.and_then(|()| std::fs::rename(&beside, &self.path));
-        placed.map_err(|error| {
-            // What is half written takes room that may be short.
-            let _ = std::fs::remove_file(&beside);
-            file(error)
-        })
+        replace(&self.path, &bytes).map_err(file)
     }
+}
+
+/// Puts `bytes` in place of a file's content: after a crash, or with a full disk, the old content is there or the new.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    std::fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+    let beside = path.with_extension("new");
+    let written = std::fs::File::create(&beside).and_then(|mut new| {
+        new.write_all(bytes)?;
+        new.sync_all()
+    });
+    let placed = written.and_then(|()| std::fs::rename(&beside, path));
+    if placed.is_err() {
+        // What is half written takes room that may be short.
+        let _ = std::fs::remove_file(&beside);
+    }
+    placed
 }
 
 #[cfg(test)]

@@ -121,8 +121,11 @@ impl Campaign {
         self.learn(followed).await;
         let candidate = Candidate::stand(session.clone(), self.node.clone(), &self.instance).await?;
         candidate.wait().await?;
-        let known = followed.borrow().decided.clone();
-        let beyond = greatest(session, known.as_deref()).await?;
+        let (known, in_force) = {
+            let followed = followed.borrow();
+            (followed.decided.clone(), followed.order())
+        };
+        let beyond = greatest(session, in_force).await?;
         let leadership = candidate.lead(beyond.term, wall()).await?;
         debug!(term = leadership.term(), "leads");
         leading.send_replace(Leading { term: Some(leadership.term()), problem: None });
@@ -282,11 +285,11 @@ struct Greatest {
     epoch: u64,
 }
 
-async fn greatest<S: Session>(session: &S, known: Option<&Decided>) -> Result<Greatest, Error> {
+async fn greatest<S: Session>(session: &S, in_force: Option<(u64, u64)>) -> Result<Greatest, Error> {
     let names = session.children(paths::APPLIED).await?.unwrap_or_default();
     let mut paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", paths::APPLIED)).collect();
     paths.push(paths::ASSIGNMENTS.to_owned());
-    let mut orders: Vec<(u64, u64)> = known.iter().map(|known| known.head.order()).collect();
+    let mut orders: Vec<(u64, u64)> = in_force.into_iter().collect();
     for paths in paths.chunks(READ_AT_ONCE) {
         for znode in session.read(paths).await?.into_iter().flatten() {
             orders.extend(Applied::parse(&znode.data).map(|applied| (applied.term, applied.epoch)));

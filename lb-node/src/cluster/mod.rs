@@ -10,9 +10,11 @@
 //! | [`vote`] | what this node's probes find, as a record | channels |
 //! | [`simulated`] | nodes without packets | channels |
 //! | [`cache`] | the last decision on disk | files |
+//! | [`exclusions`] | what this node leaves out by its own judgement, on disk | files |
 
 pub mod agent;
 pub mod cache;
+pub mod exclusions;
 pub mod history;
 pub mod lead;
 pub mod leader;

@@ -159,7 +159,8 @@ impl SimulatedNode {
         let (vote_sender, vote_receiver) = watch::channel(None);
         let (status, status_receiver) = watch::channel(Arc::default());
         let name = settings.node.clone();
-        let (agent, learnt) = Agent::new(store, settings, cached, report_receiver.clone(), vote_receiver);
+        let (agent, learnt) =
+            Agent::new(store, settings, cached, None, report_receiver.clone(), vote_receiver);
         let (leave, left) = oneshot::channel::<()>();
         let agent = tokio::spawn(agent.run(async move {
             let _ = left.await;
@@ -188,7 +189,8 @@ impl SimulatedNode {
                     wanted,
                     status,
                     report,
-                    turned: watch::Sender::new(tokio::time::Instant::now()),
+                    turned: watch::Sender::new(None),
+                    exclusions: watch::Sender::default(),
                 };
                 let metrics = ControlMetrics::default();
                 let in_force = BTreeSet::new();

@@ -6,6 +6,7 @@ use crate::health::{self, State, Verdicts};
 use crate::status::seconds;
 use std::sync::Arc;
 use tokio::sync::watch;
+use tracing::warn;
 use zk_schema::tree::{Finding, StateRecord as _, Target, Vote};
 
 /// Longest reason that is passed on, in bytes.
@@ -20,7 +21,7 @@ pub fn vote(targets: &[health::Target], verdicts: &Verdicts, since: u64) -> Vote
         match verdicts.get(&target.key()) {
             Some(verdict) if verdict.state == State::Down && !verdict.blind => {
                 let since = seconds(verdict.since).unwrap_or(0);
-                vote.down.insert(name, Finding { since, reason: shortened(&verdict.reason) });
+                vote.down.insert(name, Finding { since, reason: shortened(&verdict.reason, LONGEST_REASON) });
             }
             Some(verdict) if verdict.state == State::Up && !verdict.blind => {}
             _ => {
@@ -32,9 +33,37 @@ pub fn vote(targets: &[health::Target], verdicts: &Verdicts, since: u64) -> Vote
     vote
 }
 
-fn shortened(reason: &str) -> String {
-    let end = (0..=LONGEST_REASON.min(reason.len())).rev().find(|end| reason.is_char_boundary(*end));
-    reason[..end.unwrap_or(0)].to_owned()
+/// The record of a vote, as much of it as a record holds: first the reasons go, then targets. What is cut says nothing of
+/// what it does not name, so that nothing passes for up that is not.
+fn bounded(mut vote: Vote) -> Option<(u64, Vec<u8>)> {
+    let fits = |vote: &Vote| vote.bytes().ok().map(|bytes| (vote.omitted, bytes));
+    if let Some(whole) = fits(&vote) {
+        return Some(whole);
+    }
+    vote.down.values_mut().for_each(|finding| finding.reason.clear());
+    if let Some(bare) = fits(&vote) {
+        return Some(bare);
+    }
+    vote.targets = 0;
+    vote.omitted = u64::try_from(vote.unknown.len()).unwrap_or(u64::MAX);
+    vote.unknown.clear();
+    loop {
+        if let Some(cut) = fits(&vote) {
+            return Some(cut);
+        }
+        // A quarter at a time: some ten attempts at most.
+        let goes = vote.down.len().div_ceil(4);
+        for _ in 0..goes {
+            vote.down.pop_last()?;
+            vote.omitted = vote.omitted.saturating_add(1);
+        }
+    }
+}
+
+/// A text's beginning, of at most so many bytes.
+pub(super) fn shortened(text: &str, longest: usize) -> String {
+    let end = (0..=longest.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text[..end.unwrap_or(0)].to_owned()
 }
 
 /// Keeps `content` what the newest report, targets and verdicts say, until all their senders are gone.
@@ -44,6 +73,7 @@ pub async fn follow(
     mut verdicts: watch::Receiver<Arc<Verdicts>>,
     content: watch::Sender<Option<Vec<u8>>>,
 ) {
+    let mut told = 0;
     loop {
         // The report first: targets that are newer than it do no harm, and older ones would.
         let (order, since) = {
@@ -53,8 +83,12 @@ pub async fn follow(
         let now = Arc::clone(&targets.borrow_and_update());
         let found = Arc::clone(&verdicts.borrow_and_update());
         if order.is_some()
-            && let Ok(bytes) = vote(&now, &found, since).bytes()
+            && let Some((omitted, bytes)) = bounded(vote(&now, &found, since))
         {
+            if omitted > 0 && told == 0 {
+                warn!(omitted, "so much is down that not all of it finds room in this node's vote");
+            }
+            told = omitted;
             content.send_if_modified(|content| {
                 let differs = content.as_ref() != Some(&bytes);
                 *content = Some(bytes);
@@ -117,5 +151,40 @@ mod tests {
         let states = [("a", State::Down, false), ("b", State::Down, false), ("c", State::Up, false)];
         assert!(found(&states).suspect);
         assert!(!found(&states[1..]).suspect);
+    }
+
+    fn many(down: usize, unknown: usize) -> Vote {
+        let target = |number| Target {
+            vip: name("a-vip-with-a-rather-long-name-as-people-give-them"),
+            real: name(&format!("a-real-with-a-rather-long-name-as-well-{number:06}")),
+        };
+        let finding = Finding { since: 1_700_000_000, reason: "x".repeat(LONGEST_REASON) };
+        Vote {
+            targets: 7,
+            down: (0..down).map(|number| (target(number), finding.clone())).collect(),
+            unknown: (down..down + unknown).map(target).collect(),
+            ..Vote::default()
+        }
+    }
+
+    #[test]
+    fn a_vote_that_is_too_large_is_sent_in_part_and_takes_nothing_for_up_that_it_leaves_out() {
+        let (omitted, bytes) = bounded(many(1000, 10)).unwrap();
+        assert_eq!((omitted, Vote::parse(&bytes).unwrap()), (0, many(1000, 10)), "what fits is sent whole");
+
+        let (omitted, bytes) = bounded(many(2500, 10)).unwrap();
+        let vote = Vote::parse(&bytes).unwrap();
+        assert_eq!((omitted, vote.targets, vote.down.len(), vote.unknown.len()), (0, 7, 2500, 10));
+        assert!(vote.down.values().all(|finding| finding.reason.is_empty()), "reasons go first");
+
+        let (omitted, bytes) = bounded(many(20_000, 100)).unwrap();
+        let vote = Vote::parse(&bytes).unwrap();
+        assert_eq!(vote.omitted, omitted);
+        assert_eq!(vote.down.len() + usize::try_from(omitted).unwrap(), 20_100);
+        assert!(vote.down.len() > 1000);
+        let left_out = many(20_000, 0).down.into_keys().next_back().unwrap();
+        let nodes = [name("lb-1")].into();
+        let said = crate::cluster::verdict::verdict(&left_out, &nodes, &[(name("lb-1"), vote)].into(), 3);
+        assert_eq!(said, crate::cluster::verdict::Verdict::Open);
     }
 }

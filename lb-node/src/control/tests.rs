@@ -133,7 +133,8 @@ impl Bench {
             wanted,
             status,
             report,
-            turned: watch::Sender::new(tokio::time::Instant::now()),
+            turned: watch::Sender::new(None),
+            exclusions: watch::Sender::default(),
         };
         let metrics = ControlMetrics::default();
         let control = Control::new(Arc::clone(&dataplane), start, in_force, None, outputs, metrics);

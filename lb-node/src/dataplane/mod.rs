@@ -200,6 +200,11 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Keeps with the tables which decision they are from, by (term, epoch); `None` on a node that decides itself.
+    pub fn set_order(&mut self, order: Option<(u64, u64)>) {
+        self.state.set_order(order.unwrap_or_default());
+    }
+
     /// Reals whose next hop is not known (packets to them are dropped).
     #[must_use]
     pub fn unresolved(&self) -> BTreeSet<(VipName, RealName)> {
@@ -262,6 +267,14 @@ impl Dataplane {
     pub fn is_native(&self) -> bool {
         self.native
     }
+}
+
+/// The (term, epoch) of the decision that an interface's pinned tables are from; `None` where there are none, or they are not
+/// from a cluster's leader. A daemon that starts must not apply anything older.
+#[must_use]
+pub fn pinned_order(interface: &str, bpffs: &Path) -> Option<(u64, u64)> {
+    let [term, epoch] = pins::pinned_config(bpffs, interface)?.order;
+    (term > 0 || epoch > 0).then_some((term, epoch))
 }
 
 /// Removes programs and pins of an interface; true if there was anything.

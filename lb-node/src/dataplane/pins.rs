@@ -129,9 +129,7 @@ impl Pins {
 
     /// Layout version of the maps in use.
     pub(super) fn layout(&self) -> Option<u32> {
-        let data = MapData::from_pin(self.maps().join("CONFIG")).ok()?;
-        let config: Array<_, Config> = Array::try_from(Map::Array(data)).ok()?;
-        config.get(&0, 0).ok().map(|config| config.layout)
+        config(&self.maps()).map(|config| config.layout)
     }
 
     /// Loads the object, with maps pinned in `folder` or taken from there.
@@ -240,6 +238,18 @@ impl Pins {
     fn remove(&self, folder: &Path) -> Result<(), Error> {
         bpffs::remove_tree(folder).map_err(Error::Bpffs)
     }
+}
+
+/// What the maps in use are configured with; `None` where there are none, or their layout is another.
+pub(super) fn pinned_config(bpffs: &Path, interface: &str) -> Option<Config> {
+    config(&bpffs::directory(bpffs, interface, "lb").join("maps"))
+}
+
+fn config(maps: &Path) -> Option<Config> {
+    let data = MapData::from_pin(maps.join("CONFIG")).ok()?;
+    // Also of maps of another version: where the value is of another size, this refuses to read it.
+    let config: Array<_, Config> = Array::try_from(Map::Array(data)).ok()?;
+    config.get(&0, 0).ok()
 }
 
 fn attach_error(interface: &str, source: ProgramError) -> Error {

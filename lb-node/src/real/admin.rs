@@ -17,6 +17,7 @@ use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::Const
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -75,13 +76,13 @@ impl Status {
     }
 }
 
-/// Listens on `address` and serves until the returned task is aborted.
+/// Listens on `address`; the returned future serves until it is dropped.
 pub(super) async fn serve(
     address: SocketAddr,
     files: &Files,
     status: Status,
     counters: Counters,
-) -> Result<tokio::task::JoinHandle<()>> {
+) -> Result<impl Future<Output = Infallible> + use<>> {
     let door = Door::new(address, files)?;
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: choose another address and port with --admin")
@@ -101,9 +102,7 @@ pub(super) async fn serve(
         .with_state(Arc::new(status))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(registry));
-    Ok(tokio::spawn(async move {
-        door.serve(listener, router, Limits::default()).await;
-    }))
+    Ok(door.serve(listener, router, Limits::default()))
 }
 
 async fn healthz(State(status): State<Arc<Status>>) -> (StatusCode, String) {

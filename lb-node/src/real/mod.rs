@@ -24,7 +24,8 @@ pub use prefix::{Prefix, PrefixError};
 use crate::door::Files;
 use crate::notify::Notifier;
 use crate::quiet::{self, Quiet};
-use anyhow::{Context as _, Result, bail, ensure};
+use crate::supervisor::Supervisor;
+use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
 use host::{Host, Journal};
 use lb_ebpf::real::{DEFAULT_GUE_PORT, LAYOUT, MAX_ADDRESSES};
@@ -213,7 +214,8 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
         MulticastGroup::Ipv6Ifaddr,
     ])
     .context("cannot open a netlink socket")?;
-    let _connection = AbortOnDrop(tokio::spawn(connection));
+    let supervisor = Supervisor::default();
+    let _connection = supervisor.spawn("netlink", connection);
     let host = Host::new(netlink);
     let registrar = match options.registration.is_wanted() {
         true => Some(Registration::prepare(&options, &host).await?),
@@ -224,12 +226,14 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     notifier.ready();
     let in_place = watch::Sender::new(real.in_place());
     let mut registration =
-        registrar.map(|prepared| prepared.start(in_place.subscribe(), real.before.clone()));
+        registrar.map(|prepared| prepared.start(&supervisor, in_place.subscribe(), real.before.clone()));
     let standing = registration.as_ref().map(Registration::standing);
     let _admin = match real.options.admin {
-        Some(address) => Some(AbortOnDrop(
-            admin::serve(address, &real.options.door, real.status(standing.clone()), counters).await?,
-        )),
+        Some(address) => {
+            let pages =
+                admin::serve(address, &real.options.door, real.status(standing.clone()), counters).await?;
+            Some(supervisor.spawn("admin pages", pages))
+        }
         None => None,
     };
     let mut stop = pin!(stop);
@@ -242,11 +246,12 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
         notifier.status(&real.summary(standing.as_ref()));
         tokio::select! {
             () = &mut stop => break,
+            fault = supervisor.fault() => return Err(fault.into()),
             _ = reread.tick() => {}
             learnt = async { registration.as_mut()?.learnt().await }, if registration.is_some() => {
                 match learnt {
                     Some(learnt) => real.learn(learnt),
-                    None => bail!("the registration has ended, which is a fault of this program"),
+                    None => return Err(supervisor.fault().await.into()),
                 }
             }
             change = changes.next(), if listening => {
@@ -259,7 +264,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
             }
         }
         let outcome = real.reconcile().await;
-        notifier.alive(outcome.is_ok());
+        notifier.alive(outcome.is_ok() && supervisor.hung().is_empty());
         match outcome {
             // From its first success on, whether the host takes packets is for the nodes' probes to tell.
             Ok(()) => drop(in_place.send_replace(real.in_place())),

@@ -260,6 +260,15 @@ pub struct Vote {
     /// What the node cannot tell, or not yet.
     #[serde(default)]
     pub unknown: BTreeSet<Target>,
+    /// How many targets are missing above since they found no room; then `targets` is 0, and the vote says nothing of
+    /// any target that it does not name.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub omitted: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A real that is down.

@@ -308,6 +308,18 @@ impl State {
         }
     }
 
+    /// Keeps the (term, epoch) that the tables are from.
+    pub(super) fn set_order(&self, (term, epoch): (u64, u64)) {
+        let word =
+            |number: usize| self.maps.config.word64(0, offset_of!(Config, order) + number * size_of::<u64>());
+        // What a crash in between leaves is smaller than both, never greater.
+        if word(0).load(Ordering::SeqCst) != term {
+            word(1).store(0, Ordering::SeqCst);
+            word(0).store(term, Ordering::SeqCst);
+        }
+        word(1).store(epoch, Ordering::SeqCst);
+    }
+
     fn full(&self, what: &'static str, entries: u32, field: &'static str) -> Error {
         Error::Capacity { what, wanted: entries as usize, room: entries as usize - 1, field }
     }

@@ -1,8 +1,9 @@
 //! The registration as a task of the agent's process.
 
-use super::super::{AbortOnDrop, Options, host::Host};
+use super::super::{Options, host::Host};
 use super::{Learnt, Registrar, Settings, Standing};
 use crate::front::boot_id;
+use crate::supervisor::{Supervisor, Task};
 use anyhow::{Context as _, Result};
 use coordination::zookeeper::ZooKeeper;
 use std::collections::BTreeSet;
@@ -25,7 +26,7 @@ pub(in crate::real) struct Registration {
     learnt: watch::Receiver<Option<Learnt>>,
     standing: watch::Receiver<Standing>,
     stop: oneshot::Sender<()>,
-    task: AbortOnDrop<()>,
+    task: Task<()>,
 }
 
 impl Registration {
@@ -68,10 +69,10 @@ impl Registration {
     }
 
     /// Takes the host out of the tree.
-    pub(in crate::real) async fn stop(mut self) {
+    pub(in crate::real) async fn stop(self) {
         drop(self.stop);
-        if let Err(panic) = (&mut self.task.0).await {
-            tracing::error!("a fault of this program: {panic}");
+        if self.task.ended().await.is_none() {
+            tracing::error!("the registration is at fault itself");
         }
     }
 }
@@ -81,13 +82,14 @@ impl Prepared {
     /// went by `before`.
     pub(in crate::real) fn start(
         self,
+        supervisor: &Supervisor,
         in_place: watch::Receiver<BTreeSet<IpAddr>>,
         before: Learnt,
     ) -> Registration {
         let registrar = Registrar::new(self.store, self.settings, in_place);
         let (learnt, standing) = (registrar.learnt(), registrar.standing());
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(registrar.run(before, async { drop(stopped.await) }));
-        Registration { learnt, standing, stop, task: AbortOnDrop(task) }
+        let task = supervisor.spawn("registration", registrar.run(before, async { drop(stopped.await) }));
+        Registration { learnt, standing, stop, task }
     }
 }
