@@ -1,11 +1,13 @@
 //! mosquitto on a host.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::host::Host;
 use crate::process::Process;
@@ -19,6 +21,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Broker {
     host: Host,
+    ports: RangeInclusive<u16>,
     process: Process,
 }
 
@@ -38,22 +41,28 @@ impl Broker {
     ///
     /// When it does not come up in 10 s; with its output.
     pub fn start(host: &Host) -> Result<Broker> {
-        let config = host.dir().join("mosquitto.conf");
-        let settings = format!(
-            "listener {MQTT_PORT}\n\
-             allow_anonymous true\n\
-             persistence false\n\
-             log_dest stderr\n\
-             log_type error\n\
-             log_type warning\n\
-             log_type notice\n\
-             log_type information\n\
-             connection_messages true\n"
-        );
-        fs::write(&config, settings).with_context(|| format!("cannot write {}", config.display()))?;
-        let mut process = host.command("mosquitto").arg("-c").arg(&config).spawn()?;
-        process.wait_for_line("running", START_LIMIT)?;
-        Ok(Broker { host: host.clone(), process })
+        Broker::start_on(host, MQTT_PORT..=MQTT_PORT)
+    }
+
+    /// As [`Broker::start`], with a listener on each of these ports.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_on(host: &Host, ports: RangeInclusive<u16>) -> Result<Broker> {
+        let process = launch(host, &ports)?;
+        Ok(Broker { host: host.clone(), ports, process })
+    }
+
+    /// Starts it again after its end, on the same ports.
+    ///
+    /// # Errors
+    ///
+    /// As [`Broker::start`], and when it still runs.
+    pub fn restart(&mut self) -> Result<()> {
+        ensure!(!self.process.is_running()?, "{} still runs", self.process.name());
+        self.process = launch(&self.host, &self.ports)?;
+        Ok(())
     }
 
     /// The process, to kill or to signal.
@@ -70,13 +79,13 @@ impl Broker {
         Ok(self.process.log()?.lines().filter_map(accepted).collect())
     }
 
-    /// The peers of the TCP connections to the broker's port that are established now, by the host's kernel.
+    /// The peers of the TCP connections to the broker's ports that are established now, by the host's kernel.
     ///
     /// # Errors
     ///
     /// When `ss` fails, or its output is not understood.
     pub fn established(&self) -> Result<BTreeSet<SocketAddr>> {
-        let filter = format!("( sport = :{MQTT_PORT} )");
+        let filter = format!("( sport >= :{} and sport <= :{} )", self.ports.start(), self.ports.end());
         let sockets = self.host.run(["ss", "-Htn", "state", "established", &filter])?;
         sockets
             .lines()
@@ -86,6 +95,26 @@ impl Broker {
             })
             .collect()
     }
+}
+
+fn launch(host: &Host, ports: &RangeInclusive<u16>) -> Result<Process> {
+    let config = host.dir().join("mosquitto.conf");
+    let mut settings = String::new();
+    for port in ports.clone() {
+        let _ = writeln!(settings, "listener {port}");
+    }
+    settings += "allow_anonymous true\n\
+                 persistence false\n\
+                 log_dest stderr\n\
+                 log_type error\n\
+                 log_type warning\n\
+                 log_type notice\n\
+                 log_type information\n\
+                 connection_messages true\n";
+    fs::write(&config, settings).with_context(|| format!("cannot write {}", config.display()))?;
+    let mut process = host.command("mosquitto").arg("-c").arg(&config).spawn()?;
+    process.wait_for_line("running", START_LIMIT)?;
+    Ok(process)
 }
 
 /// `1700000000: New client connected from 10.1.1.2:45678 as some-client (p2, c1, k60).`

@@ -19,7 +19,7 @@ pub struct Way {
     /// The VIP.
     pub to: SocketAddr,
     /// What the VIP is called in the output and in identifiers, without blanks.
-    pub name: &'static str,
+    pub name: String,
 }
 
 /// Clients that hold their connections.

@@ -192,7 +192,16 @@ impl RealDaemon {
     ///
     /// When the binary is missing or the daemon is not ready in 20 s; with its output.
     pub fn register(station: &Station, vips: &[&str], zookeeper: &str) -> Result<RealDaemon> {
-        RealDaemon::register_by(station, vips, &["--zookeeper", zookeeper])
+        RealDaemon::register_as(station.host.name(), station, vips, zookeeper)
+    }
+
+    /// As [`RealDaemon::register`], by this name.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn register_as(name: &str, station: &Station, vips: &[&str], zookeeper: &str) -> Result<RealDaemon> {
+        RealDaemon::register_by(name, station, vips, &["--zookeeper", zookeeper])
     }
 
     /// The same in a closed tree, with an agent's credentials.
@@ -209,16 +218,17 @@ impl RealDaemon {
             credentials.display()
         );
         replace(&file, &text)?;
-        RealDaemon::register_by(station, vips, &["--config", &file.display().to_string()])
+        let how = ["--config", &file.display().to_string()];
+        RealDaemon::register_by(station.host.name(), station, vips, &how)
     }
 
-    fn register_by(station: &Station, vips: &[&str], how: &[&str]) -> Result<RealDaemon> {
+    fn register_by(name: &str, station: &Station, vips: &[&str], how: &[&str]) -> Result<RealDaemon> {
         let host = &station.host;
         let mut command = host.command(binary()?).args(["real", "--interface", station.interface]);
         for vip in vips {
             command = command.args(["--register", vip]);
         }
-        command = command.args(how.iter().copied()).args(["--name", host.name()]);
+        command = command.args(how.iter().copied()).args(["--name", name]);
         command = command.arg("--address").arg(station.v4.to_string());
         RealDaemon::spawn(host, command, "/readyz")
     }

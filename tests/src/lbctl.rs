@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -12,6 +13,7 @@ use crate::host::Host;
 pub struct Lbctl {
     host: Host,
     servers: String,
+    limit: Option<Duration>,
 }
 
 /// How a command ended.
@@ -29,7 +31,14 @@ impl Lbctl {
     /// `lbctl` on `host`, at the ensemble that `servers` names.
     #[must_use]
     pub fn new(host: &Host, servers: &str) -> Lbctl {
-        Lbctl { host: host.clone(), servers: servers.to_owned() }
+        Lbctl { host: host.clone(), servers: servers.to_owned(), limit: None }
+    }
+
+    /// How long a command may take; as any [`HostCommand`](crate::HostCommand) if this is not called.
+    #[must_use]
+    pub fn limit(mut self, limit: Duration) -> Lbctl {
+        self.limit = Some(limit);
+        self
     }
 
     /// Runs a command to its end, well or not.
@@ -39,6 +48,10 @@ impl Lbctl {
     /// When the binary is missing, or does not end in time.
     pub fn run(&self, words: &[&str]) -> Result<Answer> {
         let command = self.host.command(binary()?).args(["--zookeeper", &self.servers]).args(words);
+        let command = match self.limit {
+            Some(limit) => command.limit(limit),
+            None => command,
+        };
         let finished = command.output()?;
         let code = finished.status.code().unwrap_or(-1);
         Ok(Answer { code, stdout: finished.stdout, stderr: finished.stderr })

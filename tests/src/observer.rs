@@ -16,6 +16,9 @@ use crate::topology::Station;
 
 /// Pause between two looks at the same thing.
 const PAUSE: Duration = Duration::from_millis(25);
+/// The pause after a look at a node is so many times as long as the look took, if that is more: what many VIPs are on a
+/// node is much to read, and looks are not to take the machine.
+const REST: u32 = 3;
 
 /// Notes what the nodes of a site say is in their maps, and which nodes the router sends packets to, until it is told to
 /// stop. A node that does not answer is passed over.
@@ -74,11 +77,12 @@ impl Observer {
         for station in &site.net.nodes {
             let station = station.clone();
             // One thread for each, since a node that hangs must not keep others from being looked at.
-            observer.spawn(format!("observer {}", station.host.name()), move |seen| look(&station, seen))?;
+            observer
+                .spawn(format!("observer {}", station.host.name()), REST, move |seen| look(&station, seen))?;
         }
         let routes = site.net.front.as_ref().context("the network has a front")?.routes().clone();
         let vips = site.cluster.addresses();
-        observer.spawn("observer of routes".to_owned(), move |seen| {
+        observer.spawn("observer of routes".to_owned(), 0, move |seen| {
             for vip in &vips {
                 let Ok(carriers) = routes.carriers(*vip) else { continue };
                 let mut seen = locked(seen);
@@ -91,12 +95,18 @@ impl Observer {
         Ok(observer)
     }
 
-    fn spawn(&mut self, name: String, look: impl Fn(&Mutex<Observed>) + Send + 'static) -> Result<()> {
+    fn spawn(
+        &mut self,
+        name: String,
+        rest: u32,
+        look: impl Fn(&Mutex<Observed>) + Send + 'static,
+    ) -> Result<()> {
         let (seen, stop) = (self.seen.clone(), self.stop.clone());
         let thread = thread::Builder::new().name(name).spawn(move || {
             while !stop.load(Ordering::Relaxed) {
+                let begun = Instant::now();
                 look(&seen);
-                thread::sleep(PAUSE);
+                thread::sleep(PAUSE.max(begun.elapsed() * rest));
             }
         });
         self.threads.push(thread?);

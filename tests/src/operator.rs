@@ -210,6 +210,51 @@ impl Operator {
             }
         })
     }
+
+    /// Deletes a znode and all below it, one znode after the other and the deepest first, as `deleteall` of zkCli.sh
+    /// does. What appears below it meanwhile makes it start over, a few times. Returns how many it deleted.
+    ///
+    /// # Errors
+    ///
+    /// When the ensemble is away for long, or others make new znodes faster than they can be deleted.
+    pub fn delete_all(&self, path: &str) -> Result<usize> {
+        let root = path.to_owned();
+        self.run(async move |session| {
+            let mut deleted = 0;
+            for _ in 0..ATTEMPTS {
+                let tree = below(session, &root).await?;
+                if tree.is_empty() {
+                    return Ok(deleted);
+                }
+                for path in tree.into_iter().rev() {
+                    match session.commit(vec![Change::Delete { path, version: None }]).await {
+                        Ok(()) => deleted += 1,
+                        Err(coordination::Error::NoNode(_) | coordination::Error::NotEmpty(_)) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+            Err(anyhow!("{root}: others make znodes below it all the time"))
+        })
+    }
+}
+
+/// A znode and all below it, level by level; nothing where it is not there.
+async fn below(session: &ZooKeeperSession, root: &str) -> Result<Vec<String>> {
+    let Some(mut level) = session.children(root).await?.map(|_| vec![root.to_owned()]) else {
+        return Ok(Vec::new());
+    };
+    let mut tree = Vec::new();
+    while !level.is_empty() {
+        let mut next = Vec::new();
+        for path in &level {
+            let children = session.children(path).await?.unwrap_or_default();
+            next.extend(children.into_iter().map(|child| format!("{path}/{child}")));
+        }
+        tree.append(&mut level);
+        level = next;
+    }
+    Ok(tree)
 }
 
 impl Drop for Operator {

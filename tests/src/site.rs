@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -220,14 +221,50 @@ impl<S> Site<S> {
         Ok(())
     }
 
+    /// Lets the agent of a real register it for these VIPs by this name, from now on. What ran there ends first, and must
+    /// not be a registration.
+    ///
+    /// # Errors
+    ///
+    /// When the agent does not become ready.
+    pub fn register_real(&mut self, real: usize, name: &str, vips: &[&str]) -> Result<()> {
+        self.reals[real].process().terminate(LIMIT)?;
+        self.start_agent(real, name, vips)
+    }
+
+    /// Starts the agent that registers a real for these VIPs by this name, where it has ended.
+    ///
+    /// # Errors
+    ///
+    /// When it runs, or does not become ready.
+    pub fn start_agent(&mut self, real: usize, name: &str, vips: &[&str]) -> Result<()> {
+        ensure!(!self.reals[real].process().is_running()?, "the agent of {name} runs already");
+        let zookeeper = self.ensemble.connect_string();
+        self.reals[real] = RealDaemon::register_as(name, &self.net.reals[real], vips, &zookeeper)?;
+        Ok(())
+    }
+
+    /// Starts a node that was [destroyed](Site::destroy): as a host that boots, it has its disk and nothing in its kernel.
+    ///
+    /// # Errors
+    ///
+    /// When it runs, or something does not start.
+    pub fn revive(&mut self, node: usize) -> Result<()> {
+        let station = &self.net.nodes[node];
+        LbNode::detach(station)?;
+        fs::create_dir_all(station.host.bpffs()).context("cannot make a folder in bpffs")?;
+        self.net.set_link(station, true)?;
+        self.net.front.as_mut().context("the network has a front")?.nodes[node].restart()?;
+        self.launch(node)
+    }
+
     /// Ends a node as when its host loses power: link down, BIRD and daemon killed. Nothing says goodbye.
     ///
     /// # Errors
     ///
     /// When its daemon or its BIRD does not run.
     pub fn destroy(&mut self, node: usize) -> Result<()> {
-        let station = &self.net.nodes[node];
-        station.host.ip(&format!("link set {} down", station.interface))?;
+        self.net.set_link(&self.net.nodes[node], false)?;
         let front = self.net.front.as_mut().context("the network has a front")?;
         front.nodes[node].process().kill()?;
         self.kill(node)

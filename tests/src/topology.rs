@@ -147,6 +147,25 @@ impl Topology {
         Ok(())
     }
 
+    /// Takes a host's link down, as when it loses power, or up again with what the kernel had dropped: its IPv6 address and
+    /// its routes.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses it.
+    pub fn set_link(&self, station: &Station, up: bool) -> Result<()> {
+        let Station { host, interface, v6, gateway_v4, gateway_v6, .. } = station;
+        if !up {
+            host.ip(&format!("link set {interface} down"))?;
+            return Ok(());
+        }
+        host.ip(&format!("link set {interface} up"))?;
+        host.ip(&format!("address replace {v6}/64 dev {interface} nodad"))?;
+        host.ip(&format!("route replace default via {gateway_v4}"))?;
+        host.ip(&format!("-6 route replace default via {gateway_v6}"))?;
+        Ok(())
+    }
+
     /// Keeps two hosts from reaching each other, with no word to either, or lets them again. All others reach both.
     ///
     /// # Errors

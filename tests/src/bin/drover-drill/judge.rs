@@ -11,8 +11,8 @@ const SLACK: Duration = Duration::from_millis(100);
 pub(crate) struct Allowed {
     /// The broker, counted from 0, that dies with its connections.
     pub(crate) dead_broker: Option<usize>,
-    /// Packets may be lost that were sent before the router had moved on.
-    pub(crate) loss_in_flight: bool,
+    /// The node, counted from 0, that is gone: packets may be lost that were sent before the router had moved on from it.
+    pub(crate) lost_node: Option<usize>,
     /// New connections may be refused until all is steady.
     pub(crate) refusals: bool,
     /// The router may change its routes to the VIPs.
@@ -44,7 +44,7 @@ pub(crate) struct Seen {
     pub(crate) slowest_new: Duration,
     /// Changes of the router's routes to the VIPs.
     pub(crate) route_changes: usize,
-    /// When the router sent packets to the nodes that are left, where nodes went.
+    /// When the router sent no more packets to the node that is gone.
     pub(crate) moved: Option<Duration>,
     /// When all was steady.
     pub(crate) steady: Option<Duration>,
@@ -61,6 +61,16 @@ pub(crate) struct Check {
 }
 
 impl Allowed {
+    /// What two steps at once may cost.
+    pub(crate) fn and(self, other: Allowed) -> Allowed {
+        Allowed {
+            dead_broker: self.dead_broker.or(other.dead_broker),
+            lost_node: self.lost_node.or(other.lost_node),
+            refusals: self.refusals || other.refusals,
+            route_changes: self.route_changes || other.route_changes,
+        }
+    }
+
     /// What was not kept, in words; nothing if all was.
     pub(crate) fn judge(&self, seen: &Seen) -> Vec<String> {
         let mut wrong = Vec::new();
@@ -82,7 +92,7 @@ impl Allowed {
         if seen.packets == 0 || seen.new == 0 {
             wrong.push(format!("{} packets and {} new connections prove nothing", seen.packets, seen.new));
         }
-        let bound = self.loss_in_flight.then(|| seen.moved.map_or(Duration::ZERO, |moved| moved + SLACK));
+        let bound = self.lost_node.map(|_| seen.moved.map_or(Duration::ZERO, |moved| moved + SLACK));
         let undue = seen.lost.iter().filter(|lost| bound.is_none_or(|bound| **lost > bound)).count();
         match (undue, bound) {
             (0, _) => {}
@@ -152,7 +162,7 @@ mod tests {
             }
         };
         assert!(verdict(&Allowed::default(), lost(10)).contains("1 packets of 1000 were lost"));
-        let in_flight = Allowed { loss_in_flight: true, ..Allowed::default() };
+        let in_flight = Allowed { lost_node: Some(0), ..Allowed::default() };
         assert_eq!(verdict(&in_flight, lost(10)), "");
         assert_eq!(verdict(&in_flight, lost(150)), "");
         assert!(verdict(&in_flight, lost(151)).contains("later than 150 ms"));
@@ -172,6 +182,18 @@ mod tests {
             moved(seen);
         };
         assert_eq!(verdict(&both, all), "");
+    }
+
+    #[test]
+    fn two_steps_at_once_may_cost_what_either_may() {
+        let death = Allowed { dead_broker: Some(1), refusals: true, ..Allowed::default() };
+        let power = Allowed { lost_node: Some(2), route_changes: true, ..Allowed::default() };
+        let both = death.clone().and(power.clone());
+        assert_eq!((both.dead_broker, both.lost_node), (Some(1), Some(2)));
+        assert!(both.refusals && both.route_changes);
+        let none = Allowed::default().and(Allowed::default());
+        assert!(none.dead_broker.is_none() && none.lost_node.is_none());
+        assert!(!none.refusals && !none.route_changes);
     }
 
     #[test]

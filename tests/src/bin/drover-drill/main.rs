@@ -6,12 +6,14 @@
 #![expect(clippy::print_stderr, reason = "a command-line program talks to its user")]
 
 mod drills;
+mod faults;
 mod judge;
 mod narrator;
 mod newcomers;
 mod report;
 mod stage;
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -55,6 +57,14 @@ struct Arguments {
     /// The lb-node that rolling-upgrade begins with. Without it, it begins with the new one and smaller maps.
     #[arg(long, value_name = "FILE")]
     old: Option<PathBuf>,
+
+    /// What two-at-once draws its pairs of faults from, to play the same ones again; a new one if not given.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+
+    /// How many pairs of faults two-at-once plays.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000), value_name = "NUMBER")]
+    pairs: u32,
 
     /// What the old lb-node is, for the report.
     #[arg(long, value_name = "TEXT", requires = "old")]
@@ -102,6 +112,11 @@ fn list() -> ExitCode {
     }
 }
 
+/// A seed that is short enough to be typed.
+fn new_seed() -> u64 {
+    RandomState::new().build_hasher().finish() >> 40
+}
+
 /// Returns whether all promises were kept.
 fn run(arguments: &Arguments) -> Result<bool> {
     interrupt::listen()?;
@@ -114,6 +129,8 @@ fn run(arguments: &Arguments) -> Result<bool> {
         old: arguments.old.clone(),
         old_version: arguments.old_version.clone(),
         new_version: arguments.new_version.clone(),
+        seed: arguments.seed.unwrap_or_else(new_seed),
+        pairs: arguments.pairs,
     };
     let load = machine::load()?;
     let mut outcomes = Vec::new();
@@ -148,7 +165,7 @@ fn play(drill: &'static Drill, options: &Options, json: bool) -> Result<Outcome>
         error: None,
         took: Duration::ZERO,
     };
-    let mut outcome = match Stage::set(voice, (drill.binary)(options)) {
+    let mut outcome = match Stage::set(voice, &(drill.scene)(options)) {
         Err(error) => Outcome { error: Some(format!("{error:#}")), ..outcome },
         Ok(mut stage) => {
             let played = (drill.play)(&mut stage, options);

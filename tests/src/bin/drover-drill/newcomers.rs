@@ -12,8 +12,8 @@ use drover_tests::crowd::Way;
 
 /// A client that has no answer after this long has failed.
 const LIMIT: Duration = Duration::from_secs(4);
-/// Between the beginnings of two clients that go the same way.
-const PACE: Duration = Duration::from_millis(200);
+/// Between the beginnings of two clients, of all ways together.
+const PACE: Duration = Duration::from_millis(50);
 
 /// New connections under way, without end, by each of several ways. They end with this.
 #[derive(Debug)]
@@ -40,12 +40,13 @@ impl Newcomers {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
         let mut newcomers = Newcomers { seen, stop, threads: Vec::new() };
+        let pace = PACE * u32::try_from(ways.len())?;
         for way in ways {
             let (way, seen, stop) = (way.clone(), newcomers.seen.clone(), newcomers.stop.clone());
             let name = format!("newcomers {} {}", way.from.name(), way.name);
             newcomers
                 .threads
-                .push(thread::Builder::new().name(name).spawn(move || come(&way, &seen, &stop))?);
+                .push(thread::Builder::new().name(name).spawn(move || come(&way, pace, &seen, &stop))?);
         }
         Ok(newcomers)
     }
@@ -65,7 +66,7 @@ impl Drop for Newcomers {
     }
 }
 
-fn come(way: &Way, seen: &Mutex<Vec<Newcomer>>, stop: &AtomicBool) {
+fn come(way: &Way, pace: Duration, seen: &Mutex<Vec<Newcomer>>, stop: &AtomicBool) {
     let entered = way.from.enter(|| {
         for number in 1_u64.. {
             if stop.load(Ordering::Relaxed) {
@@ -76,7 +77,7 @@ fn come(way: &Way, seen: &Mutex<Vec<Newcomer>>, stop: &AtomicBool) {
             let failed = visit(way.to, &id).err().map(|error| format!("{id}: {error:#}"));
             let took = at.elapsed();
             locked(seen).push(Newcomer { at, took, failed });
-            sleep(PACE.saturating_sub(took));
+            sleep(pace.saturating_sub(took));
         }
     });
     if let Err(error) = entered {

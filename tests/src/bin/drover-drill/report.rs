@@ -174,7 +174,7 @@ impl Outcome {
     /// One JSON object, in one line.
     pub(crate) fn json(&self) -> String {
         let totals = self.totals();
-        let in_flight = self.steps.iter().any(|step| step.allowed.loss_in_flight);
+        let in_flight = self.steps.iter().any(|step| step.allowed.lost_node.is_some());
         let mut members: Vec<(&str, Value)> = vec![
             ("drill", self.drill.into()),
             ("verdict", self.verdict().word().into()),

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use drover_tests::crowd::{Crowd, Survivors, Way, broker_name, shown_shares};
 use drover_tests::{
-    Broker, Cluster, MQTT_PORT, Observer, Process, Protocol, Server, Service, Settings, Site, Steady,
-    Topology, Vip, interrupt, wait_until,
+    Broker, Cluster, Lbctl, MQTT_PORT, Observer, Process, Protocol, Server, Service, Settings, Site, Station,
+    Steady, Topology, Vip, interrupt, wait_until,
 };
 use serde_json::Value;
 
+use crate::faults::{Fault, State};
 use crate::judge::{Allowed, Check, Seen};
 use crate::narrator::Narrator;
 use crate::newcomers::Newcomers;
@@ -28,22 +29,58 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 pub(crate) const AUTONOMY_AFTER: Duration = Duration::from_secs(10);
 
 const CLIENTS: u8 = 2;
-/// Long-lived connections of each client to each of the two VIPs of MQTT.
-const HELD: usize = 75;
+/// Long-lived connections, as many by each way that clients go.
+const HELD: usize = 300;
+/// Where a scene has more VIPs, clients connect to so many of them, evenly spread.
+const VISITED: usize = 10;
+/// Reals of weight 0 that each of those VIPs has beside the brokers.
+const SPARE: u16 = 7;
 /// Counted packets, in requests a second by so many flows.
 const RATE: u32 = 500;
 const FLOWS: u16 = 64;
 /// So many new connections in a row must be served when all is steady.
 const SERVED: usize = 12;
-/// How long it may take until a dead broker's clients know.
-const DISCONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x100, 0, 0, 0, 0, 0x10));
 /// The VIPs of MQTT, by their address.
 const MQTT: [(&str, IpAddr); 2] = [("mqtt", V4), ("mqtt-6", V6)];
+/// Every VIP that each drill has.
+pub(crate) const VIPS: [&str; 3] = [MQTT[0].0, MQTT[1].0, PACKETS.0];
 /// The service of counted packets, which is behind the same address and served by the same hosts.
 const PACKETS: (&str, SocketAddr) = ("packets", SocketAddr::new(V4, 7000));
+
+/// What a drill wants on stage beyond what all have.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Scene {
+    /// What nodes and reals run at first; the `lb-node` beside this program if it is not said.
+    pub(crate) binary: Option<PathBuf>,
+    /// So many VIPs more, which every broker serves. Clients connect to some of them.
+    pub(crate) more_vips: u16,
+    /// The broker, counted from 0, that is a real since the agent on its host registers it.
+    pub(crate) registered: Option<usize>,
+    /// How long after its daemon has ceased to follow a node's guard withdraws it; where it is not said, none has a guard.
+    pub(crate) withdraw_after: Option<Duration>,
+}
+
+impl Scene {
+    /// The VIPs beyond those that every drill has: name and address.
+    fn more(&self) -> Vec<(String, SocketAddr)> {
+        let at = |number: u16| {
+            let address = if number.is_multiple_of(2) { V6 } else { V4 };
+            (format!("mqtt-more-{number:03}"), SocketAddr::new(address, MQTT_PORT + number))
+        };
+        (1..=self.more_vips).map(at).collect()
+    }
+
+    /// Where clients connect.
+    fn visited(&self) -> Vec<(String, SocketAddr)> {
+        let base = MQTT.map(|(name, address)| (name.to_owned(), SocketAddr::new(address, MQTT_PORT)));
+        let more = self.more();
+        let every = more.len().div_ceil(VISITED).max(1);
+        base.into_iter().chain(more.into_iter().step_by(every)).collect()
+    }
+}
 
 /// A cluster, its clients, and what is known of the drill so far.
 #[derive(Debug)]
@@ -51,6 +88,10 @@ pub(crate) struct Stage {
     newcomers: Newcomers,
     steady: Steady,
     crowd: Crowd,
+    /// How clients go.
+    ways: Vec<Way>,
+    /// How often connections were made anew.
+    refills: usize,
     narrator: Narrator,
     pub(crate) observer: Observer,
     /// `ip monitor` on the router: a line for each change of a route.
@@ -59,8 +100,9 @@ pub(crate) struct Stage {
     _echoes: Vec<Server>,
     pub(crate) site: Site<Broker>,
     pub(crate) voice: Voice,
-    /// What the current step has found so far.
-    moved: Option<Instant>,
+    guarded: bool,
+    /// When the current step began, and what it has found so far.
+    begun: Instant,
     checks: Vec<Check>,
     /// The steps that are over.
     pub(crate) done: Vec<StepDone>,
@@ -94,16 +136,25 @@ impl Step {
         self
     }
 
-    /// Packets may be lost until the router has moved on.
-    pub(crate) fn may_lose_in_flight(mut self) -> Step {
-        self.allowed.loss_in_flight = true;
-        self
+    /// This node is gone: packets may be lost until the router has moved on from it.
+    pub(crate) fn loses_node(mut self, node: usize) -> Step {
+        self.allowed.lost_node = Some(node);
+        self.may_move_routes()
     }
 
     /// The router may change its routes.
     pub(crate) fn may_move_routes(mut self) -> Step {
         self.allowed.route_changes = true;
         self
+    }
+
+    /// Both at once: each may cost what it may alone.
+    pub(crate) fn and(self, other: Step) -> Step {
+        Step {
+            what: format!("{}; {}", self.what, other.what),
+            allowed: self.allowed.and(other.allowed),
+            hold: self.hold.max(other.hold),
+        }
     }
 
     /// Once all is steady, clients are watched for this much longer.
@@ -122,47 +173,60 @@ struct Before {
 }
 
 impl Stage {
-    /// Starts everything: the cluster, connections, packets. `binary` is what nodes and reals run.
-    pub(crate) fn set(voice: Voice, binary: Option<PathBuf>) -> Result<Stage> {
+    /// Starts everything: the cluster, connections, packets.
+    pub(crate) fn set(voice: Voice, scene: &Scene) -> Result<Stage> {
         let topology = Topology::builder().clients(CLIENTS).nodes(THREE).reals(THREE);
         let settings = Settings {
             cluster: format!(
                 "autonomy_after_ms = {}\ndrain_wait_ms = 1000\nack_timeout_ms = 3000\n",
                 AUTONOMY_AFTER.as_millis()
             ),
-            binary,
+            binary: scene.binary.clone(),
             ..Settings::default()
         };
-        let site = Site::serving(topology, cluster, settings, |_, station| Broker::start(&station.host))?;
+        let ports = MQTT_PORT..=MQTT_PORT + scene.more_vips;
+        let mut site = Site::serving(
+            topology,
+            |net| cluster(net, scene),
+            settings,
+            |_, station| Broker::start_on(&station.host, ports.clone()),
+        )?;
         let echo = Service::echo(Protocol::Udp, PACKETS.1);
         let echoes = site.net.reals.iter().map(|station| Server::start(&station.host, [echo]));
         let echoes = echoes.collect::<Result<_>>()?;
+        if let Some(broker) = scene.registered {
+            site.register_real(broker, &broker_name(broker), &VIPS)?;
+            let brokers: Vec<String> = (0..site.servers.len()).map(broker_name).collect();
+            let brokers: Vec<&str> = brokers.iter().map(String::as_str).collect();
+            site.wait_agreed(&VIPS.map(|vip| (vip, brokers.as_slice())))?;
+        }
         let routes = site.net.router.command("ip").args(["-o", "monitor", "route"]).spawn()?;
         let ways = site.net.clients.iter().flat_map(|client| {
-            MQTT.map(|(name, vip)| Way {
-                from: client.host.clone(),
-                to: SocketAddr::new(vip, MQTT_PORT),
-                name,
-            })
+            let way = |(name, to)| Way { from: client.host.clone(), to, name };
+            scene.visited().into_iter().map(way).collect::<Vec<_>>()
         });
         let ways: Vec<Way> = ways.collect();
         let mut crowd = Crowd::default();
-        crowd.connect(&ways, HELD, "held")?;
+        let each = HELD.div_ceil(ways.len());
+        crowd.connect(&ways, each, "held")?;
         let connected = crowd.alive().len();
-        ensure!(connected == HELD * ways.len(), "only {connected} of {} clients connect", HELD * ways.len());
+        ensure!(connected == each * ways.len(), "only {connected} of {} clients connect", each * ways.len());
         let steady = Steady::start(&site.net.clients[0].host, PACKETS.1, FLOWS, RATE)?;
         let newcomers = Newcomers::start(&ways)?;
         let mut stage = Stage {
             newcomers,
             steady,
             crowd,
+            ways,
+            refills: 0,
             narrator: Narrator::default(),
             observer: Observer::start(&site)?,
             routes,
             _echoes: echoes,
             site,
             voice,
-            moved: None,
+            guarded: scene.withdraw_after.is_some(),
+            begun: Instant::now(),
             checks: Vec::new(),
             done: Vec::new(),
             facts: Vec::new(),
@@ -171,6 +235,18 @@ impl Stage {
         stage.calm(&nodes, None)?;
         stage.begin_to_tell()?;
         Ok(stage)
+    }
+
+    /// Makes as many connections as broke so far, so that there is something at stake again.
+    pub(crate) fn refill(&mut self) -> Result<()> {
+        let missing = HELD.saturating_sub(self.crowd.alive().len());
+        if missing > 0 {
+            self.refills += 1;
+            let each = missing.div_ceil(self.ways.len());
+            self.crowd.connect(&self.ways, each, &format!("held-{}", self.refills))?;
+            self.note(format_args!("{} connections are made anew", each * self.ways.len()));
+        }
+        Ok(())
     }
 
     fn begin_to_tell(&mut self) -> Result<()> {
@@ -205,6 +281,7 @@ impl Stage {
         self.voice.heading(format_args!(" {}. {what}", self.done.len() + 1));
         let before = self.before(&allowed)?;
         let at = Instant::now();
+        self.begun = at;
         self.voice.act(at);
         act(self).with_context(|| format!("cannot do this: {what}"))?;
         let settled = settle(self).and_then(|()| self.wait_served());
@@ -221,7 +298,10 @@ impl Stage {
             self.voice.event(at + steady, "steady");
             self.watch(hold)?;
         }
-        let mut seen = self.seen(&before, at)?;
+        if let (Some(node), Some(_)) = (allowed.lost_node, steady) {
+            self.wait("the observer of routes", |stage| Ok(stage.moved_on(node, at)))?;
+        }
+        let mut seen = self.seen(&before, &allowed, at)?;
         seen.steady = steady;
         self.tell_result(&seen);
         let wrong = allowed.judge(&seen);
@@ -233,7 +313,6 @@ impl Stage {
     }
 
     fn before(&mut self, allowed: &Allowed) -> Result<Before> {
-        self.moved = None;
         self.checks.clear();
         let survivors = Survivors::all(&self.crowd, &self.site.servers)?;
         let (survivors, doomed) = match allowed.dead_broker {
@@ -245,7 +324,7 @@ impl Stage {
     }
 
     /// What clients and the router have seen since.
-    fn seen(&mut self, before: &Before, at: Instant) -> Result<Seen> {
+    fn seen(&mut self, before: &Before, allowed: &Allowed, at: Instant) -> Result<Seen> {
         let after = |moment: Instant| moment.saturating_duration_since(at);
         let held = before.survivors.count(&self.crowd, &self.site.servers)?;
         let packets = self.steady.since(before.packets)?;
@@ -270,7 +349,7 @@ impl Stage {
             refused: refused.iter().map(|newcomer| after(newcomer.at)).collect(),
             slowest_new: served.iter().map(|newcomer| newcomer.took).max().unwrap_or_default(),
             route_changes: self.route_changes()? - before.route_changes,
-            moved: self.moved.map(after),
+            moved: allowed.lost_node.and_then(|node| self.moved_on(node, at)).map(after),
             steady: None,
             checks: std::mem::take(&mut self.checks),
         })
@@ -386,20 +465,60 @@ impl Stage {
         let brokers: Vec<String> =
             (0..self.site.servers.len()).filter(|broker| Some(*broker) != without).map(broker_name).collect();
         let brokers: Vec<&str> = brokers.iter().map(String::as_str).collect();
-        let vips: Vec<(&str, &[&str])> = MQTT
-            .iter()
-            .map(|(vip, _)| *vip)
-            .chain([PACKETS.0])
-            .map(|vip| (vip, brokers.as_slice()))
-            .collect();
-        self.site.wait_agreed_among(nodes, &vips)
+        self.site.wait_agreed_among(nodes, &VIPS.map(|vip| (vip, brokers.as_slice())))
+    }
+
+    /// Waits until the cluster is as it should be while these faults last. As [`Stage::calm`] where there is somebody who
+    /// decides; else all nodes have noticed, and left a dead broker out by themselves.
+    pub(crate) fn steady_with(&mut self, faults: &[Fault]) -> Result<()> {
+        let mut state =
+            State { carriers: self.all(), followers: self.all(), dead_broker: None, decides: true };
+        for fault in faults {
+            fault.change(&mut state);
+        }
+        let State { mut carriers, followers, dead_broker, decides } = state;
+        if self.guarded {
+            carriers.retain(|node| followers.contains(node));
+        }
+        if decides {
+            self.connected(&followers)?;
+            return self.calm_among(&followers, &carriers, dead_broker);
+        }
+        if faults.contains(&Fault::ZookeeperDown) {
+            self.wait("every node to notice", |stage| {
+                let noticed = |status: &Value| status["cluster"]["connected"] == false;
+                Ok(stage.statuses(&followers).filter(|all| all.iter().all(noticed)).map(|_| ()))
+            })?;
+        }
+        if let Some(broker) = dead_broker.map(broker_name) {
+            self.wait("every node to leave the broker out by itself", |stage| {
+                let has =
+                    |vip: &Value| vip["reals"][&broker]["weight"].as_u64().is_some_and(|weight| weight > 0);
+                let left_out = |status: &Value| {
+                    let vips = status["vips"].as_object();
+                    vips.is_some_and(|vips| !vips.is_empty() && !vips.values().any(has))
+                };
+                Ok(stage.statuses(&followers).filter(|all| all.iter().all(left_out)).map(|_| ()))
+            })?;
+        }
+        self.carried_by(&carriers)
     }
 
     /// Waits until the router sends every VIP to just these nodes.
     pub(crate) fn carried_by(&mut self, nodes: &[usize]) -> Result<()> {
-        self.site.wait_for_carriers(nodes)?;
-        self.moved.get_or_insert_with(Instant::now);
-        Ok(())
+        self.site.wait_for_carriers(nodes)
+    }
+
+    /// When, at this moment or after it, the router sent no VIP's packets to a node any more.
+    fn moved_on(&self, node: usize, after: Instant) -> Option<Instant> {
+        let name = self.site.node_name(node);
+        let observed = self.observer.so_far();
+        let left = observed.carriers.values().map(|history| {
+            let then = history.iter().rposition(|(at, _)| *at <= after).unwrap_or(0);
+            let gone = history[then..].iter().find(|(_, carriers)| !carriers.contains(name));
+            gone.map(|(at, _)| after.max(*at))
+        });
+        left.collect::<Option<Vec<Instant>>>()?.into_iter().max()
     }
 
     /// Waits until a node leads by a term greater than this one: which, and its term.
@@ -417,13 +536,87 @@ impl Stage {
         }
     }
 
-    /// Waits until every node that runs has a session with ZooKeeper.
-    pub(crate) fn connected(&mut self) -> Result<()> {
+    /// Waits until each of these nodes that runs has a session with ZooKeeper.
+    pub(crate) fn connected(&mut self, nodes: &[usize]) -> Result<()> {
         self.wait("every node to have ZooKeeper again", |stage| {
             let connected =
                 |status: &Value| status["cluster"]["connected"] == true && status["mode"] == "live";
-            Ok(stage.statuses().filter(|all| all.iter().all(connected)).map(|_| ()))
+            Ok(stage.statuses(nodes).filter(|all| all.iter().all(connected)).map(|_| ()))
         })
+    }
+
+    /// Waits until there is no such znode.
+    pub(crate) fn wait_gone(&mut self, path: &str) -> Result<()> {
+        self.wait(&format!("{path} to go"), |stage| {
+            Ok(stage.site.operator.get(path)?.is_none().then_some(()))
+        })
+    }
+
+    /// Promises that another node than this one, which led by this term, leads by a greater one.
+    pub(crate) fn check_succession(&mut self, leader: usize, term: u64) -> Result<()> {
+        let (next, now) = self.wait_leader(term)?;
+        let seen = format!("{}, term {now} after {term}", self.site.node_name(next));
+        self.check("another node leads, by a greater term", seen, next != leader && now > term);
+        Ok(())
+    }
+
+    /// Promises that so long after the step's beginning the router sends nothing to a node any more.
+    pub(crate) fn check_withdrawn(&mut self, node: usize, limit: Duration) -> Result<()> {
+        let (name, begun) = (self.site.node_name(node).to_owned(), self.begun);
+        let moved = wait_until(format_args!("{name} to be withdrawn"), limit + LIMIT / 2, || {
+            self.tell();
+            Ok(self.moved_on(node, begun))
+        });
+        interrupt::check()?;
+        let seen = match &moved {
+            Ok(at) => format!("after {} ms", at.saturating_duration_since(begun).as_millis()),
+            Err(_) => "never".to_owned(),
+        };
+        let kept = moved.is_ok_and(|at| at <= begun + limit);
+        self.check(format!("{name} is withdrawn within {} ms", limit.as_millis()), seen, kept);
+        Ok(())
+    }
+
+    /// Promises that `lbctl status` says that something is wrong with a node.
+    pub(crate) fn check_known(&mut self, node: usize) -> Result<()> {
+        let name = self.site.node_name(node).to_owned();
+        let status = self.lbctl().json(&["status"])?;
+        let problems = status["problems"].as_array().into_iter().flatten();
+        let told: Vec<&str> = problems
+            .filter(|one| one["node"] == name.as_str())
+            .filter_map(|one| one["text"].as_str())
+            .collect();
+        self.check(format!("lbctl status tells of {name}"), told.join("; "), !told.is_empty());
+        Ok(())
+    }
+
+    /// Promises that `lbctl status` finds nothing wrong, as soon as it has had a moment.
+    pub(crate) fn check_content(&mut self) -> Result<()> {
+        let lbctl = self.lbctl();
+        let mut said = String::new();
+        let content = wait_until("lbctl status to be content", LIMIT, || {
+            self.tell();
+            let answer = lbctl.run(&["status", "--quiet"])?;
+            said = answer.stdout + &answer.stderr;
+            Ok((answer.code == 0).then_some(()))
+        });
+        interrupt::check()?;
+        let seen = if content.is_ok() { "it is" } else { said.trim() };
+        self.check("lbctl status is content", seen, content.is_ok());
+        Ok(())
+    }
+
+    /// Promises of the last step that no new connection was refused later than this.
+    pub(crate) fn check_refused_until(&mut self, limit: Duration) {
+        let last = self.done.last().and_then(|step| step.seen.refused.iter().max().copied());
+        let seen = last.map_or("none was".to_owned(), |last| format!("the last at {} ms", last.as_millis()));
+        let promise = format!("no new connection is refused that begins later than {} ms", limit.as_millis());
+        self.check_after(promise, seen, last.is_none_or(|last| last <= limit));
+    }
+
+    /// `lbctl` where the operator is.
+    pub(crate) fn lbctl(&self) -> Lbctl {
+        Lbctl::new(&self.site.net.router, &self.site.ensemble.connect_string())
     }
 
     /// A node that follows, and the leader.
@@ -443,9 +636,10 @@ impl Stage {
         self.all().into_iter().filter(|other| *other != node).collect()
     }
 
-    /// What the nodes that run say of themselves, unless one does not answer.
-    pub(crate) fn statuses(&self) -> Option<Vec<Value>> {
-        self.site.nodes.iter().flatten().map(|node| node.status().ok()).collect()
+    /// What those of these nodes that run say of themselves, unless one does not answer.
+    fn statuses(&self, nodes: &[usize]) -> Option<Vec<Value>> {
+        let running = nodes.iter().filter_map(|node| self.site.nodes[*node].as_ref());
+        running.map(|node| node.status().ok()).collect()
     }
 
     /// The digests of a VIP's tables that the nodes that run have in their maps; one if they are all alike.
@@ -459,14 +653,10 @@ impl Stage {
 
     /// Waits until the clients of a dead broker know.
     pub(crate) fn wait_disconnected(&self, broker: usize) -> Result<()> {
-        wait_until(
-            format_args!("the clients of {} to be disconnected", broker_name(broker)),
-            DISCONNECT_LIMIT,
-            || {
-                let left = Survivors::all(&self.crowd, &self.site.servers)?.held_by(broker);
-                Ok((left == 0).then_some(()))
-            },
-        )
+        wait_until(format_args!("the clients of {} to be disconnected", broker_name(broker)), LIMIT, || {
+            let left = Survivors::all(&self.crowd, &self.site.servers)?.held_by(broker);
+            Ok((left == 0).then_some(()))
+        })
     }
 
     /// How often the router's routes to VIPs have changed so far.
@@ -477,14 +667,14 @@ impl Stage {
     }
 }
 
-fn cluster(net: &Topology) -> Cluster {
-    let reals = |like: IpAddr| -> Vec<(String, IpAddr, u32)> {
-        let stations = net.reals.iter().enumerate();
-        stations.map(|(number, station)| (broker_name(number), station.address_like(like), 100)).collect()
-    };
+fn cluster(net: &Topology, scene: &Scene) -> Cluster {
     const PACE: &str = "interval_ms = 500\ntimeout_ms = 400\nunhealthy_threshold = 2";
     let with_brokers = |mut vip: Vip| {
-        vip.reals = reals(vip.at.ip());
+        let brokers = net.reals.iter().enumerate().filter(|(number, _)| Some(*number) != scene.registered);
+        let real = |(number, station): (usize, &Station)| {
+            (broker_name(number), station.address_like(vip.at.ip()), 100)
+        };
+        vip.reals = brokers.map(real).collect();
         vip
     };
     let mqtt = MQTT.map(|(name, address)| {
@@ -493,5 +683,17 @@ fn cluster(net: &Topology) -> Cluster {
     // The broker is what is asked: where it is dead, so is the host for other services.
     let packets = Vip::new(PACKETS.0, PACKETS.1).protocol(Protocol::Udp);
     let packets = packets.health(&format!("type = \"tcp\"\nport = {MQTT_PORT}\n{PACE}"));
-    Cluster::new(mqtt.into_iter().chain([packets]).map(with_brokers))
+    let usual = mqtt.into_iter().chain([packets]).map(with_brokers);
+    let more = scene.more().into_iter().map(|(name, at)| {
+        let mut vip = with_brokers(Vip::new(name, at));
+        vip.reals.extend((1..=SPARE).map(|number| (format!("spare-{number}"), spare(number), 0)));
+        vip
+    });
+    Cluster::new(usual.chain(more))
+}
+
+/// An address that nobody has.
+fn spare(number: u16) -> IpAddr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 9, high, low).into()
 }

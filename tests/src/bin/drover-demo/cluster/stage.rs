@@ -161,7 +161,7 @@ impl Stage {
 
 fn way(client: &Station, service: &Service) -> Way {
     let to = SocketAddr::new(service.address, MQTT_PORT);
-    Way { from: client.host.clone(), to, name: service.name }
+    Way { from: client.host.clone(), to, name: service.name.to_owned() }
 }
 
 fn cluster(net: &Topology) -> Cluster {

@@ -45,7 +45,7 @@ pub(crate) fn perform(stage: &mut Stage, report: &mut Report) -> Result<()> {
 }
 
 fn way(client: &Station, vip: IpAddr) -> Way {
-    Way { from: client.host.clone(), to: SocketAddr::new(vip, MQTT_PORT), name: family(vip) }
+    Way { from: client.host.clone(), to: SocketAddr::new(vip, MQTT_PORT), name: family(vip).to_owned() }
 }
 
 fn hold_connections(stage: &Stage, report: &mut Report) -> Result<Crowd> {

@@ -6,7 +6,11 @@ mod broker_death;
 mod leader_death;
 mod node_death;
 mod node_drain;
+mod registry_flap;
 mod rolling_upgrade;
+mod stuck_node;
+mod tree_wipe;
+mod two_at_once;
 mod zk_outage;
 mod zk_partition;
 mod zk_server_death;
@@ -16,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::stage::Stage;
+use crate::stage::{Scene, Stage};
 
 /// What is told of a drill, and how it is played.
 #[derive(Debug)]
@@ -29,8 +33,8 @@ pub(crate) struct Drill {
     pub(crate) done: &'static str,
     /// What clients may notice, and why.
     pub(crate) expected: &'static str,
-    /// What nodes and reals run at first; the `lb-node` beside this program if `None`.
-    pub(crate) binary: fn(&Options) -> Option<PathBuf>,
+    /// What it wants on stage.
+    pub(crate) scene: fn(&Options) -> Scene,
     /// Its steps.
     pub(crate) play: fn(&mut Stage, &Options) -> Result<()>,
 }
@@ -46,6 +50,10 @@ pub(crate) struct Options {
     pub(crate) old_version: Option<String>,
     /// What the other one is.
     pub(crate) new_version: Option<String>,
+    /// What `two-at-once` draws its pairs of faults from.
+    pub(crate) seed: u64,
+    /// How many pairs it plays.
+    pub(crate) pairs: u32,
 }
 
 /// Every drill, in the order in which `all` plays them.
@@ -58,11 +66,15 @@ pub(crate) const ALL: &[Drill] = &[
     zk_outage::DRILL,
     zk_partition::DRILL,
     rolling_upgrade::DRILL,
+    tree_wipe::DRILL,
+    stuck_node::DRILL,
+    registry_flap::DRILL,
+    two_at_once::DRILL,
 ];
 
-/// What most drills begin with: the `lb-node` beside this program.
-fn current(_: &Options) -> Option<PathBuf> {
-    None
+/// What most drills want on stage: what all have.
+fn plain(_: &Options) -> Scene {
+    Scene::default()
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Drill, Options, current};
-use crate::stage::{Stage, step};
+use super::{Drill, Options, plain};
+use crate::faults::Fault;
+use crate::stage::Stage;
 
 /// Long enough to see that a dead daemon's packets flow on.
 const A_WHILE: Duration = Duration::from_secs(1);
@@ -17,33 +18,32 @@ pub(super) const DRILL: Drill = Drill {
             no connection",
     done: "a node's daemon killed and started; then the node: link down, BIRD and daemon killed",
     expected: "no connection breaks; packets that were on their way to the node when it went may be lost",
-    binary: current,
+    scene: plain,
     play,
 };
 
 fn play(stage: &mut Stage, _: &Options) -> Result<()> {
     let all = stage.all();
     let (victim, _) = stage.follower()?;
-    let name = stage.site.node_name(victim).to_owned();
     let others = stage.others(victim);
+    let death = Fault::DaemonKilled(victim);
     stage.play(
-        step(format!("the daemon alone is killed (SIGKILL): lb-node on {name}")).hold(A_WHILE),
-        |stage| stage.site.kill(victim),
+        death.strikes(stage).hold(A_WHILE),
+        |stage| death.strike(stage),
         |stage| stage.carried_by(&all),
     )?;
     stage.play(
-        step(format!("the daemon is started again on {name}")),
-        |stage| stage.site.launch(victim),
+        death.ends(stage),
+        |stage| death.end(stage),
         |stage| {
-            stage.site.node(victim)?.wait_ready()?;
-            stage.calm(&all, None)
+            death.ended(stage)?;
+            stage.steady_with(&[])
         },
     )?;
+    let loss = Fault::NodeLost(victim);
     stage.play(
-        step(format!("{name} is gone: link down, BIRD and lb-node killed"))
-            .may_lose_in_flight()
-            .may_move_routes(),
-        |stage| stage.site.destroy(victim),
+        loss.strikes(stage),
+        |stage| loss.strike(stage),
         |stage| {
             stage.carried_by(&others)?;
             let left: BTreeSet<String> =
@@ -53,7 +53,7 @@ fn play(stage: &mut Stage, _: &Options) -> Result<()> {
                     stage.site.head()?.nodes.iter().map(ToString::to_string).collect();
                 Ok((counted == left).then_some(()))
             })?;
-            stage.calm(&others, None)
+            stage.steady_with(&[loss])
         },
     )
 }

@@ -1,11 +1,9 @@
 //! Every daemon is replaced by a newer one under traffic.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 
 use super::{Drill, Options};
-use crate::stage::{Stage, step};
+use crate::stage::{Scene, Stage, step};
 
 pub(super) const DRILL: Drill = Drill {
     name: "rolling-upgrade",
@@ -13,7 +11,7 @@ pub(super) const DRILL: Drill = Drill {
             in the kernel: nothing is lost",
     done: "each daemon stopped or killed as old, started as new",
     expected: "nothing breaks and nothing is lost: programs and tables stay in the kernel, and are replaced atomically",
-    binary: |options: &Options| -> Option<PathBuf> { options.old.clone() },
+    scene: |options| Scene { binary: options.old.clone(), ..Scene::default() },
     play,
 };
 
@@ -80,7 +78,7 @@ fn upgrade_node(stage: &mut Stage, node: usize, kill: bool) -> Result<()> {
         },
         |stage| {
             stage.site.node(node)?.wait_ready()?;
-            stage.connected()?;
+            stage.connected(&all)?;
             stage.wait_leader(term.saturating_sub(1))?;
             stage.calm(&all, None)?;
             stage.check_tables(&before)

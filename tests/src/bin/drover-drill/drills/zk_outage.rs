@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use anyhow::Result;
 use drover_tests::crowd::broker_name;
-use serde_json::Value;
 
-use super::{Drill, Options, current};
-use crate::stage::{AUTONOMY_AFTER, Stage, step};
+use super::{Drill, Options, plain};
+use crate::faults::Fault;
+use crate::stage::{AUTONOMY_AFTER, Stage};
 
 const VICTIM: usize = 2;
 
@@ -19,7 +19,7 @@ pub(super) const DRILL: Drill = Drill {
     done: "all of ZooKeeper down, a broker killed half-way (SIGKILL), ZooKeeper back",
     expected: "the connections that the dead broker held break, and no other; new ones are refused until nodes that judge by \
                themselves notice; no VIP is withdrawn",
-    binary: current,
+    scene: plain,
     play,
 };
 
@@ -29,41 +29,28 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
     let begun = Instant::now();
     stage.facts.push(("outage_s", options.outage.as_secs().into()));
     let half = (options.outage / 2).max(AUTONOMY_AFTER);
+    let (outage, death) = (Fault::ZookeeperDown, Fault::BrokerKilled(VICTIM));
     stage.play(
         // Long enough for nodes to judge by themselves.
-        step("all three servers of ZooKeeper are killed (SIGKILL)").hold(half),
-        |stage| (0..stage.site.ensemble.len()).try_for_each(|server| stage.site.ensemble.kill(server)),
-        |stage| {
-            stage.wait("every node to notice", |stage| {
-                let noticed = |status: &Value| status["cluster"]["connected"] == false;
-                Ok(stage.statuses().filter(|all| all.iter().all(noticed)).map(|_| ()))
-            })?;
-            stage.carried_by(&all)
-        },
+        outage.strikes(stage).hold(half),
+        |stage| outage.strike(stage),
+        |stage| stage.steady_with(&[outage]),
     )?;
     stage.play(
-        step(format!("{victim} is killed (SIGKILL), and no leader is there to say so")).ends_broker(VICTIM),
-        |stage| stage.site.servers[VICTIM].process().kill(),
+        death.strikes(stage),
+        |stage| death.strike(stage),
         |stage| {
-            stage.wait_disconnected(VICTIM)?;
-            stage.wait("every node to leave the broker out by itself", |stage| {
-                let left_out = |status: &Value| {
-                    let vips = status["vips"].as_object();
-                    vips.is_some_and(|vips| !vips.is_empty() && vips.values().all(|vip| !has(vip, &victim)))
-                };
-                Ok(stage.statuses().filter(|all| all.iter().all(left_out)).map(|_| ()))
-            })?;
-            stage.carried_by(&all)
+            death.struck(stage)?;
+            stage.steady_with(&[outage, death])
         },
     )?;
     stage.watch(options.outage.saturating_sub(begun.elapsed()))?;
     stage.play(
-        step("ZooKeeper is started again: all three servers"),
-        |stage| (0..stage.site.ensemble.len()).try_for_each(|server| stage.site.ensemble.restart(server)),
+        outage.ends(stage),
+        |stage| outage.end(stage),
         |stage| {
-            (0..stage.site.ensemble.len()).try_for_each(|server| stage.site.ensemble.wait_serving(server))?;
-            stage.connected()?;
-            stage.calm(&all, Some(VICTIM))
+            outage.ended(stage)?;
+            stage.steady_with(&[death])
         },
     )?;
     let whole: BTreeSet<String> = (0..stage.site.servers.len()).map(broker_name).collect();
@@ -79,9 +66,4 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
     let seen = seen.unwrap_or_else(|| format!("each node changed its tables once, to leave out {victim}"));
     stage.check_after("nothing flapped over the whole time", seen, kept);
     Ok(())
-}
-
-/// Whether a VIP's table has a broker in it.
-fn has(vip: &Value, broker: &str) -> bool {
-    vip["reals"][broker]["weight"].as_u64().is_some_and(|weight| weight > 0)
 }

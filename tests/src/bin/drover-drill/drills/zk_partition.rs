@@ -2,8 +2,9 @@
 
 use anyhow::Result;
 
-use super::{Drill, Options, current};
-use crate::stage::{Stage, step};
+use super::{Drill, Options, plain};
+use crate::faults::Fault;
+use crate::stage::Stage;
 
 pub(super) const DRILL: Drill = Drill {
     name: "zk-partition",
@@ -11,97 +12,47 @@ pub(super) const DRILL: Drill = Drill {
             client notices, another leads, and healed all have the same tables",
     done: "a node cut off from ZooKeeper; the leader; a ZooKeeper server from its peers",
     expected: "nothing breaks and nothing is lost: who is cut off keeps what is in force, and goes on to carry packets",
-    binary: current,
+    scene: plain,
     play,
 };
 
 fn play(stage: &mut Stage, _: &Options) -> Result<()> {
     let (follower, leader) = stage.follower()?;
     let (_, term) = stage.site.leader()?;
-    cut_node(stage, follower, None)?;
-    cut_node(stage, leader, Some(term))?;
-    cut_server(stage)
-}
-
-/// Cuts a node off from all of ZooKeeper, and heals that. It leads by this term, if it does.
-fn cut_node(stage: &mut Stage, node: usize, leads: Option<u64>) -> Result<()> {
-    let all = stage.all();
-    let others = stage.others(node);
-    let name = stage.site.node_name(node).to_owned();
-    let before = stage.digests()?;
-    let role = if leads.is_some() { ", which leads," } else { "" };
-    stage.play(
-        step(format!("{name}{role} is cut off from ZooKeeper")),
-        |stage| part_node(stage, node, true),
-        |stage| {
-            if let Some(term) = leads {
-                let (next, now) = stage.wait_leader(term)?;
-                let seen = format!("{}, term {now} after {term}", stage.site.node_name(next));
-                stage.check("another node leads, by a greater term", seen, next != node && now > term);
-            }
-            let member = format!("/drover/nodes/{name}");
-            stage.wait("the tree to lose it", |stage| {
-                Ok(stage.site.operator.get(&member)?.is_none().then_some(()))
-            })?;
-            stage.calm_among(&others, &all, None)
-        },
-    )?;
-    stage.play(
-        step(format!("{name} reaches ZooKeeper again")),
-        |stage| part_node(stage, node, false),
-        |stage| {
-            stage.connected()?;
-            stage.calm(&all, None)?;
-            stage.check_tables(&before)
-        },
-    )
-}
-
-fn part_node(stage: &Stage, node: usize, parted: bool) -> Result<()> {
-    let net = &stage.site.net;
-    net.zookeepers.iter().try_for_each(|server| net.part(&net.nodes[node], server, parted))
-}
-
-/// Cuts ZooKeeper's leading server off from its peers, not from its clients, and heals that.
-fn cut_server(stage: &mut Stage) -> Result<()> {
-    let all = stage.all();
+    part(stage, Fault::NodeCutOff(follower), |_| Ok(()))?;
+    part(stage, Fault::NodeCutOff(leader), |stage| stage.check_succession(leader, term))?;
     let server = stage.site.ensemble.leader()?;
+    part(stage, Fault::ServerCutOff(server), |stage| {
+        let next = stage.wait("another server of ZooKeeper to lead", |stage| {
+            let leads = |peer: &usize| {
+                let told = stage.site.ensemble.ask(*peer, "srvr");
+                *peer != server && told.is_ok_and(|told| told.contains("Mode: leader"))
+            };
+            Ok((0..stage.site.ensemble.len()).find(leads))
+        })?;
+        stage.note(format_args!("zk-{} leads the servers", next + 1));
+        Ok(())
+    })
+}
+
+/// Cuts something off, and heals that. Another takes its place if it led, which `succession` checks.
+fn part(stage: &mut Stage, cut: Fault, succession: impl FnOnce(&mut Stage) -> Result<()>) -> Result<()> {
     let before = stage.digests()?;
-    let part = |stage: &mut Stage, parted: bool| {
-        let net = &stage.site.net;
-        let mut peers = net.zookeepers.iter().enumerate().filter(|(peer, _)| *peer != server);
-        peers.try_for_each(|(_, peer)| net.part(&net.zookeepers[server], peer, parted))
-    };
     stage.play(
-        step(format!(
-            "zk-{}, which leads the servers of ZooKeeper, is cut off from the other two",
-            server + 1
-        )),
-        |stage| part(stage, true),
+        cut.strikes(stage),
+        |stage| cut.strike(stage),
         |stage| {
-            let next = stage.wait("another server of ZooKeeper to lead", |stage| {
-                let leads = |peer: &usize| {
-                    *peer != server
-                        && stage
-                            .site
-                            .ensemble
-                            .ask(*peer, "srvr")
-                            .is_ok_and(|told| told.contains("Mode: leader"))
-                };
-                Ok((0..stage.site.ensemble.len()).find(leads))
-            })?;
-            stage.note(format_args!("zk-{} leads the servers", next + 1));
-            stage.connected()?;
-            stage.calm(&all, None)
+            succession(stage)?;
+            cut.struck(stage)?;
+            stage.steady_with(&[cut])
         },
     )?;
     stage.play(
-        step(format!("zk-{} reaches its peers again", server + 1)),
-        |stage| part(stage, false),
+        cut.ends(stage),
+        |stage| cut.end(stage),
         |stage| {
-            stage.site.ensemble.wait_serving(server)?;
-            stage.connected()?;
-            stage.calm(&all, None)?;
+            cut.ended(stage)?;
+            stage.steady_with(&[])?;
             stage.check_tables(&before)
         },
     )

@@ -2,40 +2,38 @@
 
 use anyhow::Result;
 
-use super::{Drill, Options, current};
-use crate::stage::{Stage, step};
+use super::{Drill, Options, plain};
+use crate::faults::Fault;
+use crate::stage::Stage;
 
 pub(super) const DRILL: Drill = Drill {
     name: "zk-server-death",
     about: "ZooKeeper's leading server is killed and started again: no client notices, and no table changes",
     done: "ZooKeeper's leading server killed (SIGKILL), started again",
     expected: "nothing breaks and nothing is lost: what is in force needs no ZooKeeper",
-    binary: current,
+    scene: plain,
     play,
 };
 
 fn play(stage: &mut Stage, _: &Options) -> Result<()> {
-    let all = stage.all();
-    let victim = stage.site.ensemble.leader()?;
+    let death = Fault::ServerKilled(stage.site.ensemble.leader()?);
     let before = stage.digests()?;
     stage.play(
-        step(format!("zk-{}, which leads the servers of ZooKeeper, is killed (SIGKILL)", victim + 1)),
-        |stage| stage.site.ensemble.kill(victim),
+        death.strikes(stage),
+        |stage| death.strike(stage),
         |stage| {
             let next = stage.site.ensemble.leader()?;
             stage.note(format_args!("zk-{} leads the servers", next + 1));
-            stage.connected()?;
-            stage.calm(&all, None)?;
+            stage.steady_with(&[death])?;
             stage.check_tables(&before)
         },
     )?;
     stage.play(
-        step(format!("zk-{} is started again", victim + 1)),
-        |stage| stage.site.ensemble.restart(victim),
+        death.ends(stage),
+        |stage| death.end(stage),
         |stage| {
-            stage.site.ensemble.wait_serving(victim)?;
-            stage.connected()?;
-            stage.calm(&all, None)?;
+            death.ended(stage)?;
+            stage.steady_with(&[])?;
             stage.check_tables(&before)
         },
     )
