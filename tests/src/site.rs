@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use zk_schema::tree::{Assignment, Head, Term, paths};
 use zk_schema::{ClusterFile, Desired};
 
@@ -321,7 +322,7 @@ impl<S> Site<S> {
     pub fn set_weight(&self, vip: &str, real: &str, weight: u32) -> Result<()> {
         let path = paths::real(&vip.parse()?, &real.parse()?);
         let text = self.operator.get(&path)?.with_context(|| format!("{path}: no such znode"))?;
-        let mut record: serde_json::Value = serde_json::from_str(&text).with_context(|| path.clone())?;
+        let mut record: Value = serde_json::from_str(&text).with_context(|| path.clone())?;
         record["weight"] = weight.into();
         self.operator.put(&path, &record.to_string())
     }
@@ -382,7 +383,7 @@ impl<S> Site<S> {
         for (number, node) in self.nodes.iter().enumerate() {
             let said = match node.as_ref().map(LbNode::status) {
                 None => "does not run".to_owned(),
-                Some(Ok(status)) => format!("{status:#}"),
+                Some(Ok(status)) => format!("{:#}", shortened(status)),
                 Some(Err(error)) => format!("{error:#}"),
             };
             let _ = writeln!(report, "node {}: {said}", number + 1);
@@ -470,14 +471,7 @@ impl<S> Site<S> {
                     return Ok(None);
                 }
                 for (vip, reals) in expected {
-                    let in_table: BTreeSet<&str> = status["vips"][vip]["reals"]
-                        .as_object()
-                        .into_iter()
-                        .flatten()
-                        .filter(|(_, real)| real["weight"].as_u64().is_some_and(|weight| weight > 0))
-                        .map(|(real, _)| real.as_str())
-                        .collect();
-                    if in_table != reals.iter().copied().collect() {
+                    if in_table(&status["vips"][vip]) != reals.iter().copied().collect() {
                         return Ok(None);
                     }
                 }
@@ -496,6 +490,25 @@ impl Settings {
     fn binary(&self) -> Result<PathBuf> {
         self.binary.clone().map_or_else(lb_node::binary, Ok)
     }
+}
+
+/// What a node says of itself, with a line for each VIP where there are many.
+fn shortened(mut status: Value) -> Value {
+    const MANY: usize = 8;
+    let Some(vips) = status["vips"].as_object_mut().filter(|vips| vips.len() > MANY) else { return status };
+    for vip in vips.values_mut() {
+        let reals: Vec<String> = in_table(vip).into_iter().map(str::to_owned).collect();
+        let short = format!("epoch {}, table {} of {}", vip["epoch"], vip["table_digest"], reals.join(", "));
+        *vip = short.into();
+    }
+    status
+}
+
+/// The reals in a VIP's table, by what a node says of the VIP.
+fn in_table(vip: &Value) -> BTreeSet<&str> {
+    let reals = vip["reals"].as_object().into_iter().flatten();
+    let in_table = reals.filter(|(_, real)| real["weight"].as_u64().is_some_and(|weight| weight > 0));
+    in_table.map(|(real, _)| real.as_str()).collect()
 }
 
 /// The cluster's VIPs and reals as records.
