@@ -42,6 +42,9 @@ fn a_name_that_is_no_drill_is_refused_with_the_list_of_those_that_are() {
     let listed = String::from_utf8(listed.stdout).unwrap();
     let names: Vec<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
     assert!(names.contains(&"node-death") && names.contains(&"all") && names.len() > 8, "{listed}");
+    for new in ["tree-wipe", "stuck-node", "registry-flap", "two-at-once"] {
+        assert!(names.contains(&new), "{new} is not in: {listed}");
+    }
     for name in names {
         assert!(told.contains(name), "{name} is not in: {told}");
     }

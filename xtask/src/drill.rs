@@ -40,6 +40,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SECONDS")]
     outage_seconds: Option<u64>,
 
+    /// What two-at-once draws its pairs of faults from, to play the same ones again.
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<u64>,
+
+    /// How many pairs of faults two-at-once plays.
+    #[arg(long, value_name = "NUMBER")]
+    pairs: Option<u32>,
+
     /// The lb-node that rolling-upgrade begins with.
     #[arg(long, value_name = "FILE")]
     old: Option<PathBuf>,
@@ -58,8 +66,13 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             drill.arg(flag);
         }
     }
-    if let Some(seconds) = args.outage_seconds {
-        drill.arg("--outage-seconds").arg(seconds.to_string());
+    let pairs = args.pairs.map(u64::from);
+    for (flag, given) in
+        [("--outage-seconds", args.outage_seconds), ("--seed", args.seed), ("--pairs", pairs)]
+    {
+        if let Some(number) = given {
+            drill.arg(flag).arg(number.to_string());
+        }
     }
     let upgrades = !args.list && matches!(args.drill.as_deref(), Some("rolling-upgrade" | "all"));
     if upgrades {

@@ -83,6 +83,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    fn every_drill_is_described_and_has_a_runbook() {
+        const DRILLS: &str = include_str!("../../../../../docs/drills.md");
+        const OPERATIONS: &str = include_str!("../../../../../docs/operations.md");
+        for drill in ALL {
+            let heading = format!("\n### {}\n", drill.name);
+            assert!(DRILLS.contains(&heading), "docs/drills.md does not describe {}", drill.name);
+            assert!(OPERATIONS.contains(&heading), "docs/operations.md has no runbook for {}", drill.name);
+        }
+    }
+
+    #[test]
     fn every_drill_has_a_name_of_its_own_and_tells_what_it_does() {
         let names: BTreeSet<&str> = ALL.iter().map(|drill| drill.name).collect();
         assert_eq!(names.len(), ALL.len());
