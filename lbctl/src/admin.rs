@@ -1,5 +1,6 @@
 //! Nodes' admin pages, by HTTP or HTTPS.
 
+use crate::visible;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -7,9 +8,11 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use zk_schema::AdminAccess;
+use zk_schema::{AdminAccess, Node};
 
 /// The most bytes of a page that are read.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
@@ -56,6 +59,31 @@ impl Admin {
         let token = access.token_file.as_deref().map(token).transpose()?;
         let tls = access.tls_ca.as_deref().map(|ca| tls(ca, access)).transpose()?;
         Ok(Self { token, tls: tls.map(Arc::new), patience })
+    }
+
+    /// A client of the node's own pages on its own host, by the files that its daemon uses: it bears the same token, takes
+    /// the certificate of `admin_tls_cert` for the node's whatever names it has, and shows it where it is asked for one.
+    ///
+    /// # Errors
+    /// If a token, a certificate or a key cannot be read.
+    pub fn of_node(node: &Node, patience: Duration) -> Result<Self> {
+        let token = node.admin_token_file.as_deref().map(token).transpose()?;
+        let tls = match (&node.admin_tls_cert, &node.admin_tls_key) {
+            (Some(certificate), Some(key)) => Some(Arc::new(own_tls(certificate, key)?)),
+            _ => None,
+        };
+        Ok(Self { token, tls, patience })
+    }
+
+    /// Whether an error says that the other end wants another certificate of a client, or one at all.
+    #[must_use]
+    pub fn is_turned_away(error: &anyhow::Error) -> bool {
+        let of_tls = |cause: &(dyn std::error::Error + 'static)| {
+            let io = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+            let inner = io.and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            matches!(inner.or(cause.downcast_ref()), Some(rustls::Error::AlertReceived(_)))
+        };
+        error.chain().any(of_tls)
     }
 
     /// Gets a page, such as `/status`, whatever its status code.
@@ -170,14 +198,14 @@ impl Drop for Stream {
     }
 }
 
-/// A refusal in words. The body is another's, so its control characters stay off the terminal.
+/// A refusal in words. The body is another's, and stays on one line.
 fn refusal(code: u16, body: &str) -> String {
     let hint = match code {
         401 | 403 => " (does the operator's file have [admin].token_file, and is the token the node's?)",
         _ => "",
     };
-    let body: String = body.trim().chars().filter(|c| !c.is_control()).take(300).collect();
-    format!("{code} {body}{hint}")
+    let body: String = body.trim().chars().take(300).collect();
+    format!("{code} {}{hint}", visible::line(&body))
 }
 
 fn token(path: &Path) -> Result<String> {
@@ -190,16 +218,81 @@ fn token(path: &Path) -> Result<String> {
     Ok(token.to_owned())
 }
 
-fn tls(ca: &Path, access: &AdminAccess) -> Result<ClientConfig> {
-    let certificates = |path: &Path| -> Result<Vec<CertificateDer<'static>>> {
-        let wrong = || format!("{}: no PEM certificates", path.display());
-        let read = CertificateDer::pem_file_iter(path).with_context(wrong)?;
-        let read: Vec<_> = read.collect::<Result<_, _>>().with_context(wrong)?;
-        if read.is_empty() {
-            bail!("{}", wrong());
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
+    let wrong = || format!("{}: no PEM certificates", path.display());
+    let read = CertificateDer::pem_file_iter(path).with_context(wrong)?;
+    let read: Vec<_> = read.collect::<Result<_, _>>().with_context(wrong)?;
+    if read.is_empty() {
+        bail!("{}", wrong());
+    }
+    Ok(read)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    PrivateKeyDer::from_pem_file(path).with_context(|| format!("{}: no PEM private key", path.display()))
+}
+
+/// TLS with the one server that has this certificate.
+fn own_tls(certificate: &Path, key: &Path) -> Result<ClientConfig> {
+    let chain = certificates(certificate)?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let expected = chain.first().context("a chain has a first certificate")?.clone();
+    let verifier = Arc::new(Pinned { expected, algorithms: provider.signature_verification_algorithms });
+    ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("no TLS")?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_client_auth_cert(chain, private_key(key)?)
+        .with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))
+}
+
+/// Takes one certificate, and no other: who has its key is meant, whatever the certificate's names and dates.
+#[derive(Debug)]
+struct Pinned {
+    expected: CertificateDer<'static>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if end_entity == &self.expected {
+            return Ok(ServerCertVerified::assertion());
         }
-        Ok(read)
-    };
+        Err(rustls::Error::General("its certificate is not that of admin_tls_cert".to_owned()))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+fn tls(ca: &Path, access: &AdminAccess) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {
         roots.add(certificate).with_context(|| format!("{}: not an authority's", ca.display()))?;
@@ -211,9 +304,7 @@ fn tls(ca: &Path, access: &AdminAccess) -> Result<ClientConfig> {
         .with_root_certificates(roots);
     match (&access.tls_cert, &access.tls_key) {
         (Some(certificate), Some(key)) => {
-            let private = PrivateKeyDer::from_pem_file(key)
-                .with_context(|| format!("{}: no PEM private key", key.display()))?;
-            let own = config.with_client_auth_cert(certificates(certificate)?, private);
+            let own = config.with_client_auth_cert(certificates(certificate)?, private_key(key)?);
             own.with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))
         }
         _ => Ok(config.with_no_client_auth()),

@@ -6,7 +6,7 @@ use coordination::zookeeper::{self, ZooKeeperSession};
 use coordination::{Session as _, Store as _};
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
-use zk_schema::{AdminAccess, NodeFile, OperatorFile};
+use zk_schema::{NodeFile, OperatorFile};
 
 /// Where settings are looked for when none are named.
 const FILES: [&str; 2] = ["/etc/drover/lbctl.toml", "/etc/drover/node.toml"];
@@ -126,11 +126,8 @@ impl Context {
 fn read(path: &Path) -> Result<OperatorFile> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-    // A node file has a table [node], which an operator's file may not have.
-    let is_node_file = text.lines().any(|line| line.trim_start().starts_with("[node"));
-    if is_node_file {
-        let file = NodeFile::parse(&text, &name)?;
-        return Ok(OperatorFile { zookeeper: file.zookeeper, admin: AdminAccess::default() });
+    if NodeFile::is_told_apart(&text) {
+        return Ok(OperatorFile::of_node_file(&text, &name)?);
     }
     Ok(OperatorFile::parse(&text, &name)?)
 }
@@ -153,6 +150,27 @@ mod tests {
         assert_eq!(settings(global.clone()).unwrap().zookeeper.servers, "zk-1:2181");
         let other = Global { zookeeper: Some("zk-2:2181/site".to_owned()), ..global };
         assert_eq!(settings(other).unwrap().zookeeper.servers, "zk-2:2181/site");
+    }
+
+    #[test]
+    fn of_a_node_file_the_table_zookeeper_is_read_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            settings(Global { config: Some(path.clone()), ..Global::default() })
+        };
+        // As in a pod: the name is the command line's. What only a newer version knows is the daemon's affair.
+        for rest in ["[node]\ninterface = \"eth0\"\n", "[front]\ndriver = \"bird\"\n", "[cluster]\nnew = 1\n"]
+        {
+            let file = read(&format!("{rest}[zookeeper]\nservers = \"zk-1:2181\"\n")).unwrap();
+            assert_eq!(file, OperatorFile::new("zk-1:2181"));
+        }
+        let wrong =
+            read("[node]\n[zookeeper]\nservers = \"zk-1:2181\"\nservres = 1\n").unwrap_err().to_string();
+        assert!(wrong.contains(":4:1: zookeeper.servres: unknown field"), "{wrong}");
+        let missing = read("[node]\nname = \"lb-1\"\n").unwrap_err().to_string();
+        assert!(missing.contains("zookeeper: missing"), "{missing}");
     }
 
     #[test]

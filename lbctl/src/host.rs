@@ -1,12 +1,61 @@
 //! The host that this runs on, as nodes tell of theirs.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
-/// Machine's boot and network namespace, as a node on this host writes them into the tree
-/// ([`Member::boot`](zk_schema::tree::Member::boot)); `None` if the kernel does not say.
-#[must_use]
-pub fn identity() -> Option<String> {
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let namespace = std::fs::metadata("/proc/self/ns/net").ok()?;
+/// What nodes on this host write into the tree as theirs ([`Member::boot`](zk_schema::tree::Member::boot)).
+///
+/// There may be two: systemd-nspawn gives a container a boot id of its own by a mount over the kernel's, and a service
+/// with a `/proc` of its own (`ProtectProc=`) sees the kernel's. So a daemon that runs here is looked at through its own
+/// eyes, too.
+#[derive(Clone, Debug, Default)]
+pub struct Here(BTreeSet<String>);
+
+impl Here {
+    /// Looks.
+    #[must_use]
+    pub fn look() -> Self {
+        let own = identity(Path::new("/proc/self"), Path::new("/proc"));
+        let of_daemon = daemon().and_then(|pid| {
+            let process = Path::new("/proc").join(pid.to_string());
+            identity(&process, &process.join("root/proc"))
+        });
+        Self(own.into_iter().chain(of_daemon).collect())
+    }
+
+    /// Whether a node that wrote `boot` is, or was, on this host, in this network namespace.
+    #[must_use]
+    pub fn is(&self, boot: &str) -> bool {
+        self.0.contains(boot)
+    }
+}
+
+impl<S: Into<String>> FromIterator<S> for Here {
+    fn from_iter<I: IntoIterator<Item = S>>(identities: I) -> Self {
+        Self(identities.into_iter().map(Into::into).collect())
+    }
+}
+
+/// Machine's boot, as the `/proc` at `proc` tells it, and the network namespace of a process; `None` if they are not told.
+fn identity(process: &Path, proc: &Path) -> Option<String> {
+    let boot = fs::read_to_string(proc.join("sys/kernel/random/boot_id")).ok()?;
+    let namespace = fs::metadata(process.join("ns/net")).ok()?;
     Some(format!("{}/{}", boot.trim(), namespace.ino()))
+}
+
+/// The process of the node's daemon in this network namespace, if one runs and may be looked at.
+#[must_use]
+pub fn daemon() -> Option<u32> {
+    let own = fs::metadata("/proc/self/ns/net").ok()?.ino();
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let path = entry.path();
+        let name = fs::read_to_string(path.join("comm")).ok()?;
+        let words = fs::read(path.join("cmdline")).ok()?;
+        let runs = words.split(|byte| *byte == 0).any(|word| word == b"run");
+        let here = fs::metadata(path.join("ns/net")).ok()?.ino() == own;
+        (name.trim() == "lb-node" && runs && here).then_some(pid)
+    })
 }

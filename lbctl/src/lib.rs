@@ -10,6 +10,7 @@
 //! - [`tree`] reads the tree at one moment, and [`overview`] is what follows from it for those who look;
 //!   [`placement`] says where flows go by it.
 //! - [`output`] prints for people or for scripts; [`paint`] is text with tones, [`time`] points in time and spans.
+//!   Both show text of others by [`visible`] alone.
 //! - [`admin`] asks nodes' admin pages.
 
 pub mod admin;
@@ -26,5 +27,6 @@ pub mod placement;
 mod testing;
 pub mod time;
 pub mod tree;
+pub mod visible;
 
 pub use cli::Cli;

@@ -1,10 +1,11 @@
 //! Results: for people, or as JSON for scripts.
 
+use crate::visible;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 /// How results look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -28,7 +29,7 @@ pub trait Shown: Serialize {
 /// If standard output cannot be written.
 pub fn print<T: Shown>(format: Format, result: &T) -> Result<()> {
     match format {
-        Format::Text => write(result.text().as_bytes()),
+        Format::Text => write_text(&result.text()),
         Format::Json => print_json(result),
     }
 }
@@ -38,12 +39,43 @@ pub fn print<T: Shown>(format: Format, result: &T) -> Result<()> {
 /// # Errors
 /// If standard output cannot be written.
 pub fn print_json<T: Serialize>(result: &T) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(result).context("the result cannot be put into JSON")?;
-    text.push(b'\n');
-    write(&text)
+    let text = serde_json::to_string_pretty(result).context("the result cannot be put into JSON")?;
+    write(format!("{}\n", visible::json(&text)).as_bytes())
 }
 
-/// Writes to standard output. That nobody reads on, as behind `head`, is no error.
+/// Prints a result as JSON on one line, for those that come one after the other.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn print_json_line<T: Serialize>(result: &T) -> Result<()> {
+    let text = serde_json::to_string(result).context("the result cannot be put into JSON")?;
+    write(format!("{}\n", visible::json(&text)).as_bytes())
+}
+
+/// Writes text for people to standard output; characters that command a terminal are shown instead.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn write_text(text: &str) -> Result<()> {
+    write(visible::text(text).as_bytes())
+}
+
+/// Says something on standard error, beside the result. Characters that command a terminal are shown instead.
+pub fn say(text: &str) {
+    let mut err = std::io::stderr().lock();
+    // Whoever has closed it does not want to hear.
+    let _ = err.write_all(visible::text(text).as_bytes()).and_then(|()| err.flush());
+}
+
+/// Writes a file's text to standard output: exactly, unless that is a terminal.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub fn write_file(text: &str) -> Result<()> {
+    if std::io::stdout().is_terminal() { write_text(text) } else { write(text.as_bytes()) }
+}
+
+/// Writes to standard output what is fit for it already: painted lines. That nobody reads on, as behind `head`, is no error.
 ///
 /// # Errors
 /// If standard output cannot be written.
@@ -68,9 +100,9 @@ impl Table {
         Self { rows: vec![headings.map(str::to_uppercase).to_vec()] }
     }
 
-    /// Adds a line.
+    /// Adds a line. Each cell stays on it, whatever it holds.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        self.rows.push(cells.map(|cell| visible::line(&cell).into_owned()).to_vec());
     }
 
     /// Whether it has no lines but its headings.
@@ -111,5 +143,12 @@ mod tests {
         table.row(["broker-1".to_owned(), "100".to_owned()]);
         table.row(["ü".to_owned(), String::new()]);
         assert_eq!(table.text(2), "  REAL      WEIGHT\n  broker-1  100\n  ü\n");
+    }
+
+    #[test]
+    fn a_cell_cannot_make_lines_of_its_own() {
+        let mut table = Table::new(["node", "remark"]);
+        table.row(["lb-1".to_owned(), "a\nlb-2  well\x1b[A".to_owned()]);
+        assert_eq!(table.text(0), "NODE  REMARK\nlb-1  a\\nlb-2  well\\u{1b}[A\n");
     }
 }

@@ -1,5 +1,6 @@
 //! Lines of text with tones, which a terminal shows as colours, and columns that stand below each other.
 
+use crate::visible;
 use std::io::IsTerminal as _;
 
 /// What a piece of text is to the eye.
@@ -20,21 +21,31 @@ pub enum Tone {
     Bad,
 }
 
-/// A piece of text in one tone.
+/// A piece of text in one tone: a terminal shows all of it, on one line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Span {
-    /// The text, without line ends.
-    pub text: String,
-    /// Its tone.
-    pub tone: Tone,
+    text: String,
+    tone: Tone,
 }
 
 impl Span {
-    /// This text in this tone. Control characters, which records may hold, do not reach the terminal.
+    /// This text in this tone. Characters that records may hold and that command a terminal are shown instead.
     #[must_use]
     pub fn new(text: impl Into<String>, tone: Tone) -> Self {
         let text: String = text.into();
-        Self { text: text.replace(char::is_control, " "), tone }
+        Self { text: visible::line(&text).into_owned(), tone }
+    }
+
+    /// The text as it is shown.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Its tone.
+    #[must_use]
+    pub const fn tone(&self) -> Tone {
+        self.tone
     }
 
     /// Its width in columns, if each character takes one.
@@ -216,8 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_of_records_do_not_reach_the_terminal() {
+    fn control_characters_of_records_are_shown_and_not_obeyed() {
         let line = vec![Span::new("a\x1b]0;title\x07\nb", Tone::Plain)];
-        assert_eq!(Paper::default().print(&[line]), "a ]0;title  b\n");
+        assert_eq!(Paper::default().print(&[line]), "a\\u{1b}]0;title\\u{7}\\nb\n");
     }
 }

@@ -138,6 +138,11 @@ fn each_planted_fault_is_found_by_its_own_check_and_no_other() {
     Visit::to(&site, 0, &[(&servers, &chroot)]).finds(&["zookeeper.chroot"]);
     let stranger = ("name = \"node-2\"", "name = \"node-1\"");
     Visit::to(&site, 1, &[stranger]).finds(&["tree.name"]);
+    // As in a container of systemd-nspawn, whose boot id only a process with the daemon's view of /proc does not see.
+    let boot = site.net.nodes[0].host.dir().join("boot_id");
+    fs::write(&boot, "01234567-89ab-cdef-0123-456789abcdef\n").unwrap();
+    let mount = format!("mount --bind {} /proc/sys/kernel/random/boot_id && exec \"$@\"", boot.display());
+    Visit::to(&site, 0, &[]).by(&["unshare", "--mount", "sh", "-c", &mount, "sh"]).finds(&[]);
     let secret = site.net.nodes[0].host.dir().join("credentials");
     fs::write(&secret, "drover:hush").unwrap();
     let credentials = format!("{servers}\ncredentials_file = \"{}\"", secret.display());

@@ -47,6 +47,13 @@ impl NodeFile {
         has_table(text, "zookeeper")
     }
 
+    /// Whether a text is meant as a node file rather than an [operator's file](crate::OperatorFile): it has a table that
+    /// only a node file has. It may be wrong all the same.
+    #[must_use]
+    pub fn is_told_apart(text: &str) -> bool {
+        ["node", "front", "cluster"].iter().any(|table| has_table(text, table))
+    }
+
     /// Reads and validates a file's text. `name` is what messages call the file.
     ///
     /// # Errors

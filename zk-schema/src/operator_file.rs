@@ -3,7 +3,7 @@
 //! `docs/lbctl.md` describes every field.
 
 use crate::decode::{Decode, Fields};
-use crate::file::{FileErrors, parse};
+use crate::file::{FileErrors, parse, parse_amended};
 use crate::node_file::{ABSOLUTE, ZookeeperSettings, check_paths};
 use crate::problem::{Problems, Scope};
 use crate::validate::Rules;
@@ -33,6 +33,16 @@ impl OperatorFile {
     /// All problems by line. An unknown field is one, so that no misspelt setting passes for its default.
     pub fn parse(text: &str, name: &str) -> Result<Self, FileErrors> {
         parse(text, name)
+    }
+
+    /// Reads the table `zookeeper` of a [node file](crate::NodeFile), and nothing else: the node's own settings may be
+    /// given to its daemon on the command line, or be of a newer version.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse), of that table.
+    pub fn of_node_file(text: &str, name: &str) -> Result<Self, FileErrors> {
+        parse_amended(text, name, |file| file.retain(|table, _| table == "zookeeper"))
     }
 
     /// Checks every rule.

@@ -6,6 +6,7 @@ mod nodes;
 use crate::admin::Admin;
 use crate::context::Context;
 use crate::output::{self, Format, Shown};
+use crate::visible;
 use anyhow::{Context as _, Result, bail, ensure};
 use merge::Merge;
 use nodes::Place;
@@ -90,7 +91,9 @@ impl Shown for Captured {
         for node in &self.nodes {
             let _ = match &node.problem {
                 None => writeln!(text, "  {}: {}", node.node, node.packets),
-                Some(problem) => writeln!(text, "  {}: {} ({problem})", node.node, node.packets),
+                Some(problem) => {
+                    writeln!(text, "  {}: {} ({})", node.node, node.packets, visible::line(problem))
+                }
             };
         }
         text
@@ -117,9 +120,9 @@ pub async fn run(options: &Options, context: &Context) -> Result<ExitCode> {
         // Standard output is the capture's.
         let text = match context.format() {
             Format::Text => captured.text(),
-            Format::Json => serde_json::to_string_pretty(&captured)? + "\n",
+            Format::Json => visible::json(&serde_json::to_string_pretty(&captured)?).into_owned() + "\n",
         };
-        std::io::stderr().write_all(text.as_bytes()).context("cannot write to standard error")?;
+        output::say(&text);
     } else {
         output::print(context.format(), &captured)?;
     }

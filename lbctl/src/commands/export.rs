@@ -45,7 +45,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
         Format::Text => Syntax::Toml,
         Format::Json => Syntax::Json,
     });
-    output::write(text(&tree, syntax)?.as_bytes())?;
+    output::write_file(&text(&tree, syntax)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

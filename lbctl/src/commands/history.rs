@@ -4,7 +4,7 @@ use crate::context::Context;
 use crate::output::{self, Format};
 use crate::paint::{Line, Paper, Span, Tone, wrap};
 use crate::time::{now_ms, parse_span, rfc3339};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use coordination::{Error, Session};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -206,14 +206,7 @@ async fn read<S: Session>(
 /// Prints events as they come: lines of text, or a JSON object a line.
 fn show(events: &[Event], format: Format) -> Result<()> {
     match format {
-        Format::Json => {
-            let mut text = String::new();
-            for event in events {
-                text += &serde_json::to_string(event).context("the result cannot be put into JSON")?;
-                text.push('\n');
-            }
-            output::write(text.as_bytes())
-        }
+        Format::Json => events.iter().try_for_each(output::print_json_line),
         Format::Text => {
             let paper = Paper::stdout();
             let lines: Vec<Line> = events.iter().flat_map(|event| lines(event, paper.width)).collect();

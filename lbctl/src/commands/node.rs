@@ -8,6 +8,7 @@ use crate::edit::run::{self, Ask, Outcome, Progress};
 use crate::edit::{Edit, names, now, when};
 use crate::output::{self, Format, Shown, Table};
 use crate::tree::{Found, Tree};
+use crate::visible;
 use anyhow::{Result, bail};
 use coordination::Session;
 use serde::Serialize;
@@ -329,7 +330,7 @@ impl Shown for Line {
     fn text(&self) -> String {
         let mut text = format!("{}: {}\n", self.name, self.state());
         let mut row = |name: &str, value: Option<String>| {
-            let _ = value.map(|value| writeln!(text, "  {name:<12} {value}"));
+            let _ = value.map(|value| writeln!(text, "  {name:<12} {}", visible::line(&value)));
         };
         row("epoch", self.epoch.map(|epoch| epoch.to_string()));
         row("behind", self.behind.map(|behind| behind.to_string()));
@@ -373,5 +374,29 @@ mod tests {
         }
         tree.applied.insert(second, silent);
         assert_eq!(remarks(&tree, &first, 10)[0].severity, Severity::Danger);
+    }
+
+    #[test]
+    fn what_others_wrote_stays_on_its_line_and_reaches_no_terminal() {
+        let hostile = "disk\x1b[2J\u{9b}A\u{202e}\nlb-9  leads";
+        let mut tree = tree(&["mqtt/a"]);
+        let flag = Flag { by: hostile.to_owned(), why: hostile.to_owned(), ..Flag::default() };
+        tree.flags.maintenance.insert("lb-1".parse().expect("a name"), flag);
+        let applied = tree.applied.get_mut("lb-1").and_then(|found| found.record.as_mut().ok());
+        applied.expect("it has applied something").problem = Some(hostile.to_owned());
+        let nodes = lines(&tree);
+        let one = nodes[0].text();
+        let list = List { nodes }.text();
+        let mut overview = crate::overview::text::screen(
+            &crate::overview::Overview::of(&tree, Default::default(), 0, &mut Default::default()),
+            crate::paint::Paper::default(),
+        );
+        overview.retain(|line| !line.is_empty());
+        for text in [&one, &list, &crate::paint::Paper::default().print(&overview)] {
+            assert!(text.contains("disk\\u{1b}[2J\\u{9b}A\\u{202e}"), "{text}");
+            assert!(!text.lines().any(|line| line.starts_with("lb-9")), "{text}");
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text}");
+        }
+        assert_eq!(list.lines().count(), 2, "{list}");
     }
 }

@@ -9,6 +9,7 @@ use crate::edit::run::{self, Ask, Outcome};
 use crate::edit::{Edit, names, now, when};
 use crate::output::{self, Shown, Table};
 use crate::tree::{Found, Tree};
+use crate::visible;
 use anyhow::{Result, anyhow, bail};
 use coordination::Session;
 use serde::Serialize;
@@ -466,10 +467,10 @@ impl Shown for Details {
         let mut text =
             format!("{}\n  {} (version {} of the znode)\n", self.line.name, self.path, self.version);
         for (field, value) in &self.record {
-            let _ = writeln!(text, "    {field} = {}", shown(value));
+            let _ = writeln!(text, "    {} = {}", visible::line(field), shown(value));
         }
         if let Some(broken) = &self.line.broken {
-            let _ = writeln!(text, "  broken: {broken}");
+            let _ = writeln!(text, "  broken: {}", visible::line(broken));
         }
         let _ = match self.line.in_table {
             Some(weight) => writeln!(text, "  in the table with weight {weight}"),
@@ -479,7 +480,12 @@ impl Shown for Details {
             let _ = writeln!(text, "  {out}");
         }
         for (node, finding) in &self.down {
-            let _ = writeln!(text, "  down for {node} since {}: {}", when(finding.since), finding.reason);
+            let _ = writeln!(
+                text,
+                "  down for {node} since {}: {}",
+                when(finding.since),
+                visible::line(&finding.reason)
+            );
         }
         if let Some(connections) = self.connections {
             let _ = writeln!(text, "  connections: {connections}");

@@ -7,6 +7,7 @@ use crate::edit::run::{self, Ask};
 use crate::edit::{Edit, names};
 use crate::output::{self, Shown, Table};
 use crate::tree::{Tree, VipFound};
+use crate::visible;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::Value;
@@ -302,17 +303,17 @@ impl Shown for Details {
         let mut text = format!("{}: {}\n", self.name, self.service);
         let _ = writeln!(text, "  {} (version {} of the znode)", self.path, self.version);
         if let Some(broken) = &self.broken {
-            let _ = writeln!(text, "  broken: {broken}");
+            let _ = writeln!(text, "  broken: {}", visible::line(broken));
         }
         for (field, value) in &self.record {
-            let _ = writeln!(text, "    {field} = {}", shown(value));
+            let _ = writeln!(text, "    {} = {}", visible::line(field), shown(value));
         }
         match &self.in_force {
             None => text.push_str("  in force: nothing yet\n"),
             Some(InForce { epoch, why, held, next }) => {
-                let _ = writeln!(text, "  in force since epoch {epoch}: {why}");
+                let _ = writeln!(text, "  in force since epoch {epoch}: {}", visible::line(why));
                 if let Some(held) = held {
-                    let _ = writeln!(text, "  held: {held}");
+                    let _ = writeln!(text, "  held: {}", visible::line(held));
                 }
                 if let Some(next) = next {
                     let weights: Vec<String> =

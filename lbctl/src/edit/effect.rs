@@ -2,6 +2,7 @@
 
 use super::flags;
 use crate::tree::{Found, Tree};
+use crate::visible;
 use anyhow::Result;
 use coordination::Session;
 use serde::Serialize;
@@ -48,7 +49,7 @@ impl Effect {
     #[must_use]
     pub fn waits_for(&self) -> String {
         match self {
-            Self::Pending { waits_for } => waits_for.join("; "),
+            Self::Pending { waits_for } => visible::line(&waits_for.join("; ")).into_owned(),
             _ => String::new(),
         }
     }
@@ -57,7 +58,7 @@ impl Effect {
     #[must_use]
     pub fn text(&self) -> String {
         let lines = |lead: &str, items: &[String]| {
-            items.iter().map(|item| format!("{lead}{item}\n")).collect::<String>()
+            items.iter().map(|item| format!("{lead}{}\n", visible::line(item))).collect::<String>()
         };
         match self {
             Self::InForce { epoch, nodes, held } => {

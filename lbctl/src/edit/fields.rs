@@ -1,5 +1,6 @@
 //! Records as flat lists of fields, named by dotted paths as in a cluster file: `health.interval_ms`.
 
+use crate::visible;
 use anyhow::{Result, anyhow, bail};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -21,19 +22,21 @@ pub struct FieldChange {
 
 impl fmt::Display for FieldChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A newer version's field may have any name.
+        let field = visible::line(&self.field);
         match (&self.old, &self.new) {
-            (None, Some(new)) => write!(f, "{} = {}", self.field, shown(new)),
-            (Some(old), None) => write!(f, "{}: {} -> none", self.field, shown(old)),
-            (Some(old), Some(new)) => write!(f, "{}: {} -> {}", self.field, shown(old), shown(new)),
-            (None, None) => f.write_str(&self.field),
+            (None, Some(new)) => write!(f, "{field} = {}", shown(new)),
+            (Some(old), None) => write!(f, "{field}: {} -> none", shown(old)),
+            (Some(old), Some(new)) => write!(f, "{field}: {} -> {}", shown(old), shown(new)),
+            (None, None) => f.write_str(&field),
         }
     }
 }
 
-/// A value as people read it: texts without quotes, all else as JSON.
+/// A value as people read it, on one line: texts without quotes, all else as JSON.
 #[must_use]
 pub fn shown(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    visible::line(value.as_str().unwrap_or(&value.to_string())).into_owned()
 }
 
 /// The record's fields, those of newer versions included, without the schema's version.

@@ -2,6 +2,7 @@
 
 use super::plan::Edit;
 use super::time::{Span, when};
+use crate::visible;
 use coordination::{Error, Session, Znode};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -115,9 +116,10 @@ pub fn is_disabling(flag: &Flag) -> bool {
 /// Who set it, what for, and until when: `by anna: disk, until 2027-01-15T08:00:00Z`.
 #[must_use]
 pub fn told(flag: &Flag) -> String {
-    let mut text = if flag.by.is_empty() { "by somebody".to_owned() } else { format!("by {}", flag.by) };
+    let mut text =
+        if flag.by.is_empty() { "by somebody".to_owned() } else { format!("by {}", visible::line(&flag.by)) };
     if !flag.why.is_empty() {
-        text.push_str(&format!(": {}", flag.why));
+        text.push_str(&format!(": {}", visible::line(&flag.why)));
     }
     if let Some(until) = flag.until {
         text.push_str(&format!(", until {}", when(until)));

@@ -5,6 +5,7 @@ use super::fields::{self, FieldChange};
 use super::flags::{self, FlagName};
 use super::names;
 use crate::tree::{Found, Tree};
+use crate::visible;
 use anyhow::{Result, bail};
 use coordination::{Change, Znode};
 use serde::Serialize;
@@ -122,7 +123,7 @@ impl fmt::Display for Remark {
             Severity::Warning => "warning",
             Severity::Danger => "danger",
         };
-        write!(f, "{word}: {}", self.text)
+        write!(f, "{word}: {}", visible::line(&self.text))
     }
 }
 

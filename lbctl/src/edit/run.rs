@@ -7,14 +7,14 @@ use super::names;
 use super::plan::{self, Action, Edit, Plan, Remark};
 use super::time::Span;
 use crate::context::Context;
-use crate::output::{self, Format, Shown};
+use crate::output::{self, Format, Shown, say};
 use crate::tree::Tree;
 use anyhow::{Result, bail};
 use coordination::zookeeper::ZooKeeperSession;
 use coordination::{Error, Session};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -192,7 +192,7 @@ pub async fn decide<S: Session>(
 ) -> Result<Outcome> {
     let mut outcome = Outcome::of(plan, options.dry_run);
     if format == Format::Text {
-        output::write(text(plan).as_bytes())?;
+        output::write_text(&text(plan))?;
     }
     if plan.steps.is_empty() || options.dry_run {
         return Ok(outcome);
@@ -272,11 +272,4 @@ impl Progress {
             text.clone_into(&mut self.last);
         }
     }
-}
-
-/// Says something to whoever sits there, beside the result.
-pub(crate) fn say(text: &str) {
-    let mut err = std::io::stderr().lock();
-    // Whoever has closed it does not want to hear.
-    let _ = err.write_all(text.as_bytes()).and_then(|()| err.flush());
 }

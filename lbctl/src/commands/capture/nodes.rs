@@ -2,7 +2,7 @@
 
 use super::Options;
 use crate::context::Context;
-use crate::host;
+use crate::host::Here;
 use crate::tree::Tree;
 use anyhow::{Result, bail};
 use std::net::{IpAddr, SocketAddr};
@@ -34,14 +34,14 @@ pub(super) async fn places(options: &Options, context: &Context) -> Result<Vec<P
     let known: Vec<&str> = tree.nodes.keys().map(NodeName::as_str).collect();
     let wanted =
         if options.node.is_empty() { tree.nodes.keys().cloned().collect() } else { options.node.clone() };
-    let own = host::identity();
+    let here = Here::look();
     let mut places = Vec::new();
     let mut unreachable = Vec::new();
     for name in wanted {
         let Some(member) = tree.nodes.get(&name).and_then(|found| found.ok()) else {
             bail!("there is no node {name}: there are {}", list(&known));
         };
-        match reachable(member, own.as_deref()) {
+        match reachable(member, &here) {
             Some(admin) => places.push(Place { name: Some(name.to_string()), admin, problem: None }),
             None => unreachable.push(format!(
                 "{name} listens on {} only: run lbctl on its host, or name the end of a tunnel by --admin",
@@ -67,8 +67,8 @@ pub(super) async fn places(options: &Options, context: &Context) -> Result<Vec<P
 }
 
 /// Where a node can be asked from here, if it can be.
-fn reachable(member: &Member, own: Option<&str>) -> Option<SocketAddr> {
-    let here = own == Some(member.boot.as_str());
+fn reachable(member: &Member, here: &Here) -> Option<SocketAddr> {
+    let here = here.is(&member.boot);
     let ip = match member.admin.ip() {
         ip if ip.is_unspecified() && here => IpAddr::from([127, 0, 0, 1]),
         IpAddr::V4(ip) if ip.is_unspecified() => member.source_v4?.into(),
@@ -101,11 +101,11 @@ mod tests {
             started: 0,
             extra: Default::default(),
         };
-        assert_eq!(reachable(&member, Some("boot/2")), None);
-        assert_eq!(reachable(&member, Some("boot/1")), Some(member.admin));
+        assert_eq!(reachable(&member, &Here::from_iter(["boot/2"])), None);
+        assert_eq!(reachable(&member, &Here::from_iter(["boot/2", "boot/1"])), Some(member.admin));
         member.admin = ([0, 0, 0, 0], 9940).into();
-        assert_eq!(reachable(&member, None), Some(([10, 0, 0, 1], 9940).into()));
+        assert_eq!(reachable(&member, &Here::default()), Some(([10, 0, 0, 1], 9940).into()));
         member.admin = ([10, 0, 0, 9], 9940).into();
-        assert_eq!(reachable(&member, None), Some(member.admin));
+        assert_eq!(reachable(&member, &Here::default()), Some(member.admin));
     }
 }

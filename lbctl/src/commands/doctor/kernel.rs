@@ -1,11 +1,11 @@
 //! The machine: kernel, BPF file system, rights.
 
 use super::report::Finding;
+use crate::host;
 use rustix::fs::statfs;
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -189,17 +189,9 @@ pub(super) struct Daemon {
 
 /// The node's daemon, if one runs here and may be looked at.
 pub(super) fn daemon() -> Option<Daemon> {
-    let own = fs::metadata("/proc/self/ns/net").ok()?.ino();
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let path = entry.path();
-        let name = fs::read_to_string(path.join("comm")).ok()?;
-        let words = fs::read(path.join("cmdline")).ok()?;
-        let runs = words.split(|byte| *byte == 0).any(|word| word == b"run");
-        let here = fs::metadata(path.join("ns/net")).ok()?.ino() == own;
-        let effective = effective(&fs::read_to_string(path.join("status")).ok()?)?;
-        (name.trim() == "lb-node" && runs && here).then_some(Daemon { pid, effective })
-    })
+    let pid = host::daemon()?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(Daemon { pid, effective: effective(&status)? })
 }
 
 fn effective(status: &str) -> Option<CapabilitySet> {

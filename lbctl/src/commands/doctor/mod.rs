@@ -13,24 +13,21 @@ mod reals;
 mod report;
 mod zookeeper;
 
-use crate::admin::Admin;
 use crate::context::Context;
 use crate::output;
 use crate::tree::{Found, Tree};
 use anyhow::{Context as _, Result, bail};
 use interface::Wanted;
 use network::Network;
-use node::Told;
 use reals::Server;
 use report::{Finding, Level, Report};
 use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use zk_schema::tree::Target;
-use zk_schema::{AdminAccess, FrontDriver, Protocol, Real, Vip, VipName};
+use zk_schema::{FrontDriver, NodeName, NodeOverrides, Protocol, Real, Vip, VipName};
 
 /// Where a node's file is, unless told otherwise.
 const NODE_FILE: &str = "/etc/drover/node.toml";
@@ -55,6 +52,7 @@ The exit code is 0 without a fault, 1 with one, 2 if it could not look at all.
 Examples:
   lbctl doctor                                   the node of /etc/drover/node.toml
   lbctl doctor --config node.toml
+  lbctl doctor --name lb-node-0 --bpffs /run/bpffs/drover    in a pod: what lb-node has on its command line
   lbctl doctor --interface eth0                  a host that has no node file yet
   lbctl doctor -o json | jq '.checks[] | select(.level == \"fault\")'"
 )]
@@ -62,6 +60,14 @@ pub struct Options {
     /// Front interface, instead of the node file's.
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
+
+    /// Name of the node, instead of the node file's.
+    #[arg(long)]
+    name: Option<NodeName>,
+
+    /// Address of the admin pages, instead of the node file's.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin: Option<SocketAddr>,
 
     /// Directory on a BPF file system that lb-node is started with.
     #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/bpf/drover")]
@@ -80,7 +86,7 @@ pub async fn run(options: &Options, context: &Context) -> Result<ExitCode> {
             Ok(report.exit_code())
         }
         Err(error) => {
-            writeln!(std::io::stderr(), "lbctl: {error:#}").context("cannot write to standard error")?;
+            output::say(&format!("lbctl: {error:#}\n"));
             Ok(ExitCode::from(NOT_RUN))
         }
     }
@@ -90,7 +96,12 @@ async fn examine(options: &Options, context: &Context) -> Result<Report> {
     let path = context.config().map_or_else(|| PathBuf::from(NODE_FILE), Path::to_owned);
     let mut findings = Vec::new();
     let told = if context.config().is_some() || path.exists() {
-        let (finding, told) = node::file(&path);
+        let instead = NodeOverrides {
+            name: options.name.clone(),
+            interface: options.interface.clone(),
+            admin: options.admin,
+        };
+        let (finding, told) = node::file(&path, &instead);
         findings.push(finding);
         told
     } else if options.interface.is_some() {
@@ -136,8 +147,7 @@ async fn examine(options: &Options, context: &Context) -> Result<Report> {
         findings.push(node::state_dir(&cluster.state_dir));
     }
     let process = daemon.as_ref().map(|daemon| daemon.pid);
-    let admin = Admin::new(&admin_access(&told), PATIENCE)?;
-    let by_daemon = node::daemon(&told.node.name, told.node.admin, &admin, process);
+    let by_daemon = node::daemon(&told.node, PATIENCE, process);
     let by_bird = async {
         match &told.front {
             Some(front) if front.driver == FrontDriver::Bird => {
@@ -181,11 +191,6 @@ async fn examine(options: &Options, context: &Context) -> Result<Report> {
         }
     }
     Ok(Report::new(findings))
-}
-
-/// How the node's own admin pages are asked: as the node file says, which asks for nothing so far.
-fn admin_access(_: &Told) -> AdminAccess {
-    AdminAccess::default()
 }
 
 /// VIPs with their reals.

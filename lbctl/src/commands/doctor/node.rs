@@ -7,8 +7,9 @@ use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use zk_schema::{
-    ClusterFile, ClusterSettings, Desired, FrontSettings, Node, NodeFile, NodeName, ZookeeperSettings,
+    ClusterFile, ClusterSettings, Desired, FrontSettings, Node, NodeFile, NodeOverrides, ZookeeperSettings,
 };
 
 const FILE: &str = "node.file";
@@ -38,9 +39,9 @@ pub(super) struct Told {
 }
 
 impl Told {
-    fn parse(text: &str, name: &str) -> Result<Self, zk_schema::FileErrors> {
+    fn parse(text: &str, name: &str, instead: &NodeOverrides) -> Result<Self, zk_schema::FileErrors> {
         if NodeFile::is_meant_by(text) {
-            let NodeFile { node, zookeeper, front, cluster } = NodeFile::parse(text, name)?;
+            let NodeFile { node, zookeeper, front, cluster } = NodeFile::parse_with(text, name, instead)?;
             let (zookeeper, front, cluster) = (Some(zookeeper), Some(front), Some(cluster));
             return Ok(Self { node, zookeeper, front, cluster, desired: None });
         }
@@ -49,8 +50,8 @@ impl Told {
     }
 }
 
-/// Reads the node's file.
-pub(super) fn file(path: &Path) -> (Finding, Option<Told>) {
+/// Reads the node's file; what its daemon has from its command line is `instead`.
+pub(super) fn file(path: &Path, instead: &NodeOverrides) -> (Finding, Option<Told>) {
     let name = path.display().to_string();
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -59,10 +60,13 @@ pub(super) fn file(path: &Path) -> (Finding, Option<Told>) {
             return (Finding::fault(FILE, format!("{name} cannot be read: {error}"), mend), None);
         }
     };
-    match Told::parse(&text, &name) {
+    match Told::parse(&text, &name, instead) {
         Ok(file) => (Finding::ok(FILE, format!("{name} is valid")), Some(file)),
         Err(problems) => {
-            let mend = format!("correct it; `lb-node check {name}` tells whether it is right");
+            let mend = format!(
+                "correct it; `lb-node check {name}` tells whether it is right. What lb-node has from its command line (--name, \
+                 --interface, --admin), give here as well"
+            );
             (Finding::fault(FILE, problems.to_string(), mend), None)
         }
     }
@@ -71,7 +75,9 @@ pub(super) fn file(path: &Path) -> (Finding, Option<Told>) {
 /// Files that nobody else may read.
 pub(super) fn secrets(told: &Told) -> Vec<Finding> {
     let of = |settings: &'_ ZookeeperSettings| [settings.credentials_file.clone(), settings.tls_key.clone()];
-    let secrets: Vec<PathBuf> = told.zookeeper.iter().flat_map(of).flatten().collect();
+    let of_admin = [told.node.admin_token_file.clone(), told.node.admin_tls_key.clone()];
+    let of_zookeeper = told.zookeeper.iter().flat_map(of);
+    let secrets: Vec<PathBuf> = of_zookeeper.chain(of_admin).flatten().collect();
     if secrets.is_empty() {
         return vec![Finding::ok(SECRETS, "the node file names none")];
     }
@@ -130,12 +136,8 @@ fn judge_room(path: &Path, free: u64) -> Finding {
 }
 
 /// Who answers at the admin address, and what the daemon says there.
-pub(super) async fn daemon(
-    name: &NodeName,
-    address: SocketAddr,
-    admin: &Admin,
-    process: Option<u32>,
-) -> Vec<Finding> {
+pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>) -> Vec<Finding> {
+    let (name, address) = (&node.name, node.admin);
     let rest = |checks: &[&'static str], why: &str| {
         checks.iter().map(|check| Finding::skipped(check, why)).collect::<Vec<_>>()
     };
@@ -162,7 +164,25 @@ pub(super) async fn daemon(
         });
         return [findings, rest(&[HEALTH, READY, DROPS], "no lb-node answers")].concat();
     }
+    let admin = match Admin::of_node(node, patience) {
+        Ok(admin) => admin,
+        Err(error) => {
+            let mend = "correct admin_token_file, admin_tls_cert and admin_tls_key, or run this as who may read them";
+            let fault = Finding::fault(ADMIN, format!("{address} cannot be asked: {error:#}"), mend);
+            return [vec![fault], rest(&[RUNNING, HEALTH, READY, DROPS], "its pages cannot be asked")]
+                .concat();
+        }
+    };
     let answer = admin.get(own, "/status").await;
+    if let Err(error) = &answer
+        && Admin::is_turned_away(error)
+    {
+        let seen = format!(
+            "who answers on {address} wants the certificate of a client that admin_tls_client_ca knows"
+        );
+        return [vec![Finding::ok(ADMIN, seen)], rest(&[RUNNING, HEALTH, READY, DROPS], "not let in")]
+            .concat();
+    }
     if let Ok(page) = &answer
         && matches!(page.code, 401 | 403)
     {
@@ -175,7 +195,7 @@ pub(super) async fn daemon(
         other => {
             let error = match other {
                 Err(error) => format!("{error:#}"),
-                _ => format!("http://{own}/status is not JSON"),
+                _ => format!("what it answers for /status is no status of a node"),
             };
             let (seen, mend) = match process {
                 Some(pid) => (
@@ -274,6 +294,9 @@ fn drops(metrics: &str) -> Finding {
 }
 
 #[cfg(test)]
+mod guarded;
+
+#[cfg(test)]
 mod tests {
     use super::super::report::Level;
     use super::*;
@@ -285,9 +308,23 @@ mod tests {
         let path = folder.path().join("node.toml");
         fs::write(&path, "[node]\nname = \"lb-1\"\ninterface = \"eth0\"\n[zookeeper]\nserver = \"zk-1\"\n")
             .unwrap();
-        let (finding, file) = file(&path);
+        let (finding, file) = file(&path, &NodeOverrides::default());
         assert!(file.is_none() && finding.level == Level::Fault);
         assert!(finding.seen.contains("node.toml:5:1") && finding.seen.contains("server"), "{finding:?}");
+    }
+
+    #[test]
+    fn what_a_pods_daemon_has_from_its_command_line_is_given_here_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.toml");
+        fs::write(&path, "[node]\ninterface = \"eth0\"\n[zookeeper]\nservers = \"zk-1:2181\"\n").unwrap();
+        let (finding, _) = file(&path, &NodeOverrides::default());
+        assert!(
+            finding.seen.contains("node.name: missing") && finding.mend.contains("--name"),
+            "{finding:?}"
+        );
+        let instead = NodeOverrides { name: Some("lb-0".parse().unwrap()), ..NodeOverrides::default() };
+        assert_eq!(file(&path, &instead).1.unwrap().node.name.as_str(), "lb-0");
     }
 
     #[test]

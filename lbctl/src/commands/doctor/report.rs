@@ -1,6 +1,7 @@
 //! What was found.
 
 use crate::output::Shown;
+use crate::visible;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -117,10 +118,9 @@ impl Shown for Report {
     }
 }
 
-/// What others wrote may have more lines, or control characters.
+/// What others wrote may have more lines.
 fn one_line(text: &str) -> String {
-    let text = text.trim().replace('\n', "; ");
-    text.chars().filter(|c| !c.is_control()).collect()
+    visible::line(&text.trim().replace('\n', "; ")).into_owned()
 }
 
 #[cfg(test)]
@@ -138,7 +138,7 @@ mod tests {
             report.text(),
             "ok       kernel.version  Linux 6.18.5\n\
              FAULT    real.route      mqtt/a: no route\n                         -> ip route add …\n\
-             WARNING  kernel.jit      off[2J\n                         -> turn it on\n\
+             WARNING  kernel.jit      off\\u{1b}[2J\n                         -> turn it on\n\
              3 checks: 1 at fault, 1 with a warning\n"
         );
         let json = serde_json::to_value(&report).unwrap();

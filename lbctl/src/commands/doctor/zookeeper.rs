@@ -1,7 +1,7 @@
 //! ZooKeeper: each server by itself, then the session that a node would have, then the tree, then the clock.
 
 use super::report::Finding;
-use crate::host;
+use crate::host::Here;
 use crate::tree::{Found, Tree};
 use coordination::zookeeper::{self, ZooKeeperSession};
 use coordination::{Change, Error, Session as _, Store as _};
@@ -406,7 +406,7 @@ fn name(tree: &Tree, node: &NodeName, daemon_runs: bool) -> Finding {
             "a node enters when all is in force and its self-test has passed: see /readyz and the log of lb-node",
         ),
         None => Finding::ok(NAME, format!("{node} is free")),
-        Some(Ok(member)) if host::identity().as_deref() == Some(member.boot.as_str()) => {
+        Some(Ok(member)) if Here::look().is(&member.boot) => {
             Finding::ok(NAME, format!("{node} is this host"))
         }
         Some(Ok(member)) => Finding::fault(

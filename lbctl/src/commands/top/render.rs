@@ -175,7 +175,7 @@ fn reals(vip: &VipView, width: usize) -> Vec<Line> {
         let [name, address, health, weight, percent, connections, _] = real_row(name.as_str(), real);
         let relative = if share > 0.0 { real.share / share } else { 0.0 };
         let connections = match real.connections {
-            Some(count) => format!("{} {}", bar(part(count, most), columns), connections.text),
+            Some(count) => format!("{} {}", bar(part(count, most), columns), connections.text()),
             None => "-".to_owned(),
         };
         sheet.row([
@@ -183,7 +183,7 @@ fn reals(vip: &VipView, width: usize) -> Vec<Line> {
             if is_wide { address } else { "".into() },
             health,
             weight,
-            format!("{} {}", bar(relative, columns), percent.text).into(),
+            format!("{} {}", bar(relative, columns), percent.text()).into(),
             connections.into(),
             "".into(),
         ]);
@@ -193,9 +193,9 @@ fn reals(vip: &VipView, width: usize) -> Vec<Line> {
     for (row, (name, real)) in rows.zip(&vip.reals) {
         lines.push(row);
         let [.., why] = real_row(name.as_str(), real);
-        if !why.text.is_empty() {
-            let parts = wrap(&why.text, width.saturating_sub(2));
-            lines.extend(parts.into_iter().map(|part| vec!["  ".into(), Span::new(part, why.tone)]));
+        if !why.text().is_empty() {
+            let parts = wrap(why.text(), width.saturating_sub(2));
+            lines.extend(parts.into_iter().map(|part| vec!["  ".into(), Span::new(part, why.tone())]));
         }
     }
     lines
@@ -291,7 +291,7 @@ fn line(spans: &Line) -> Drawn<'static> {
 }
 
 fn piece(span: &Span) -> Piece<'static> {
-    Piece::styled(span.text.clone(), style(span.tone))
+    Piece::styled(span.text().to_owned(), style(span.tone()))
 }
 
 const fn style(tone: Tone) -> Style {
