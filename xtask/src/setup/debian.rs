@@ -30,12 +30,7 @@ impl Package {
             let part = folder.join(part);
             fs::create_dir_all(&part).with_context(|| format!("cannot create {}", part.display()))?;
         }
-        let mut indextargets = process::command("apt-get");
-        indextargets.args(["indextargets", "--format", "$(REPO_URI)"]);
-        let targets = process::output(&mut indextargets)
-            .context("apt-get cannot name this machine's package repositories")?;
-        let repository = debian_repository(&targets)
-            .context("none of this machine's package repositories is Debian's (`apt-get indextargets`)")?;
+        let repository = repository()?;
         let source = format!("deb [signed-by={KEYRING}] {repository} {suite} main\n");
         fs::write(folder.join("sources.list"), source)?;
 
@@ -69,6 +64,17 @@ impl Package {
     pub(super) fn discard(self) -> Result<()> {
         fs::remove_dir_all(&self.folder).with_context(|| format!("cannot clear {}", self.folder.display()))
     }
+}
+
+/// The address of Debian's main archive, as this machine's own sources name it.
+pub(super) fn repository() -> Result<String> {
+    let mut indextargets = process::command("apt-get");
+    indextargets.args(["indextargets", "--format", "$(REPO_URI)"]);
+    let targets = process::output(&mut indextargets)
+        .context("apt-get cannot name this machine's package repositories")?;
+    let repository = debian_repository(&targets)
+        .context("none of this machine's package repositories is Debian's (`apt-get indextargets`)")?;
+    Ok(repository.to_owned())
 }
 
 fn apt_get(folder: &Path) -> Command {

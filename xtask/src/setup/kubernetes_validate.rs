@@ -17,6 +17,11 @@ pub(crate) fn program(workspace: &Workspace) -> PathBuf {
     folder(workspace).join("bin/kubernetes-validate")
 }
 
+/// The Python that it runs by, which has a parser of YAML.
+pub(crate) fn python(workspace: &Workspace) -> PathBuf {
+    folder(workspace).join("bin/python")
+}
+
 fn folder(workspace: &Workspace) -> PathBuf {
     workspace.tools().join("kubernetes-validate")
 }

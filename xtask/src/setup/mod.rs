@@ -5,6 +5,7 @@
 mod bpf_linker;
 mod bpffs;
 mod debian;
+mod debian_root;
 pub(crate) mod kubectl;
 pub(crate) mod kubernetes_validate;
 mod packages;
@@ -15,6 +16,7 @@ use crate::{process, workspace::Workspace};
 use anyhow::{Result, bail};
 use bpf_linker::BpfLinker;
 use bpffs::Bpffs;
+use debian_root::DebianRoot;
 use kubectl::Kubectl;
 use kubernetes_validate::KubernetesValidate;
 use packages::Packages;
@@ -33,10 +35,14 @@ pub(crate) struct Args {
     /// Change nothing; list what is missing, and exit with 1 if anything is.
     #[arg(long)]
     check: bool,
+
+    /// Also what `cargo xtask test --all` needs: container tools, and a small Debian in target/debian (300 MB).
+    #[arg(long)]
+    all: bool,
 }
 
 /// How much of the machine a command needs.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
     /// Compiling, and tests without root: never needs root itself.
     Build,
@@ -44,6 +50,8 @@ pub(crate) enum Scope {
     Lint,
     /// Also what runs in network namespaces: brokers, clients, packet parsers, bpffs.
     Run,
+    /// Also what long tests run in: containers, and machines with a systemd of their own.
+    All,
 }
 
 /// One thing that a machine needs.
@@ -63,7 +71,8 @@ trait Step {
 
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let toolchain = Toolchain::detect(workspace)?;
-    let steps = steps(workspace, &toolchain, Scope::Run);
+    let scope = if args.all { Scope::All } else { Scope::Run };
+    let steps = steps(workspace, &toolchain, scope);
     if args.check { check(&steps) } else { install(&steps, true).map(|()| ExitCode::SUCCESS) }
 }
 
@@ -84,10 +93,13 @@ fn steps<'a>(workspace: &'a Workspace, toolchain: &'a Toolchain, scope: Scope) -
         steps.push(Box::new(Kubectl { workspace }));
         steps.push(Box::new(KubernetesValidate { workspace }));
     }
-    if scope == Scope::Run {
+    if scope >= Scope::Run {
         // The packages first: they may bring a linker that building bpf-linker needs.
-        steps.insert(0, Box::new(Packages { workspace }));
+        steps.insert(0, Box::new(Packages { workspace, scope }));
         steps.push(Box::new(Bpffs));
+    }
+    if scope == Scope::All {
+        steps.push(Box::new(DebianRoot { workspace }));
     }
     steps
 }

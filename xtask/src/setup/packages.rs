@@ -1,6 +1,6 @@
 //! Programs that Debian packages bring.
 
-use super::Step;
+use super::{Scope, Step};
 use crate::{process, workspace::Workspace};
 use anyhow::{Context as _, Result, ensure};
 use std::{
@@ -50,6 +50,14 @@ const PACKAGES: &[Package] = &[
     package("python3-venv", "python3", "the checker of manifests"),
 ];
 
+/// What long tests need besides.
+const LONG_PACKAGES: &[Package] = &[
+    package("debootstrap", "debootstrap", "a small Debian in a folder"),
+    package("systemd-container", "systemd-nspawn", "machines with a systemd of their own"),
+    package("buildah", "buildah", "building the images"),
+    package("runc", "runc", "running the images"),
+];
+
 /// The packages above that would start a service, each with the service's name.
 const SERVICES: &[(&str, &str)] =
     &[("mosquitto", "mosquitto"), ("bird2", "bird"), ("prometheus", "prometheus")];
@@ -60,6 +68,14 @@ const fn package(name: &'static str, witness: &'static str, why: &'static str) -
 
 pub(super) struct Packages<'a> {
     pub(super) workspace: &'a Workspace,
+    pub(super) scope: Scope,
+}
+
+impl Packages<'_> {
+    fn wanted(&self) -> Vec<&'static Package> {
+        let long = if self.scope == Scope::All { LONG_PACKAGES } else { &[] };
+        PACKAGES.iter().chain(long).collect()
+    }
 }
 
 impl Step for Packages<'_> {
@@ -68,7 +84,7 @@ impl Step for Packages<'_> {
     }
 
     fn missing(&self) -> Result<Option<String>> {
-        let missing = missing()?;
+        let missing = missing(&self.wanted())?;
         let list =
             missing.iter().map(|package| format!("{} ({})", package.name, package.why)).collect::<Vec<_>>();
         Ok((!list.is_empty()).then(|| list.join(", ")))
@@ -77,7 +93,7 @@ impl Step for Packages<'_> {
     fn install(&self, label: &str) -> Result<()> {
         ensure!(process::find_program("apt-get").is_some(), "this machine has no apt-get");
         ensure!(process::is_root(), "installing packages needs root");
-        let names: Vec<&str> = missing()?.iter().map(|package| package.name).collect();
+        let names: Vec<&str> = missing(&self.wanted())?.iter().map(|package| package.name).collect();
         let log = self.workspace.setup_cache().join("apt-get.log");
         let _held = ServiceHeld::new(Path::new("/usr/sbin/policy-rc.d"))?;
         eprintln!("{label}: apt-get install {}", names.join(" "));
@@ -101,7 +117,8 @@ impl Step for Packages<'_> {
     }
 
     fn by_hand(&self) -> String {
-        let missing = missing().unwrap_or_else(|_| PACKAGES.iter().collect());
+        let wanted = self.wanted();
+        let missing = missing(&wanted).unwrap_or(wanted);
         let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
         format!(
             "sudo apt-get install --no-install-recommends {} (elsewhere: the packages with these programs)",
@@ -111,22 +128,22 @@ impl Step for Packages<'_> {
 }
 
 /// The packages that are not installed; without dpkg, those whose witness is not there.
-fn missing() -> Result<Vec<&'static Package>> {
+fn missing(wanted: &[&'static Package]) -> Result<Vec<&'static Package>> {
     let mut query = process::command("dpkg-query");
     query.args(["--show", "--showformat", "${Package} ${db:Status-Status}\n"]);
-    query.args(PACKAGES.iter().map(|package| package.name));
+    query.args(wanted.iter().map(|package| package.name));
     // It exits with 1 when it does not know one of the names, and still tells about the others.
     match query.output() {
         Ok(output) => {
             let says = String::from_utf8_lossy(&output.stdout);
-            Ok(PACKAGES.iter().filter(|package| !installed(&says, package.name)).collect())
+            Ok(wanted.iter().copied().filter(|package| !installed(&says, package.name)).collect())
         }
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let present = |package: &&Package| match package.witness.starts_with('/') {
+            let present = |package: &&'static Package| match package.witness.starts_with('/') {
                 true => Path::new(package.witness).exists(),
                 false => process::find_program(package.witness).is_some(),
             };
-            Ok(PACKAGES.iter().filter(|package| !present(package)).collect())
+            Ok(wanted.iter().copied().filter(|package| !present(package)).collect())
         }
         Err(error) => Err(error).context("cannot run dpkg-query"),
     }

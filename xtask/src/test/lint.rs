@@ -34,6 +34,11 @@ pub(super) fn run(workspace: &Workspace, features: &str, report: &mut Report) ->
         .env("CARGO_ENCODED_RUSTFLAGS", format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH));
     report.check("clippy of the BPF programs", &mut clippy_bpf)?;
 
+    self::manifests(workspace, report)
+}
+
+/// What the product is deployed with.
+pub(super) fn manifests(workspace: &Workspace, report: &mut Report) -> Result<()> {
     manifests::run(workspace, report)?;
     units::run(workspace, report)?;
     alerts(workspace, report)

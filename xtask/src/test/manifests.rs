@@ -1,4 +1,7 @@
-//! Kubernetes' manifests: each overlay, and each component on top of the base, is rendered and held against the schemas.
+//! Kubernetes' manifests: each overlay, by itself and with every component, is rendered, and held against the schemas and
+//! rules of ours.
+
+mod rules;
 
 use super::report::{Count, Report};
 use crate::{
@@ -7,6 +10,7 @@ use crate::{
     workspace::Workspace,
 };
 use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -30,26 +34,32 @@ pub(super) fn run(workspace: &Workspace, report: &mut Report) -> Result<()> {
     fs::create_dir_all(&work).with_context(|| format!("cannot create {}", work.display()))?;
 
     let mut rendered = Vec::new();
+    let components = folders(&manifests.join("components"))?;
     for overlay in folders(&manifests.join("overlays"))? {
         let name = format!("k8s/overlays/{}", name_of(&overlay));
         judge(report, &name, || {
             let file = render(workspace, &overlay, &work)?;
             rendered.push(file.clone());
-            validate(workspace, &file)
+            check(workspace, &file)
         });
+        for chosen in choices(&components) {
+            let names: Vec<&str> = chosen.iter().map(|component| name_of(component)).collect();
+            judge(report, &format!("{name} with {}", names.join(" and ")), || {
+                let user = with_components(&overlay, &names, &work)?;
+                check(workspace, &render(workspace, &user, &work)?)
+            });
+        }
     }
-    for component in folders(&manifests.join("components"))? {
-        let name = name_of(&component).to_owned();
-        judge(report, &format!("k8s/components/{name}"), || {
-            let user = work.join(format!("with-{name}"));
-            fs::create_dir_all(&user)?;
-            // kustomize takes relative paths alone.
-            let text =
-                format!("resources: [../../../k8s/base]\ncomponents: [../../../k8s/components/{name}]\n");
-            fs::write(user.join("kustomization.yaml"), text)?;
-            validate(workspace, &render(workspace, &user, &work)?)
-        });
-    }
+    judge(report, "patches by number say what they expect", || {
+        let all = ["base", "overlays", "components"].map(|part| manifests.join(part));
+        for folder in all.iter().flat_map(|part| kustomizations(part)) {
+            let file = folder.join("kustomization.yaml");
+            for patch in patches(workspace, &file)? {
+                rules::patches_are_guarded(&patch).with_context(|| file.display().to_string())?;
+            }
+        }
+        Ok(())
+    });
     judge(report, "a misspelt field in a manifest is found", || {
         let file = rendered.first().context("no overlay could be rendered")?;
         let text = fs::read_to_string(file)?;
@@ -96,6 +106,72 @@ fn render(workspace: &Workspace, folder: &Path, work: &Path) -> Result<PathBuf> 
     let file = work.join(format!("{}.yaml", name_of(folder)));
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
+}
+
+/// Every component by itself, and all together.
+fn choices(components: &[PathBuf]) -> Vec<Vec<PathBuf>> {
+    let mut choices: Vec<Vec<PathBuf>> = components.iter().map(|component| vec![component.clone()]).collect();
+    if components.len() > 1 {
+        choices.push(components.to_vec());
+    }
+    choices
+}
+
+/// A copy of an overlay that names these components, as one is told to have them: what the overlay says of images counts
+/// for theirs, too.
+fn with_components(overlay: &Path, components: &[&str], work: &Path) -> Result<PathBuf> {
+    let user = work.join(format!("{}-with-{}", name_of(overlay), components.join("-")));
+    fs::create_dir_all(&user)?;
+    for entry in fs::read_dir(overlay)? {
+        let path = entry?.path();
+        fs::copy(&path, user.join(path.file_name().context("a file has a name")?))?;
+    }
+    let file = user.join("kustomization.yaml");
+    // kustomize takes relative paths alone.
+    let mut text = fs::read_to_string(&file)?.replace("../../base", "../../../k8s/base");
+    ensure!(!text.contains("\ncomponents:"), "{} has components already", overlay.display());
+    text.push_str("\ncomponents:\n");
+    text.extend(components.iter().map(|name| format!("  - ../../../k8s/components/{name}\n")));
+    fs::write(&file, text)?;
+    Ok(user)
+}
+
+/// The folders below one, itself included, that hold a kustomization.
+fn kustomizations(folder: &Path) -> Vec<PathBuf> {
+    let inner = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = std::iter::once(folder.to_owned()).chain(inner.filter(|path| path.is_dir()));
+    all.filter(|folder| folder.join("kustomization.yaml").is_file()).collect()
+}
+
+/// The patches of a kustomization that are lists of operations.
+fn patches(workspace: &Workspace, kustomization: &Path) -> Result<Vec<Vec<Value>>> {
+    let documents = documents(workspace, kustomization)?;
+    let patches = documents.iter().filter_map(|document| document.get("patches")?.as_array()).flatten();
+    let texts = patches.filter_map(|patch| patch.get("patch")?.as_str());
+    texts
+        .map(|text| {
+            let file = workspace.root.join("target/manifests/patch.yaml");
+            fs::write(&file, text)?;
+            let parsed = self::documents(workspace, &file)?;
+            Ok(parsed.iter().filter_map(Value::as_array).flatten().cloned().collect())
+        })
+        .collect()
+}
+
+/// The documents of a YAML file, read by the parser that the checker of schemas brings.
+pub(super) fn documents(workspace: &Workspace, file: &Path) -> Result<Vec<Value>> {
+    const READ: &str =
+        "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    let mut python = process::command(kubernetes_validate::python(workspace));
+    let text = process::output(python.args(["-c", READ]).arg(file))?;
+    serde_json::from_str(&text).with_context(|| format!("{} as JSON", file.display()))
+}
+
+/// Holds a rendered file against the schemas and our rules.
+fn check(workspace: &Workspace, file: &Path) -> Result<()> {
+    validate(workspace, file)?;
+    rules::check(&documents(workspace, file)?, env!("CARGO_PKG_VERSION"))
+        .with_context(|| file.display().to_string())
 }
 
 /// Holds a rendered file against the schemas of each version.

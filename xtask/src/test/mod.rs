@@ -23,6 +23,8 @@ use std::process::ExitCode;
 
 /// The cargo feature that stands before tests that need root.
 const ROOT_FEATURE: &str = "e2e";
+/// The one that stands besides before tests that only `--all` runs. It is on as well, so that they are always linted and built.
+const LONG_FEATURE: &str = "long";
 
 /// Runs every check: formatting, clippy, unit and property tests, the end-to-end tests that need root, and the fuzzers.
 ///
@@ -35,8 +37,16 @@ const ROOT_FEATURE: &str = "e2e";
 #[command(after_help = "Examples:\n  \
     cargo xtask test --only unit\n  \
     cargo xtask test --only e2e -- gue          the end-to-end tests with `gue` in their names\n  \
-    cargo xtask test --only e2e -- --nocapture  with all they print")]
+    cargo xtask test --only e2e -- --nocapture  with all they print\n  \
+    cargo xtask test --all --only e2e -- systemd")]
 pub(crate) struct Args {
+    /// Run the long tests as well: units on a machine with a systemd of its own, images as a container engine runs them.
+    ///
+    /// They take minutes and more, and bring tools and a small Debian (300 MB, see `cargo xtask setup --all`). One that this
+    /// machine cannot run is skipped with its reason, and counted as such in the last line.
+    #[arg(long)]
+    all: bool,
+
     /// Run one part alone.
     #[arg(long)]
     only: Option<Part>,
@@ -49,6 +59,8 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
+    /// Kubernetes' manifests, systemd's units and alert rules: the part of `lint` that compiles nothing.
+    Manifests,
     /// rustfmt, clippy with warnings denied, also for the BPF programs, Kubernetes' manifests and systemd's units.
     Lint,
     /// Unit, property and documentation tests: no root, no network beyond loopback.
@@ -63,6 +75,7 @@ enum Part {
 const FUZZED: u32 = 8;
 
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
+    let only_manifests = args.only == Some(Part::Manifests);
     let wanted = |part| args.only.is_none_or(|only| only == part);
     let root_needed = wanted(Part::E2e) || wanted(Part::Fuzz);
     if root_needed {
@@ -71,17 +84,22 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         process::need_root(what)?;
     }
     let scope = match () {
+        () if root_needed && args.all => Scope::All,
         () if root_needed => Scope::Run,
-        () if wanted(Part::Lint) => Scope::Lint,
+        () if wanted(Part::Lint) || only_manifests => Scope::Lint,
         () => Scope::Build,
     };
     setup::ensure(workspace, scope)?;
 
     let metadata = Metadata::read(workspace)?;
-    let features = metadata.with_feature(ROOT_FEATURE).join(",");
+    let features =
+        [ROOT_FEATURE, LONG_FEATURE].map(|feature| metadata.with_feature(feature)).concat().join(",");
     let mut report = Report::default();
     if wanted(Part::Lint) && args.tests.is_empty() {
         lint::run(workspace, &features, &mut report)?;
+    }
+    if only_manifests {
+        lint::manifests(workspace, &mut report)?;
     }
     let (unit, e2e) = (wanted(Part::Unit), wanted(Part::E2e));
     if unit || e2e {
@@ -91,7 +109,7 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             programs::documentation(workspace, &features, &args.tests, &mut report)?;
         }
         if e2e {
-            programs.run_with_root(&args.tests, &mut report)?;
+            programs.run_with_root(&args.tests, args.all, &mut report)?;
         }
     }
     if wanted(Part::Fuzz) && args.tests.is_empty() {

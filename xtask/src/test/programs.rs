@@ -1,7 +1,7 @@
 //! Building the test programs once, and running them.
 
 use super::{
-    ROOT_FEATURE,
+    LONG_FEATURE, ROOT_FEATURE,
     report::{Count, Report},
 };
 use crate::{
@@ -39,6 +39,8 @@ struct TestProgram {
     folder: PathBuf,
     executable: PathBuf,
     needs_root: bool,
+    /// Only for `--all`.
+    is_long: bool,
 }
 
 /// Builds every test program and every binary in one go, with the feature of the tests that need root.
@@ -56,7 +58,7 @@ pub(super) fn build(
     let artifacts = artifacts::build(workspace, &arguments)?;
     // A build that succeeds proves nothing yet.
     let failed = usize::from(artifacts.is_none());
-    report.done(NAME, Count { passed: 0, failed }, started.elapsed());
+    report.done(NAME, Count { failed, ..Count::default() }, started.elapsed());
     let mut programs = Programs { tests: Vec::new(), binaries: Vec::new() };
     for artifact in artifacts.into_iter().flatten() {
         programs.note(artifact, metadata);
@@ -87,8 +89,12 @@ impl Programs {
     }
 
     /// One test at a time: they share the kernel's network namespaces, bpffs and two processor cores.
-    pub(super) fn run_with_root(&self, arguments: &[String], report: &mut Report) -> Result<()> {
-        self.tests.iter().filter(|test| test.needs_root).try_for_each(|test| {
+    ///
+    /// Long ones come last, and only if they are wanted.
+    pub(super) fn run_with_root(&self, arguments: &[String], all: bool, report: &mut Report) -> Result<()> {
+        let of_root = || self.tests.iter().filter(|test| test.needs_root);
+        let long = of_root().filter(|test| test.is_long && all);
+        of_root().filter(|test| !test.is_long).chain(long).try_for_each(|test| {
             run(self.command(test).env("RUST_TEST_THREADS", "1").args(arguments), &test.name, report)
         })
     }
@@ -108,13 +114,14 @@ impl Programs {
         let Some((package, folder)) = metadata.package(&id) else { return };
         if is_test {
             let required = metadata.required_features(&id, &kind, &target);
-            let needs_root = required.iter().any(|feature| feature == ROOT_FEATURE);
+            let requires = |wanted: &str| required.iter().any(|feature| feature == wanted);
+            let (needs_root, is_long) = (requires(ROOT_FEATURE), requires(LONG_FEATURE));
             let name = match kind.as_str() {
                 "lib" => format!("{package} (lib)"),
                 kind => format!("{package} ({kind} {target})"),
             };
             let (package, folder) = (package.to_owned(), folder.clone());
-            self.tests.push(TestProgram { name, package, folder, executable, needs_root });
+            self.tests.push(TestProgram { name, package, folder, executable, needs_root, is_long });
         } else if kind == "bin" {
             self.binaries.push((format!("CARGO_BIN_EXE_{target}").into(), executable));
         }

@@ -7,32 +7,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many tests passed and failed.
+/// How many tests passed and failed, and how many this machine could not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) passed: usize,
     pub(super) failed: usize,
+    /// With a reason that was printed. They prove nothing.
+    pub(super) skipped: usize,
 }
 
 impl Count {
     /// One check that is not a test program: a pass or a failure.
     pub(super) fn one(passed: bool) -> Self {
-        Self { passed: usize::from(passed), failed: usize::from(!passed) }
+        Self { passed: usize::from(passed), failed: usize::from(!passed), skipped: 0 }
     }
 
-    /// Reads libtest's `test result: ok. 3 passed; 0 failed; 0 ignored; …`.
+    /// Reads libtest's `test result: ok. 3 passed; 0 failed; 0 ignored; …`. What is ignored was skipped.
     pub(super) fn parse(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |name: &str| {
             let mut counts = counts.split(';').map(str::trim);
             counts.find_map(|count| count.strip_suffix(name))?.trim().parse().ok()
         };
-        Some(Self { passed: count("passed")?, failed: count("failed")? })
+        Some(Self { passed: count("passed")?, failed: count("failed")?, skipped: count("ignored")? })
     }
 
     pub(super) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.skipped += other.skipped;
     }
 }
 
@@ -55,9 +58,14 @@ impl Report {
 
     /// Notes the outcome of what was started.
     pub(super) fn done(&mut self, name: &str, count: Count, took: Duration) {
-        let mark = if count.failed == 0 { "ok    " } else { "FAILED" };
+        let mark = match count {
+            Count { failed: 1.., .. } => "FAILED",
+            Count { passed: 0, skipped: 1.., .. } => "skip  ",
+            _ => "ok    ",
+        };
+        let skipped = if count.skipped == 0 { String::new() } else { format!("  {} skipped", count.skipped) };
         let line = format!(
-            "{mark}  {name:<44} {:>4} passed {:>3} failed  {:>12}",
+            "{mark}  {name:<44} {:>4} passed {:>3} failed  {:>12}{skipped}",
             count.passed,
             count.failed,
             process::human(took)
@@ -89,7 +97,16 @@ impl Report {
         if self.total == Count::default() {
             println!("no test ran, which proves nothing: is the name after `--` right?");
         }
-        println!("{} passed, {} failed", self.total.passed, self.total.failed);
+        let skipped = match self.total.skipped {
+            0 => String::new(),
+            skipped => {
+                println!(
+                    "{skipped} skipped: this machine cannot run them, and why was printed; they prove nothing"
+                );
+                format!(", {skipped} skipped")
+            }
+        };
+        println!("{} passed, {} failed{skipped}", self.total.passed, self.total.failed);
         if self.total.failed == 0 && self.total.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
@@ -102,10 +119,10 @@ mod tests {
     fn libtests_result_line_is_read_whether_good_or_bad() {
         let ok =
             "test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.02s";
-        assert_eq!(Count::parse(ok), Some(Count { passed: 12, failed: 0 }));
+        assert_eq!(Count::parse(ok), Some(Count { passed: 12, failed: 0, skipped: 1 }));
         let bad =
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
-        assert_eq!(Count::parse(bad), Some(Count { passed: 1, failed: 2 }));
+        assert_eq!(Count::parse(bad), Some(Count { passed: 1, failed: 2, skipped: 0 }));
     }
 
     #[test]
