@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::deployment::services;
 use crate::ensemble::Ensemble;
 use crate::lb_node::{self, LbNode, RealDaemon};
 use crate::operator::Operator;
+use crate::process::Process;
 use crate::server::{Server, Service};
 use crate::topology::{Station, Topology, TopologyBuilder};
 use crate::wait::wait_until;
@@ -37,6 +39,8 @@ const LIMIT: Duration = Duration::from_secs(40);
 pub struct Site<S = Server> {
     /// `nodes[n]` runs on `net.nodes[n]`; `None` while it does not run.
     pub nodes: Vec<Option<LbNode>>,
+    /// The nodes' guards, if they have any.
+    pub guards: Vec<Process>,
     /// `reals[n]` runs on `net.reals[n]`.
     pub reals: Vec<RealDaemon>,
     /// `servers[n]` runs on `net.reals[n]`.
@@ -66,12 +70,21 @@ pub struct Settings {
     pub binary: Option<PathBuf>,
     /// Whether the tree is closed: see [`crate::access`].
     pub closed: bool,
+    /// How long a node may give no sign of life until its guard withdraws it; without, none has a guard.
+    pub withdraw_after: Option<Duration>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
         let cluster = "autonomy_after_ms = 10000\ndrain_wait_ms = 1000\nack_timeout_ms = 3000\n".to_owned();
-        Self { session_timeout: Duration::from_secs(4), cluster, late: 0, binary: None, closed: false }
+        Self {
+            session_timeout: Duration::from_secs(4),
+            cluster,
+            late: 0,
+            binary: None,
+            closed: false,
+            withdraw_after: None,
+        }
     }
 }
 
@@ -154,10 +167,15 @@ impl<S> Site<S> {
             servers.push(serve(&cluster, station)?);
         }
         let nodes = net.nodes.iter().map(|_| None).collect();
-        let mut site = Site { nodes, reals, servers, operator, ensemble, cluster, settings, net };
+        let mut site =
+            Site { nodes, guards: Vec::new(), reals, servers, operator, ensemble, cluster, settings, net };
         let first: Vec<usize> = (0..site.nodes.len().saturating_sub(site.settings.late)).collect();
         for node in &first {
             site.launch(*node)?;
+        }
+        if site.settings.withdraw_after.is_some() {
+            let guards = first.iter().map(|node| LbNode::guard(&site.net.nodes[*node]));
+            site.guards = guards.collect::<Result<_>>()?;
         }
         site.wait_for_carriers(&first)?;
         Ok(site)
@@ -196,7 +214,10 @@ impl<S> Site<S> {
             let credentials = Member::Node.credentials(station.host.dir())?;
             let _ = writeln!(text, "credentials_file = {:?}\nacl = \"groups\"\n", credentials.display());
         }
-        let _ = writeln!(text, "{}", front.node_file_table(node));
+        let _ = writeln!(text, "{}", front.node_file_table(node).trim_end());
+        if let Some(limit) = self.settings.withdraw_after {
+            let _ = writeln!(text, "withdraw_after_ms = {}", limit.as_millis());
+        }
         let state = station.host.dir().join("state");
         let _ = writeln!(text, "[cluster]\nstate_dir = {:?}\n{}", state.display(), self.settings.cluster);
         let file = station.host.dir().join("node.toml");
@@ -255,7 +276,15 @@ impl<S> Site<S> {
         LbNode::detach(station)?;
         fs::create_dir_all(station.host.bpffs()).context("cannot make a folder in bpffs")?;
         self.net.set_link(station, true)?;
-        self.net.front.as_mut().context("the network has a front")?.nodes[node].restart()?;
+        let front = self.net.front.as_mut().context("the network has a front")?;
+        // What a daemon wrote for BIRD stood in memory.
+        let written = front.driver_paths(node).0;
+        match fs::remove_file(&written) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot remove {}", written.display()));
+            }
+            _ => front.nodes[node].restart()?,
+        }
         self.launch(node)
     }
 

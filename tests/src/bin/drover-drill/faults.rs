@@ -52,6 +52,8 @@ pub(crate) struct State {
     pub(crate) carriers: Vec<usize>,
     /// The nodes that have the newest decision in force.
     pub(crate) followers: Vec<usize>,
+    /// The nodes whose daemon gives no sign of life, for which their guards, if there are any, withdraw them.
+    pub(crate) silent: Vec<usize>,
     /// The broker that is in no table.
     pub(crate) dead_broker: Option<usize>,
     /// Whether there is a ZooKeeper, and a tree in it.
@@ -66,11 +68,13 @@ impl Fault {
             Fault::BrokerKilled(broker) => {
                 step(format!("{} is killed (SIGKILL)", broker_name(broker))).ends_broker(broker)
             }
-            Fault::DaemonKilled(at) => step(format!("lb-node on {} is killed (SIGKILL)", node(at))),
+            Fault::DaemonKilled(at) => {
+                guarded(stage, step(format!("lb-node on {} is killed (SIGKILL)", node(at))))
+            }
             Fault::DaemonStopped(at) => {
                 step(format!("lb-node on {} is stopped (SIGTERM)", node(at))).may_move_routes()
             }
-            Fault::DaemonHung(at) => step(format!("lb-node on {} hangs (SIGSTOP)", node(at))),
+            Fault::DaemonHung(at) => guarded(stage, step(format!("lb-node on {} hangs (SIGSTOP)", node(at)))),
             Fault::NodeLost(at) => {
                 step(format!("{} is gone: link down, BIRD and lb-node killed", node(at))).loses_node(at)
             }
@@ -136,11 +140,15 @@ impl Fault {
             Fault::BrokerKilled(broker) => {
                 step(format!("{} is started again", broker_name(broker))).may_refuse()
             }
-            Fault::DaemonKilled(at) => step(format!("lb-node is started again on {}", node(at))),
+            Fault::DaemonKilled(at) => {
+                guarded(stage, step(format!("lb-node is started again on {}", node(at))))
+            }
             Fault::DaemonStopped(at) => {
                 step(format!("lb-node is started again on {}", node(at))).may_move_routes()
             }
-            Fault::DaemonHung(at) => step(format!("lb-node on {} goes on (SIGCONT)", node(at))),
+            Fault::DaemonHung(at) => {
+                guarded(stage, step(format!("lb-node on {} goes on (SIGCONT)", node(at))))
+            }
             Fault::NodeLost(at) => step(format!("{} is switched on again", node(at))).may_move_routes(),
             Fault::NodeDrained(at) => {
                 step(format!("{0} is put back: delete {1}", node(at), flag(&node(at)))).may_move_routes()
@@ -213,13 +221,20 @@ impl Fault {
                 drop(&mut state.followers, node);
             }
             Fault::NodeDrained(node) => drop(&mut state.carriers, node),
-            Fault::DaemonKilled(node) | Fault::DaemonHung(node) | Fault::NodeCutOff(node) => {
+            Fault::NodeCutOff(node) => drop(&mut state.followers, node),
+            Fault::DaemonKilled(node) | Fault::DaemonHung(node) => {
                 drop(&mut state.followers, node);
+                state.silent.push(node);
             }
             Fault::ZookeeperDown | Fault::TreeDeleted => state.decides = false,
             Fault::ServerKilled(_) | Fault::ServerCutOff(_) | Fault::VipsDeleted | Fault::AgentLost(_) => {}
         }
     }
+}
+
+/// What a step costs where a guard withdraws the node, and the node announces itself again.
+fn guarded(stage: &Stage, step: Step) -> Step {
+    if stage.guarded() { step.may_move_routes() } else { step }
 }
 
 /// A node's maintenance flag.

@@ -100,7 +100,6 @@ pub(crate) struct Stage {
     _echoes: Vec<Server>,
     pub(crate) site: Site<Broker>,
     pub(crate) voice: Voice,
-    guarded: bool,
     /// When the current step began, and what it has found so far.
     begun: Instant,
     checks: Vec<Check>,
@@ -182,6 +181,7 @@ impl Stage {
                 AUTONOMY_AFTER.as_millis()
             ),
             binary: scene.binary.clone(),
+            withdraw_after: scene.withdraw_after,
             ..Settings::default()
         };
         let ports = MQTT_PORT..=MQTT_PORT + scene.more_vips;
@@ -225,7 +225,6 @@ impl Stage {
             _echoes: echoes,
             site,
             voice,
-            guarded: scene.withdraw_after.is_some(),
             begun: Instant::now(),
             checks: Vec::new(),
             done: Vec::new(),
@@ -471,14 +470,19 @@ impl Stage {
     /// Waits until the cluster is as it should be while these faults last. As [`Stage::calm`] where there is somebody who
     /// decides; else all nodes have noticed, and left a dead broker out by themselves.
     pub(crate) fn steady_with(&mut self, faults: &[Fault]) -> Result<()> {
-        let mut state =
-            State { carriers: self.all(), followers: self.all(), dead_broker: None, decides: true };
+        let mut state = State {
+            carriers: self.all(),
+            followers: self.all(),
+            silent: Vec::new(),
+            dead_broker: None,
+            decides: true,
+        };
         for fault in faults {
             fault.change(&mut state);
         }
-        let State { mut carriers, followers, dead_broker, decides } = state;
-        if self.guarded {
-            carriers.retain(|node| followers.contains(node));
+        let State { mut carriers, followers, silent, dead_broker, decides } = state;
+        if self.guarded() {
+            carriers.retain(|node| !silent.contains(node));
         }
         if decides {
             self.connected(&followers)?;
@@ -502,6 +506,11 @@ impl Stage {
             })?;
         }
         self.carried_by(&carriers)
+    }
+
+    /// Whether nodes have guards, which withdraw those that give no sign of life.
+    pub(crate) fn guarded(&self) -> bool {
+        !self.site.guards.is_empty()
     }
 
     /// Waits until the router sends every VIP to just these nodes.

@@ -37,7 +37,7 @@ fn stick(stage: &mut Stage, fault: Fault, node: usize) -> Result<()> {
     let before = stage.digests()?;
     let death = Fault::BrokerKilled(VICTIM);
     stage.play(
-        fault.strikes(stage).and(death.strikes(stage)).may_move_routes(),
+        fault.strikes(stage).and(death.strikes(stage)),
         |stage| {
             fault.strike(stage)?;
             death.strike(stage)
@@ -53,7 +53,7 @@ fn stick(stage: &mut Stage, fault: Fault, node: usize) -> Result<()> {
     stage.check_refused_until(WITHDRAW_AFTER + SLACK);
     stage.play(death.ends(stage), |stage| death.end(stage), |stage| stage.steady_with(&[fault]))?;
     stage.play(
-        fault.ends(stage).may_move_routes(),
+        fault.ends(stage),
         |stage| fault.end(stage),
         |stage| {
             fault.ended(stage)?;

@@ -10,6 +10,8 @@ use crate::stage::{Scene, Stage, THREE};
 
 /// The broker whose host is a real by its agent alone.
 const REGISTERED: usize = 2;
+/// How long after its last sign of life a node's guard withdraws it.
+const WITHDRAW_AFTER: Duration = Duration::from_secs(6);
 /// The second fault begins at most so much later than the first.
 const LONGEST_GAP_MS: u64 = 3000;
 
@@ -19,7 +21,11 @@ pub(super) const DRILL: Drill = Drill {
             may cost alone",
     done: "random pairs of the other drills' faults",
     expected: "what each of the two may cost, and no more",
-    scene: |_| Scene { registered: Some(REGISTERED), ..Scene::default() },
+    scene: |_| Scene {
+        registered: Some(REGISTERED),
+        withdraw_after: Some(WITHDRAW_AFTER),
+        ..Scene::default()
+    },
     play,
 };
 
@@ -29,6 +35,7 @@ enum Kind {
     BrokerKilled(usize),
     DaemonKilled(Role),
     DaemonStopped(Role),
+    DaemonHung(Role),
     NodeLost(Role),
     NodeDrained(Role),
     NodeCutOff(Role),
@@ -65,6 +72,7 @@ impl Kind {
             [
                 Kind::DaemonKilled(node),
                 Kind::DaemonStopped(node),
+                Kind::DaemonHung(node),
                 Kind::NodeLost(node),
                 Kind::NodeDrained(node),
                 Kind::NodeCutOff(node),
@@ -81,6 +89,7 @@ impl Kind {
             Kind::BrokerKilled(_) => Part::Brokers,
             Kind::DaemonKilled(node)
             | Kind::DaemonStopped(node)
+            | Kind::DaemonHung(node)
             | Kind::NodeLost(node)
             | Kind::NodeDrained(node)
             | Kind::NodeCutOff(node) => Part::Node(node),
@@ -119,6 +128,7 @@ impl Kind {
             Kind::BrokerKilled(broker) => Fault::BrokerKilled(broker),
             Kind::DaemonKilled(role) => Fault::DaemonKilled(node(role)),
             Kind::DaemonStopped(role) => Fault::DaemonStopped(node(role)),
+            Kind::DaemonHung(role) => Fault::DaemonHung(node(role)),
             Kind::NodeLost(role) => Fault::NodeLost(node(role)),
             Kind::NodeDrained(role) => Fault::NodeDrained(node(role)),
             Kind::NodeCutOff(role) => Fault::NodeCutOff(node(role)),
