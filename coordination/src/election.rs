@@ -4,7 +4,7 @@
 use crate::{Change, Error, Session, State};
 use tracing::debug;
 use zk_schema::NodeName;
-use zk_schema::tree::{StateRecord as _, Term, paths};
+use zk_schema::tree::{StateRecord as _, Term, is_plausible, paths};
 
 /// What is so wrong with a tree that nobody can lead there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -92,8 +92,12 @@ impl<S: Session> Candidate<S> {
         let current = read.into_iter().next().flatten();
         let predecessor = current.as_ref().map(|znode| Term::parse(&znode.data)).transpose();
         let predecessor = predecessor.map_err(|error| ElectionError::Term(error.to_string()))?;
+        // A number that no counting leads to was made up: what others have in force says where to go on.
+        let predecessor = predecessor.filter(|predecessor| is_plausible((predecessor.term, 0)));
         let last = predecessor.as_ref().map_or(0, |predecessor| predecessor.term);
-        let record = Term { node: self.node.clone(), term: last.max(beyond) + 1, since };
+        let used_up = || ElectionError::Term("the numbers of terms are used up".to_owned());
+        let term = last.max(beyond).checked_add(1).ok_or_else(used_up)?;
+        let record = Term { node: self.node.clone(), term, since };
         let data = record.bytes().map_err(|error| ElectionError::Term(error.to_string()))?;
         let path = paths::LEADER.to_owned();
         let change = match &current {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use zk_schema::tree::{Assignment, Head, StateRecord as _, paths};
+use zk_schema::tree::{Assignment, Head, StateRecord as _, is_plausible, paths};
 use zk_schema::{Desired, VipName, VipState};
 
 /// Pause before an inconsistent read is repeated: its writer may be half-way.
@@ -191,6 +191,14 @@ async fn look<S: Session>(
             return Ok((Found::Refused(format!("{}: {error}", paths::ASSIGNMENTS)), watch));
         }
     };
+    if !is_plausible(head.order()) {
+        let problem = format!(
+            "{}: (term, epoch) {:?} was made up: no leader comes that far; the next one writes it anew",
+            paths::ASSIGNMENTS,
+            head.order()
+        );
+        return Ok((Found::Refused(problem), watch));
+    }
     if let Some(known) = known {
         if head == known.head {
             return Ok((Found::Same, watch));

@@ -2,7 +2,7 @@
 //!
 //! Two backends promise the same and pass one suite of tests: [`zookeeper`] and [`memory`]. All that is built upon
 //! them (following, election, presence) is written once, for any store. [`probers`] and [`verdict`] are how nodes divide
-//! probing among them, and what their votes come to.
+//! probing among them, and what their votes come to; [`removal`] is what is held when it vanishes.
 //!
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
@@ -13,6 +13,7 @@ pub mod memory;
 mod mirror;
 pub mod presence;
 pub mod probers;
+pub mod removal;
 mod session;
 pub mod setup;
 mod snapshots;

@@ -166,6 +166,7 @@ fn decision(term: u64, epoch: u64, vips: &[&str]) -> (Head, BTreeMap<VipName, Ve
         next: None,
         history: Vec::new(),
         held: None,
+        held_reals: Default::default(),
         why: "a test".into(),
         extra: Default::default(),
     };
@@ -180,6 +181,9 @@ fn decision(term: u64, epoch: u64, vips: &[&str]) -> (Head, BTreeMap<VipName, Ve
         targets: epoch,
         settling: false,
         lagging: Default::default(),
+        cut_off: Default::default(),
+        held_vips: Default::default(),
+        held_nodes: Default::default(),
         problems: Default::default(),
         vips: bytes.iter().map(|(vip, bytes)| (vip.clone(), entry(bytes))).collect(),
         extra: Default::default(),

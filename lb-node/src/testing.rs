@@ -59,6 +59,7 @@ pub(crate) fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
         next: None,
         history: Vec::new(),
         held: None,
+        held_reals: Default::default(),
         why: "a test".to_owned(),
         extra: Extra::new(),
     };
@@ -76,6 +77,9 @@ pub(crate) fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
         targets: epoch,
         settling: false,
         lagging: BTreeSet::new(),
+        cut_off: Default::default(),
+        held_vips: Default::default(),
+        held_nodes: Default::default(),
         problems: BTreeSet::new(),
         vips: assignments.iter().map(|(name, assignment)| (name.clone(), entry(assignment))).collect(),
         extra: Extra::new(),

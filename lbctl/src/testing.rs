@@ -40,6 +40,7 @@ pub(crate) fn good() -> Tree {
         next: None,
         history: Vec::new(),
         held: None,
+        held_reals: Default::default(),
         why: "the reals have been judged".into(),
         extra: Default::default(),
     };
@@ -51,6 +52,9 @@ pub(crate) fn good() -> Tree {
         targets: 38,
         settling: false,
         lagging: BTreeSet::new(),
+        cut_off: Default::default(),
+        held_vips: Default::default(),
+        held_nodes: Default::default(),
         problems: BTreeSet::new(),
         vips: [(name("mqtt"), Entry { epoch: 40, digest: "0".into() })].into(),
         extra: Default::default(),

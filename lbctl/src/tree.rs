@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 use zk_schema::tree::{
-    Applied, Assignment, Flag, Head, Load, Member, StateRecord, Target, Term, Vote, paths,
+    Applied, Assignment, Flag, Head, Load, Member, Registrant, StateRecord, Target, Term, Vote, paths,
 };
 use zk_schema::{Cluster, NodeName, Real, RealName, Record, Vip, VipName, from_json};
 
@@ -57,6 +57,27 @@ pub struct Found<T> {
     pub record: Result<T, String>,
     /// The znode as it is.
     pub znode: Znode,
+}
+
+impl Found<Real> {
+    /// The record as an assignment holds it.
+    #[must_use]
+    pub fn settled(&self) -> Option<Real> {
+        let mut record = self.ok()?.clone();
+        // What is left out of it, the leader tells.
+        let _ = Registrant::settle(&mut record, self.znode.owner.is_some());
+        Some(record)
+    }
+}
+
+impl Found<Vip> {
+    /// The record as an assignment holds it.
+    #[must_use]
+    pub fn settled(&self) -> Option<Vip> {
+        let mut record = self.ok()?.clone();
+        let _ = zk_schema::tree::bound(&mut record.extra);
+        Some(record)
+    }
 }
 
 /// Operators' flags.

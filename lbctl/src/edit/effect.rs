@@ -9,7 +9,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Assignment, Mode, Registrant, Target, paths};
+use zk_schema::tree::{Assignment, Mode, Target, paths};
 use zk_schema::{Real, RealName, VipName};
 
 /// How often the tree is looked at again.
@@ -147,19 +147,12 @@ pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
 /// What an assignment lacks of what its VIP's records and flags say.
 fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Option<String> {
     let wanted = tree.vips.get(name)?;
-    let vip = wanted.vip.ok()?;
-    let reals: BTreeMap<&RealName, Real> = wanted
-        .reals
-        .iter()
-        .filter_map(|(real, found)| {
-            let mut record = found.ok()?.clone();
-            Registrant::strip(&mut record);
-            Some((real, record))
-        })
-        .collect();
+    let vip = wanted.vip.settled()?;
+    let reals: BTreeMap<&RealName, Real> =
+        wanted.reals.iter().filter_map(|(real, found)| Some((real, found.settled()?))).collect();
     let same_reals = reals.iter().all(|(real, record)| assignment.reals.get(*real) == Some(record))
         && assignment.reals.keys().all(|real| wanted.reals.contains_key(real));
-    if assignment.vip != *vip || !same_reals {
+    if assignment.vip != vip || !same_reals {
         return Some(format!("the leader has not taken over {name}"));
     }
     if assignment.next.is_some() {

@@ -51,6 +51,7 @@ pub(crate) fn put_in_force(tree: &mut Tree, epoch: u64) {
             next: None,
             history: Vec::new(),
             held: None,
+            held_reals: Default::default(),
             why: "a test".to_owned(),
             extra: BTreeMap::new(),
         };
@@ -66,6 +67,9 @@ pub(crate) fn put_in_force(tree: &mut Tree, epoch: u64) {
         targets: epoch,
         settling: false,
         lagging: [].into(),
+        cut_off: Default::default(),
+        held_vips: Default::default(),
+        held_nodes: Default::default(),
         problems: [].into(),
         vips,
         extra: BTreeMap::new(),

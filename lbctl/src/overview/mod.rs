@@ -18,7 +18,7 @@ pub use shares::Shares;
 use crate::tree::{Found, Tree};
 use slot_table::placement::{Ground, weighted};
 use std::collections::{BTreeMap, BTreeSet};
-use zk_schema::tree::{Applied, Assignment, Head, Mode, Registrant, Target, Vote};
+use zk_schema::tree::{Applied, Assignment, Head, Mode, Target, Vote};
 use zk_schema::{NodeName, RealName, VipName};
 
 impl Overview {
@@ -166,9 +166,11 @@ fn vips(tree: &Tree, head: Option<&Head>, now: u64, shares: &mut Shares) -> BTre
             since: assignment.filter(|assignment| !assignment.weights.is_empty()).map(|a| a.since),
             why: assignment.map(|assignment| assignment.why.clone()),
             held: assignment.and_then(|assignment| assignment.held.clone()),
-            next: assignment
-                .and_then(|assignment| assignment.next.as_ref())
-                .map(|next| NextView { epoch: next.epoch, waits_for: unacknowledged(tree, next.epoch) }),
+            next: assignment.and_then(|assignment| {
+                let next = assignment.next.as_ref()?;
+                let waits_for = unacknowledged(tree, (assignment.term, next.epoch));
+                Some(NextView { epoch: next.epoch, waits_for })
+            }),
             reals: reals.into_iter().map(view).collect(),
         };
         vips.insert(name.clone(), view);
@@ -177,10 +179,11 @@ fn vips(tree: &Tree, head: Option<&Head>, now: u64, shares: &mut Shares) -> BTre
 }
 
 /// Nodes that are there and do not know yet what was announced at `epoch`.
-fn unacknowledged(tree: &Tree, epoch: u64) -> BTreeSet<NodeName> {
+fn unacknowledged(tree: &Tree, order: (u64, u64)) -> BTreeSet<NodeName> {
+    let head = tree.head.as_ref().and_then(Found::ok).map_or(order, Head::order);
     let has = |node: &NodeName| {
         let applied = tree.applied.get(node).and_then(Found::ok);
-        applied.is_some_and(|applied| applied.epoch >= epoch && applied.mode == Mode::Live)
+        applied.is_some_and(|applied| applied.acknowledges(order, head))
     };
     tree.nodes.keys().filter(|node| !has(node)).cloned().collect()
 }
@@ -188,13 +191,9 @@ fn unacknowledged(tree: &Tree, epoch: u64) -> BTreeSet<NodeName> {
 fn standing(tree: &Tree, name: &VipName, assignment: Option<&Assignment>) -> Standing {
     let Some(assignment) = assignment else { return Standing::New };
     let Some(written) = tree.vips.get(name) else { return Standing::Deleted };
-    let same_vip = written.vip.ok() == Some(&assignment.vip);
+    let same_vip = written.vip.settled().as_ref() == Some(&assignment.vip);
     let same_real = |(real, found): (&RealName, &Found<zk_schema::Real>)| {
-        let mut record = found.ok().cloned();
-        if let Some(record) = &mut record {
-            Registrant::strip(record);
-        }
-        record.as_ref() == assignment.reals.get(real)
+        found.settled().as_ref() == assignment.reals.get(real)
     };
     let same_reals = written.reals.len() == assignment.reals.len() && written.reals.iter().all(same_real);
     if same_vip && same_reals { Standing::Served } else { Standing::Edited }

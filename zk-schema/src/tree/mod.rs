@@ -10,10 +10,10 @@ mod registration;
 mod state;
 
 pub use access::{Access, AccessId, AccessIdError};
-pub use registration::Registrant;
+pub use registration::{ExtraTooLarge, MAX_EXTRA_BYTES, Registrant, bound};
 pub use state::{
-    Adoption, Applied, Assignment, Decision, Entry, Event, Finding, Flag, Head, Load, Member, Mode, Past,
-    StateRecord, Target, Term, Vote,
+    Adoption, Applied, Assignment, Decision, Entry, Event, Finding, Flag, Head, Load, MAX_ORDER,
+    MAX_ORDER_STEP, MAX_STATE_BYTES, Member, Mode, Past, StateRecord, Target, Term, Vote, is_plausible,
 };
 
 /// Version of the records' schema, in each record's field `version`.

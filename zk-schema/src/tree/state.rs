@@ -16,7 +16,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// Largest such record, in bytes: ZooKeeper breaks connections over records near 1 MiB.
-const MAX_STATE_BYTES: usize = 512 * 1024;
+pub const MAX_STATE_BYTES: usize = 512 * 1024;
+
+/// The greatest term and the greatest epoch that count. Nobody gets there by counting: what exceeds it was made up, and
+/// what it stands in is refused.
+pub const MAX_ORDER: u64 = 1 << 62;
+
+/// How far a number that others wrote may be ahead of what is known for a leader to go on beyond it. What is further
+/// ahead is ignored and told, so that nobody can use the numbers up.
+pub const MAX_ORDER_STEP: u64 = 1 << 32;
+
+/// Whether a (term, epoch) is one that leaders may have come to.
+#[must_use]
+pub const fn is_plausible((term, epoch): (u64, u64)) -> bool {
+    term <= MAX_ORDER && epoch <= MAX_ORDER
+}
 
 /// A record that nodes or the leader write.
 pub trait StateRecord: Serialize + DeserializeOwned {
@@ -91,6 +105,17 @@ pub struct Head {
     /// Nodes that did not acknowledge in time; to be alarmed about.
     #[serde(default)]
     pub lagging: BTreeSet<NodeName>,
+    /// Nodes that are not in the tree and, as they told last, announce addresses: they forward by what they have, and
+    /// follow nothing new.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cut_off: BTreeSet<NodeName>,
+    /// VIPs whose records are gone in a way that looks like an accident: served on, each until its record returns or
+    /// an operator confirms.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held_vips: BTreeSet<VipName>,
+    /// Nodes that are gone in such a way, and stay in `nodes`.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held_nodes: BTreeSet<NodeName>,
     /// What the leader refused or holds back, in words.
     #[serde(default)]
     pub problems: BTreeSet<String>,
@@ -146,6 +171,10 @@ pub struct Assignment {
     /// Set while reals that are down keep their slots: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// Reals whose records are gone in a way that looks like an accident: used on, each until its record returns or an
+    /// operator confirms.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub held_reals: BTreeSet<RealName>,
     /// Why it was written.
     pub why: String,
     /// Fields of newer versions.
@@ -300,6 +329,21 @@ pub struct Applied {
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,
+}
+
+impl Applied {
+    /// The (term, epoch) of the head in force.
+    #[must_use]
+    pub const fn order(&self) -> (u64, u64) {
+        (self.term, self.epoch)
+    }
+
+    /// Whether the node follows, and has what was written at `order`, where `head` is the newest. A node that has more
+    /// than that refuses the head, and follows nobody.
+    #[must_use]
+    pub fn acknowledges(&self, order: (u64, u64), head: (u64, u64)) -> bool {
+        self.mode == Mode::Live && order <= self.order() && self.order() <= head
+    }
 }
 
 /// How a node came to what it has in force.

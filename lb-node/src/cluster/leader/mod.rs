@@ -209,6 +209,9 @@ impl Leader {
             targets: if targets_change { epoch } else { since },
             settling,
             lagging: self.lagging(view, now),
+            cut_off: Default::default(),
+            held_vips: Default::default(),
+            held_nodes: Default::default(),
             problems,
             vips,
             extra: head.map(|head| head.extra.clone()).unwrap_or_default(),
@@ -316,6 +319,7 @@ impl Leader {
             next: None,
             history: Vec::new(),
             held: None,
+            held_reals: Default::default(),
             why: "the VIP is new".to_owned(),
             extra: Default::default(),
         });

@@ -5,7 +5,8 @@ use coordination::Contents;
 use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::tree::{
-    Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Vote, paths,
+    Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Vote, bound, is_plausible,
+    paths,
 };
 use zk_schema::{Cluster, NodeName, Real, RealName, Vip, VipName, from_json};
 
@@ -80,11 +81,14 @@ impl View {
             let parts: Vec<&str> = path.split('/').skip(2).collect();
             let known = match parts[..] {
                 [] => {
-                    view.cluster = Some(from_json(&znode.data).map_err(|error| error.to_string()));
-                    Ok(())
+                    let mut record: Result<Cluster, String> =
+                        from_json(&znode.data).map_err(|error| error.to_string());
+                    let bounded = record.as_mut().map(|record| bound(&mut record.extra)).unwrap_or(Ok(()));
+                    view.cluster = Some(record);
+                    bounded.map_err(|error| error.to_string())
                 }
                 ["vips", vip] => view.vip(vip, &znode.data),
-                ["vips", vip, "reals", real] => view.real(vip, real, &znode.data),
+                ["vips", vip, "reals", real] => view.real(vip, real, &znode.data, znode.owner.is_some()),
                 ["nodes", node] => {
                     Member::parse(&znode.data).map_err(|error| error.to_string()).and_then(|_| {
                         view.nodes.insert(node.parse().map_err(in_words)?);
@@ -140,29 +144,28 @@ impl View {
 
     fn vip(&mut self, vip: &str, data: &[u8]) -> Result<(), String> {
         let name: VipName = vip.parse().map_err(in_words)?;
-        let record = from_json(data).map_err(|error| error.to_string());
+        let mut record: Result<Vip, String> = from_json(data).map_err(|error| error.to_string());
+        let bounded = record.as_mut().map(|record| bound(&mut record.extra)).unwrap_or(Ok(()));
         match self.wishes.get_mut(&name) {
             Some(wish) => wish.vip = record,
             None => {
                 self.wishes.insert(name, Wish { vip: record, reals: BTreeMap::new() });
             }
         }
-        Ok(())
+        bounded.map_err(|error| error.to_string())
     }
 
-    fn real(&mut self, vip: &str, real: &str, data: &[u8]) -> Result<(), String> {
+    fn real(&mut self, vip: &str, real: &str, data: &[u8], is_ephemeral: bool) -> Result<(), String> {
         let name: VipName = vip.parse().map_err(in_words)?;
         let real: RealName = real.parse().map_err(in_words)?;
         let mut record: Result<Real, String> = from_json(data).map_err(|error| error.to_string());
-        // Whoever wrote it: that another agent did, or the same one after a reboot, is no change of the real.
-        if let Ok(record) = &mut record {
-            Registrant::strip(record);
-        }
+        let settled =
+            record.as_mut().map(|record| Registrant::settle(record, is_ephemeral)).unwrap_or(Ok(()));
         // A VIP's znode is read before those of its reals; if it is gone by now, so will they be.
         if let Some(wish) = self.wishes.get_mut(&name) {
             wish.reals.insert(real, record);
         }
-        Ok(())
+        settled.map_err(|error| error.to_string())
     }
 }
 
@@ -173,10 +176,11 @@ impl Published {
         let mut published = Self::default();
         for (path, znode) in &contents.znodes {
             if path == paths::ASSIGNMENTS {
-                published.head = Head::parse(&znode.data).ok();
+                published.head = Head::parse(&znode.data).ok().filter(|head| is_plausible(head.order()));
             } else if let Some(name) = path.strip_prefix("/drover/assignments/")
                 && let Ok(name) = name.parse()
                 && let Ok(assignment) = Assignment::parse(&znode.data)
+                && is_plausible((assignment.term, assignment.epoch))
             {
                 published.assignments.insert(name, assignment);
             }
