@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Applied, Assignment, Decision, Head, StateRecord as _, paths};
+use zk_schema::tree::{Applied, Assignment, Decision, Head, StateRecord as _, Term, is_plausible, paths};
 use zk_schema::{NodeName, RealName, RecordError, VipName};
 
 /// How often a leader looks at the clock when nothing changes.
@@ -205,6 +205,11 @@ impl Campaign {
                     Err(error) => return End::SteppedDown(error.to_string()),
                 }
             }
+            if let Some(term) = leader.outranked(&view) {
+                return End::SteppedDown(format!(
+                    "a node has term {term} in force, and follows only who leads with a greater one"
+                ));
+            }
             match leader.decide(&view, &damaged, start.elapsed()) {
                 Ok(None) => {}
                 Ok(Some(publication)) => match write(session, leadership, &publication, &mut history).await {
@@ -279,7 +284,7 @@ fn long_gone(gone: &mut BTreeMap<NodeName, Instant>, view: &View, now: Instant) 
 }
 
 /// The greatest term and the greatest epoch that anybody is known to have in force or to have written, which what is
-/// new must exceed: a head may be lost, and with it its number.
+/// new must exceed: a head may be lost, and with it its number. What is [made up](leader::credible) does not count.
 struct Greatest {
     term: u64,
     epoch: u64,
@@ -287,17 +292,26 @@ struct Greatest {
 
 async fn greatest<S: Session>(session: &S, in_force: Option<(u64, u64)>) -> Result<Greatest, Error> {
     let names = session.children(paths::APPLIED).await?.unwrap_or_default();
-    let mut paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", paths::APPLIED)).collect();
-    paths.push(paths::ASSIGNMENTS.to_owned());
-    let mut orders: Vec<(u64, u64)> = in_force.into_iter().collect();
+    let own = [paths::ASSIGNMENTS.to_owned(), paths::LEADER.to_owned()];
+    let mut leaders: Vec<(u64, u64)> = in_force.into_iter().collect();
+    for znode in session.read(&own).await?.into_iter().flatten() {
+        leaders.extend(Head::parse(&znode.data).map(|head| head.order()));
+        leaders.extend(Term::parse(&znode.data).map(|term| (term.term, 0)));
+    }
+    leaders.retain(|order| is_plausible(*order));
+    let greatest = |orders: &[(u64, u64)]| Greatest {
+        term: orders.iter().map(|(term, _)| *term).max().unwrap_or(0),
+        epoch: orders.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0),
+    };
+    let Greatest { term, epoch } = greatest(&leaders);
+    let paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", paths::APPLIED)).collect();
     for paths in paths.chunks(READ_AT_ONCE) {
         for znode in session.read(paths).await?.into_iter().flatten() {
-            orders.extend(Applied::parse(&znode.data).map(|applied| (applied.term, applied.epoch)));
-            orders.extend(Head::parse(&znode.data).map(|head| head.order()));
+            let order = Applied::parse(&znode.data).ok().map(|applied| applied.order());
+            leaders.extend(order.filter(|order| leader::credible(*order, (term, epoch))));
         }
     }
-    let term = orders.iter().map(|(term, _)| *term).max().unwrap_or(0);
-    Ok(Greatest { term, epoch: orders.iter().map(|(_, epoch)| *epoch).max().unwrap_or(0) })
+    Ok(greatest(&leaders))
 }
 
 /// Assignments that are not as this leader wrote them; with the head, all of them.
@@ -426,7 +440,9 @@ fn tell(publication: &Publication, quiet: &mut Quiet) {
         let vip = vip.as_ref().map(VipName::as_str);
         let real = real.as_ref().map(RealName::as_str);
         match kind.as_str() {
-            "held" | "lagging" | "refused" => warn!(term, epoch, kind, vip, real, text, skipped, "decided"),
+            "held" | "lagging" | "cut-off" | "refused" => {
+                warn!(term, epoch, kind, vip, real, text, skipped, "decided")
+            }
             _ => info!(term, epoch, kind, vip, real, text, skipped, "decided"),
         }
     }

@@ -8,29 +8,35 @@
 //!   announced as `next`, and takes effect when all nodes have acknowledged that, or have had the time to.
 //! - Removals need trust: none while the leader settles, beyond the VIP's panic threshold, or while most nodes are
 //!   missing.
+//! - What vanishes from the tree waits, and is held by name where it looks like an accident: see [`vanished`].
+//! - What others wrote bounds nobody else: a VIP that does not fit is refused alone, problems are cut off somewhere, and
+//!   orders that nobody can come to are ignored.
 
+mod bounds;
+mod order;
 mod story;
+mod vanished;
 mod view;
+mod weights;
 mod wish;
 
+pub use order::credible;
 pub use view::{PATTERNS, Published, View, Wish};
-pub use wish::{Accepted, Removed, accept};
+use weights::difference;
 
 use super::verdict::{self, Verdict};
 use crate::control::first_round;
-use crate::health::panic::{self, Standing};
+use bounds::Problems;
+use coordination::removal::Loss;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use zk_schema::tree::{
-    Adoption, Assignment, Decision, Entry, Head, Mode, Past, StateRecord as _, Target, Term, paths,
-};
-use zk_schema::{NodeName, RealName, RecordError, VipName, VipState};
+use vanished::Vanished;
+use wish::Accepted;
+use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Target, Term, paths};
+use zk_schema::{NodeName, RecordError, VipName, VipState};
 
-/// Earlier weights that an assignment keeps.
-const HISTORY: usize = 8;
-
-/// How long it may take, beyond the probes themselves, until nodes know a new VIP and the leader their first votes.
-const NEW_VIP_SLACK: Duration = Duration::from_secs(3);
+/// How long a node that is gone may still forward: one whose daemon is dead withdraws within this time.
+pub const WITHDRAW_AFTER: Duration = Duration::from_secs(10);
 
 /// What a leader goes by.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +66,10 @@ pub struct Leader {
     announced_since: BTreeMap<VipName, Duration>,
     /// Assignments that the head does not list as they are, since a predecessor ended between the two.
     unlisted: BTreeSet<VipName>,
-    /// What was removed lately.
-    removed: Removed,
+    /// What vanished.
+    vanished: Vanished,
+    /// Since when each node is cut off, as far as this leader knows.
+    cut_off_since: BTreeMap<NodeName, Duration>,
     /// The leadership before this one.
     predecessor: Option<Term>,
     /// The verdicts that have been told.
@@ -83,14 +91,15 @@ impl Leader {
     /// A leadership of number `term` that begins at `now`, where `published` is what predecessors wrote. It writes no
     /// epoch up to `beyond`: what this node has in force itself.
     #[must_use]
-    pub fn new(term: u64, settings: Settings, published: Published, beyond: u64, now: Duration) -> Self {
+    pub fn new(term: u64, settings: Settings, mut published: Published, beyond: u64, now: Duration) -> Self {
+        bounds::bound_published(published.head.as_mut(), &mut published.assignments);
         let mut verdicts = BTreeMap::new();
         for (vip, assignment) in &published.assignments {
             for real in assignment.weights.keys() {
                 verdicts.insert(Target { vip: vip.clone(), real: real.clone() }, Verdict::Up);
             }
         }
-        let least_epoch = published.epoch().max(beyond) + 1;
+        let least_epoch = order::next(published.epoch().max(beyond));
         let known_since = published.assignments.keys().map(|vip| (vip.clone(), now)).collect();
         let announced = published.assignments.iter().filter(|(_, assignment)| assignment.next.is_some());
         let announced_since = announced.map(|(vip, _)| (vip.clone(), now)).collect();
@@ -104,7 +113,8 @@ impl Leader {
             least_epoch,
             settling_since: now,
             unlisted,
-            removed: Removed::default(),
+            vanished: Vanished::new(&published),
+            cut_off_since: BTreeMap::new(),
             predecessor: None,
             told: verdicts.clone(),
             published,
@@ -137,7 +147,7 @@ impl Leader {
     /// overwrote: they are written anew.
     ///
     /// # Errors
-    /// If a record would be too large.
+    /// If the head would be too large, which its bounds prevent.
     pub fn decide(
         &mut self,
         view: &View,
@@ -145,32 +155,28 @@ impl Leader {
         now: Duration,
     ) -> Result<Option<Publication>, RecordError> {
         let settling = now < self.settling_since + self.settling_time();
-        self.removed.forget(now);
+        self.vanished.look(view, &self.published, !settling && !view.frozen, now);
+        self.note_cut_off(view, now);
         let accepted = match &self.published.head {
             Some(head) if view.frozen => Accepted::frozen(head, &self.published),
-            _ => accept(view, &self.published, &self.removed, settling),
+            _ => wish::accept(view, &self.published, &self.vanished, |vip, real| self.has_gone(vip, real)),
         };
         // Without a cluster record there is nothing to go by.
         let Some(accepted) = accepted else { return Ok(None) };
         let mut problems = accepted.problems;
-        problems.extend(view.problems.iter().cloned());
+        let (nodes, missing) = self.nodes(view, settling, &mut problems);
+        let is_outrun = self.outrun(view, &mut problems);
 
         let epoch = self.least_epoch;
         let head = self.published.head.as_ref();
-        let (nodes, missing) = self.nodes(view, settling);
-        if missing {
-            problems.insert(format!(
-                "{}: most nodes vanished at once; nothing is removed until they return or `create {}` confirms it",
-                paths::NODES,
-                paths::CONFIRM_NODES
-            ));
-        }
         let probers = head.map(|head| head.nodes.clone()).unwrap_or_default();
         let since = head.map_or(0, |head| head.targets);
         self.judge(&accepted.desired.vips, view, &probers, since);
         let head = self.published.head.as_ref();
 
         let mut changed = BTreeMap::new();
+        let mut digests = BTreeMap::new();
+        let mut too_large = BTreeSet::new();
         let trust = !settling && !missing;
         for (name, state) in &accepted.desired.vips {
             let current = self.published.assignments.get(name);
@@ -180,7 +186,21 @@ impl Leader {
                 _ => self.assign(name, state, view, trust, now),
             };
             if rewrite || current.is_none_or(|current| !same(current, &next)) {
-                changed.insert(name.clone(), Some(Assignment { term: self.term, epoch, ..next }));
+                let mut next = Assignment { term: self.term, epoch, ..next };
+                match bounds::fit(&mut next) {
+                    Ok(digest) => {
+                        digests.insert(name.clone(), digest);
+                        changed.insert(name.clone(), Some(next));
+                    }
+                    Err(problem) => {
+                        problems.insert(wish::refused(
+                            &paths::vip(name),
+                            &problem.to_string(),
+                            current.is_some(),
+                        ));
+                        too_large.insert(name.clone());
+                    }
+                }
             }
         }
         for name in self.published.assignments.keys() {
@@ -195,12 +215,8 @@ impl Leader {
                 .any(|(name, new)| probed_anew(self.published.assignments.get(name), new.as_ref()));
         let mut vips = head.map(|head| head.vips.clone()).unwrap_or_default();
         vips.retain(|name, _| accepted.desired.vips.contains_key(name));
-        for (name, new) in &changed {
-            if let Some(new) = new {
-                let digest = Assignment::digest(&new.bytes()?);
-                vips.insert(name.clone(), Entry { epoch, digest });
-            }
-        }
+        vips.extend(digests.into_iter().map(|(name, digest)| (name, Entry { epoch, digest })));
+        problems.extend(view.problems.iter().cloned());
         let new = Head {
             term: self.term,
             epoch,
@@ -209,29 +225,29 @@ impl Leader {
             targets: if targets_change { epoch } else { since },
             settling,
             lagging: self.lagging(view, now),
-            cut_off: Default::default(),
-            held_vips: Default::default(),
-            held_nodes: Default::default(),
-            problems,
+            cut_off: bounds::few_nodes(self.cut_off_since.keys().cloned().collect(), &BTreeSet::new()),
+            held_vips: self.vanished.held().vips.clone(),
+            held_nodes: self.vanished.held().nodes.clone(),
+            problems: problems.told(),
             vips,
             extra: head.map(|head| head.extra.clone()).unwrap_or_default(),
         };
         let same_head = head.is_some_and(|head| Head { epoch: head.epoch, ..new.clone() } == *head);
-        if changed.is_empty() && same_head {
+        if changed.is_empty() && same_head && !is_outrun {
             return Ok(None);
         }
+        new.bytes()?;
         let decisions = story::tell(self, view, &new, &changed);
         Ok(Some(Publication { head: new, changed, decisions }))
     }
 
     /// Takes note that `publication` has been written.
     pub fn published(&mut self, publication: Publication, now: Duration) {
-        self.least_epoch = publication.head.epoch + 1;
+        self.least_epoch = order::next(publication.head.epoch);
         self.head_since = now;
         self.told.clone_from(&self.verdicts);
         for (name, new) in publication.changed {
             self.unlisted.remove(&name);
-            self.removed.note(&name, self.published.assignments.get(&name), new.as_ref(), now);
             let Some(new) = new else {
                 self.published.assignments.remove(&name);
                 self.known_since.remove(&name);
@@ -261,15 +277,76 @@ impl Leader {
     }
 
     /// The nodes that probing is divided among, and whether most of those that were there are missing.
-    fn nodes(&self, view: &View, settling: bool) -> (BTreeSet<NodeName>, bool) {
-        let Some(head) = &self.published.head else { return (view.nodes.clone(), false) };
-        let vanished = head.nodes.difference(&view.nodes).count();
-        let most = wish::is_most(vanished, head.nodes.len());
-        if vanished > 0 && (settling || (most && !view.confirmed_nodes)) {
-            let all = head.nodes.union(&view.nodes).cloned().collect();
-            return (all, most && !settling);
+    fn nodes(&self, view: &View, settling: bool, problems: &mut Problems) -> (BTreeSet<NodeName>, bool) {
+        let nobody = BTreeSet::new();
+        let before = self.published.head.as_ref().map_or(&nobody, |head| &head.nodes);
+        let gone: BTreeSet<&NodeName> = before.difference(&view.nodes).collect();
+        let stay = gone.iter().filter(|node| !self.vanished.node_goes(node));
+        let nodes: BTreeSet<NodeName> = view.nodes.iter().chain(stay.copied()).cloned().collect();
+        if nodes.len() > bounds::MOST_NODES {
+            problems.insert(format!(
+                "{}: {} nodes, of which {} take part in probing",
+                paths::NODES,
+                nodes.len(),
+                bounds::MOST_NODES
+            ));
         }
-        (view.nodes.clone(), false)
+        let nodes = bounds::few_nodes(nodes, before);
+        let most = Loss { lost: gone.len(), of: before.len() }.is_most();
+        let missing = most && !view.confirmed_nodes && !settling;
+        let held = &self.vanished.held().nodes;
+        if missing {
+            problems.insert(format!(
+                "{}: most nodes vanished at once; nothing is removed until they return or `create {}` confirms it",
+                paths::NODES,
+                paths::CONFIRM_NODES
+            ));
+        } else if !held.is_empty() && !settling {
+            problems.insert(format!(
+                "{}: {} vanished when most nodes did; each stays on the list until it returns or `create {}` confirms \
+                 it",
+                paths::NODES,
+                story::few(held, ", "),
+                paths::CONFIRM_NODES
+            ));
+        }
+        (nodes, missing)
+    }
+
+    /// Takes note of nodes that forward, as they told last, and do not follow.
+    fn note_cut_off(&mut self, view: &View, now: Duration) {
+        let announces = |applied: &Applied| applied.announced.as_ref().is_some_and(|all| !all.is_empty());
+        let is_cut_off =
+            |node: &NodeName| !view.nodes.contains(node) && view.applied.get(node).is_some_and(announces);
+        self.cut_off_since.retain(|node, _| is_cut_off(node));
+        for node in view.applied.keys().filter(|node| is_cut_off(node)) {
+            self.cut_off_since.entry(node.clone()).or_insert(now);
+        }
+    }
+
+    /// Whether nodes have more in force than there is, so that a head beyond that is due; they are told as problems.
+    fn outrun(&mut self, view: &View, problems: &mut Problems) -> bool {
+        let Some(head) = self.published.head.as_ref().map(Head::order) else { return false };
+        let found = order::ahead(&view.applied, head, self.order());
+        problems.extend(found.problems);
+        let beyond = found.greatest.filter(|(term, epoch)| *term == self.term && *epoch >= self.least_epoch);
+        if let Some((_, epoch)) = beyond {
+            self.least_epoch = order::next(epoch);
+        }
+        beyond.is_some()
+    }
+
+    /// The order of what it writes next.
+    const fn order(&self) -> (u64, u64) {
+        (self.term, self.least_epoch)
+    }
+
+    /// The term of a node that follows nobody before there is a leadership beyond that; `None`: there is none.
+    #[must_use]
+    pub fn outranked(&self, view: &View) -> Option<u64> {
+        let head = self.published.head.as_ref().map(Head::order)?;
+        let (term, _) = order::ahead(&view.applied, head, self.order()).greatest?;
+        (term > self.term).then_some(term)
     }
 
     /// Takes the votes into account, as far as they say anything.
@@ -299,167 +376,6 @@ impl Leader {
         self.verdicts.retain(|target, _| is_there(target));
     }
 
-    /// What the VIP's assignment is to be, but for term and epoch.
-    fn assign(
-        &self,
-        name: &VipName,
-        state: &VipState,
-        view: &View,
-        trust: bool,
-        now: Duration,
-    ) -> Assignment {
-        let current = self.published.assignments.get(name);
-        let mut new = current.cloned().unwrap_or_else(|| Assignment {
-            term: 0,
-            epoch: 0,
-            vip: state.vip.clone(),
-            reals: BTreeMap::new(),
-            weights: BTreeMap::new(),
-            since: self.least_epoch,
-            next: None,
-            history: Vec::new(),
-            held: None,
-            held_reals: Default::default(),
-            why: "the VIP is new".to_owned(),
-            extra: Default::default(),
-        });
-        if current.is_some() && (new.vip != state.vip || new.reals != state.reals) {
-            new.why = "an operator changed the VIP or its reals".to_owned();
-        }
-        new.vip = state.vip.clone();
-        new.reals = state.reals.clone();
-
-        let weights = new.weights.clone();
-        let choice = self.choose(name, state, &weights, view, trust, now);
-        new.held = choice.held;
-        let target = choice.weights;
-        let lost: Vec<&RealName> = weights
-            .keys()
-            .filter(|real| {
-                !target.contains_key(*real)
-                    && (choice.down.contains(*real) || !state.reals.contains_key(*real))
-            })
-            .collect();
-        if weights.is_empty() {
-            if !target.is_empty() {
-                self.take_effect(&mut new, target, "the reals have been judged".to_owned());
-            }
-        } else if !lost.is_empty() {
-            let why = lost.iter().map(|real| match state.reals.contains_key(*real) {
-                true => {
-                    let target = Target { vip: name.clone(), real: (*real).clone() };
-                    format!("{real} is down ({})", verdict::reason(&target, &view.votes))
-                }
-                false => format!("{real} was removed"),
-            });
-            let why = story::few(why, "; ");
-            let mut rest = weights.clone();
-            rest.retain(|real, _| !lost.contains(&real));
-            // What else is to change follows in two phases, unless there is nothing to wait with.
-            self.take_effect(&mut new, if rest.is_empty() { target } else { rest }, why);
-        } else if target == weights {
-            if new.next.take().is_some() {
-                new.why = "the announced weights are no longer wanted".to_owned();
-            }
-        } else {
-            match &new.next {
-                Some(next) if next.weights == target => {
-                    if self.is_adopted(name, next.epoch, view, now) {
-                        let why = difference(&weights, &target);
-                        self.take_effect(&mut new, target, why);
-                    }
-                }
-                _ => {
-                    new.why = format!("announced: {}", difference(&weights, &target));
-                    new.next = Some(Adoption { epoch: self.least_epoch, weights: target });
-                }
-            }
-        }
-        new
-    }
-
-    /// The weights that the VIP should have.
-    fn choose(
-        &self,
-        name: &VipName,
-        state: &VipState,
-        weights: &BTreeMap<RealName, u16>,
-        view: &View,
-        trust: bool,
-        now: Duration,
-    ) -> Choice {
-        let target = |real: &RealName| Target { vip: name.clone(), real: real.clone() };
-        let overdue = self
-            .known_since
-            .get(name)
-            .is_some_and(|since| now >= *since + first_round(&state.vip) + NEW_VIP_SLACK);
-        let standing = |real: &RealName| match self.verdicts.get(&target(real)) {
-            _ if state.vip.health.is_none() => Standing::Up,
-            Some(Verdict::Up) => Standing::Up,
-            Some(Verdict::Down) => Standing::Down,
-            Some(Verdict::Open) | None if overdue => Standing::Blind,
-            Some(Verdict::Open) | None => Standing::Pending,
-        };
-        let candidates: BTreeMap<RealName, Standing> = state
-            .reals
-            .iter()
-            .filter(|(real, record)| record.weight > 0 && !view.drains.contains(&target(real)))
-            .map(|(real, _)| (real.clone(), standing(real)))
-            .collect();
-        let down: BTreeSet<RealName> =
-            candidates.iter().filter(|(_, s)| **s == Standing::Down).map(|(real, _)| real.clone()).collect();
-        let in_force: BTreeSet<RealName> = weights.keys().cloned().collect();
-        let undecided = candidates.values().any(|standing| *standing == Standing::Pending);
-        if in_force.is_empty() && undecided && !overdue {
-            return Choice { weights: BTreeMap::new(), held: None, down };
-        }
-        let confirmed = view.confirmed.contains(name);
-        let threshold = if confirmed { 100 } else { state.vip.panic_threshold };
-        let decision = panic::decide(&candidates, &in_force, threshold);
-        let mut reals = decision.reals;
-        let mut held =
-            decision.held.map(|held| format!("{held}; `create {}` lets them go", paths::confirm(name)));
-        if !trust {
-            let kept: Vec<&RealName> =
-                down.iter().filter(|real| in_force.contains(*real) && !reals.contains(*real)).collect();
-            if !kept.is_empty() {
-                let kept = story::few(kept.iter().map(|real| real.as_str()), ", ");
-                held = Some(format!(
-                    "{kept} is down; nothing is removed while the leader settles or most nodes are missing"
-                ));
-            }
-            reals.extend(down.iter().filter(|real| in_force.contains(*real)).cloned());
-        }
-        let chosen =
-            reals.into_iter().filter_map(|real| Some((real.clone(), state.reals.get(&real)?.weight)));
-        let mut chosen: BTreeMap<RealName, u16> = chosen.collect();
-        if chosen.is_empty() && !state.reals.is_empty() {
-            chosen = weights.clone();
-            chosen.retain(|real, _| state.reals.contains_key(real));
-            held = Some("every real is drained or of weight 0; those in the table are kept".to_owned());
-        }
-        Choice { weights: chosen, held, down }
-    }
-
-    /// Puts weights in force, and those before into the history.
-    fn take_effect(&self, assignment: &mut Assignment, weights: BTreeMap<RealName, u16>, why: String) {
-        let before = std::mem::replace(&mut assignment.weights, weights);
-        if !before.is_empty() {
-            assignment.history.insert(0, Past { epoch: assignment.since, weights: before });
-            assignment.history.truncate(HISTORY);
-        }
-        assignment.since = self.least_epoch;
-        assignment.next = None;
-        assignment.why = why;
-    }
-
-    /// Whether every node that is there knows what was announced at `epoch`, or has had the time to.
-    fn is_adopted(&self, vip: &VipName, epoch: u64, view: &View, now: Duration) -> bool {
-        let waited =
-            self.announced_since.get(vip).is_some_and(|since| now >= *since + self.settings.ack_timeout);
-        waited || view.nodes.iter().all(|node| has_applied(view, node, epoch))
-    }
-
     /// Nodes that have had the time to apply the head and have not.
     fn lagging(&self, view: &View, now: Duration) -> BTreeSet<NodeName> {
         let Some(head) = &self.published.head else { return BTreeSet::new() };
@@ -468,23 +384,16 @@ impl Leader {
             let late = head
                 .lagging
                 .iter()
-                .filter(|node| view.nodes.contains(*node) && !has_applied(view, node, head.epoch));
+                .filter(|node| view.nodes.contains(*node) && !has_applied(view, node, head.order(), head));
             return late.cloned().collect();
         }
-        view.nodes.iter().filter(|node| !has_applied(view, node, head.epoch)).cloned().collect()
+        view.nodes.iter().filter(|node| !has_applied(view, node, head.order(), head)).cloned().collect()
     }
 }
 
-/// A choice of weights.
-struct Choice {
-    weights: BTreeMap<RealName, u16>,
-    held: Option<String>,
-    /// Reals that are down, used or not.
-    down: BTreeSet<RealName>,
-}
-
-fn has_applied(view: &View, node: &NodeName, epoch: u64) -> bool {
-    view.applied.get(node).is_some_and(|applied| applied.epoch >= epoch && applied.mode == Mode::Live)
+/// Whether the node has what was written at `order`, and follows.
+fn has_applied(view: &View, node: &NodeName, order: (u64, u64), head: &Head) -> bool {
+    view.applied.get(node).is_some_and(|applied| applied.acknowledges(order, head.order()))
 }
 
 /// Whether the head lists this assignment as it is.
@@ -511,18 +420,6 @@ fn probed_anew(current: Option<&Assignment>, new: Option<&Assignment>) -> bool {
         (vip.address, vip.port, vip.protocol, vip.encapsulation, vip.health.clone(), reals)
     };
     current.map(probed) != new.map(probed)
-}
-
-/// What changes between two sets of weights, in words.
-fn difference(before: &BTreeMap<RealName, u16>, after: &BTreeMap<RealName, u16>) -> String {
-    let names: BTreeSet<&RealName> = before.keys().chain(after.keys()).collect();
-    let changes = names.into_iter().filter_map(|real| match (before.get(real), after.get(real)) {
-        (old, new) if old == new => None,
-        (None, Some(new)) => Some(format!("{real} joins with {new}")),
-        (Some(_), None) => Some(format!("{real} leaves")),
-        (old, new) => Some(format!("{real} from {} to {}", old.copied()?, new.copied()?)),
-    });
-    story::few(changes, ", ")
 }
 
 #[cfg(test)]

@@ -118,6 +118,12 @@ impl Story {
         if let Some(text) = came_and_went(lagging, &still, &late, "caught up") {
             self.add("lagging", None, None, text);
         }
+        let cut_off = old.map_or(&nobody, |old| &old.cut_off);
+        let gone = "left the tree and, as told last, announce addresses: they forward by what they have";
+        let back = "are back, or announce nothing any more";
+        if let Some(text) = came_and_went(cut_off, &new.cut_off, gone, back) {
+            self.add("cut-off", None, None, text);
+        }
         let none = BTreeSet::new();
         let problems = old.map_or(&none, |old| &old.problems);
         for problem in new.problems.difference(problems) {
@@ -192,8 +198,11 @@ impl Story {
         if !edits.is_empty() {
             parts.push(format!("reals that changed: {}", few(edits, ", ")));
         }
-        let is_same =
-            parts.is_empty() && (&old.weights, &old.next, &old.held) == (&new.weights, &new.next, &new.held);
+        let said = |assignment: &Assignment| {
+            let Assignment { weights, next, held, held_reals, .. } = assignment.clone();
+            (weights, next, held, held_reals)
+        };
+        let is_same = parts.is_empty() && said(old) == said(new);
         match is_same {
             true => self.vip(name, "its assignment is written anew, since it was lost or edited".to_owned()),
             false if parts.is_empty() => {}

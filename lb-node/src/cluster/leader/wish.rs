@@ -1,21 +1,23 @@
 //! What operators ask for, as far as it is accepted. Pure.
 //!
-//! A record that is wrong is refused alone: the last good one stays, and the operator is told. A change that takes most of
-//! what there is looks like an accident (a tree restored empty, registrations lost) and is held until it is confirmed.
+//! A record that is wrong, or too large, is refused alone: the last good one stays, and the operator is told. What is
+//! missing stays until it [may go](super::vanished).
 
+use super::bounds::{self, Problems};
+use super::story;
+use super::vanished::Vanished;
 use super::view::{Published, View, Wish};
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-use zk_schema::tree::{Assignment, Head, Target, paths};
+use zk_schema::tree::{Assignment, Head, paths};
 use zk_schema::{Cluster, Desired, Real, RealName, VipName, VipState};
 
 /// The accepted part, and what was refused or held.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Accepted {
+#[derive(Debug, Default)]
+pub(super) struct Accepted {
     /// What is to be served.
-    pub desired: Desired,
+    pub(super) desired: Desired,
     /// What was refused or held, one sentence each, with the mend.
-    pub problems: BTreeSet<String>,
+    pub(super) problems: Problems,
 }
 
 impl Accepted {
@@ -24,88 +26,39 @@ impl Accepted {
         let vips = published.assignments.iter().map(|(name, current)| (name.clone(), last_good(current)));
         let desired = Desired { cluster: head.cluster.clone(), vips: vips.collect() };
         let frozen = format!("{}: nothing changes until it is deleted", paths::FREEZE);
-        Some(Self { desired, problems: [frozen].into() })
+        let mut problems = Problems::default();
+        problems.insert(frozen);
+        Some(Self { desired, problems })
     }
 }
 
-/// What was removed lately. Tools that delete a tree do so one znode after the other, so that no step of theirs takes most
-/// of what there is, but all of them together do.
-#[derive(Clone, Debug, Default)]
-pub struct Removed {
-    vips: BTreeMap<VipName, Duration>,
-    reals: BTreeMap<VipName, BTreeMap<RealName, Duration>>,
-}
-
-impl Removed {
-    /// How long a removal counts together with later ones.
-    const LATELY: Duration = Duration::from_secs(10);
-
-    /// Takes note of a VIP's reals, or of its end, at `now`.
-    pub(super) fn note(
-        &mut self,
-        vip: &VipName,
-        before: Option<&Assignment>,
-        after: Option<&Assignment>,
-        now: Duration,
-    ) {
-        let (Some(before), Some(after)) = (before, after) else {
-            if before.is_some() {
-                self.vips.insert(vip.clone(), now);
-            } else {
-                self.vips.remove(vip);
-            }
-            self.reals.remove(vip);
-            return;
-        };
-        let reals = self.reals.entry(vip.clone()).or_default();
-        let gone = before.reals.keys().filter(|real| !after.reals.contains_key(*real));
-        reals.extend(gone.map(|real| (real.clone(), now)));
-        reals.retain(|real, _| !after.reals.contains_key(real));
-    }
-
-    /// Forgets what was removed long before `now`.
-    pub(super) fn forget(&mut self, now: Duration) {
-        self.vips.retain(|_, at| now < *at + Self::LATELY);
-        for reals in self.reals.values_mut() {
-            reals.retain(|_, at| now < *at + Self::LATELY);
-        }
-    }
-
-    fn reals(&self, vip: &VipName) -> usize {
-        self.reals.get(vip).map_or(0, BTreeMap::len)
-    }
-}
-
-/// Accepts what is sound of the operators' records in `view`, given what is `published` and was `removed` lately. While
-/// `settling`, nothing that is missing counts as removed.
+/// Accepts what is sound of the operators' records in `view`, given what is `published`, and `vanished` of that: what is
+/// missing stays until it may go.
 ///
 /// `None` while there is neither a cluster record nor a head that holds one: there is nothing to go by.
 #[must_use]
-pub fn accept(view: &View, published: &Published, removed: &Removed, settling: bool) -> Option<Accepted> {
+pub(super) fn accept(
+    view: &View,
+    published: &Published,
+    vanished: &Vanished,
+    has_gone: impl Fn(&VipName, &RealName) -> bool,
+) -> Option<Accepted> {
     let mut accepted = Accepted::default();
+    held(vanished, published, &mut accepted.problems);
     accepted.desired.cluster = cluster(view, published, &mut accepted.problems)?;
 
-    let vanished = published.assignments.keys().filter(|name| !view.wishes.contains_key(*name)).count();
-    let hold_vips = vanished > 0
-        && (settling
-            || (is_most(vanished + removed.vips.len(), published.assignments.len() + removed.vips.len())
-                && !view.confirmed_vips));
-    if hold_vips && !settling {
-        accepted.problems.insert(format!(
-            "{}: {vanished} of {} VIPs vanished at once; they are served on until they return or `create {}` confirms it",
-            paths::VIPS,
-            published.assignments.len(),
-            paths::CONFIRM_VIPS,
-        ));
-    }
     let names: BTreeSet<&VipName> = view.wishes.keys().chain(published.assignments.keys()).collect();
+    let in_head = bounds::in_head(names.iter().copied(), |name| published.assignments.contains_key(name));
     for name in names {
+        if !in_head.contains(name) {
+            let problem = "there are more VIPs than a head has room for";
+            accepted.problems.insert(refused(&paths::vip(name), problem, false));
+            continue;
+        }
         let current = published.assignments.get(name);
         let state = match (view.wishes.get(name), current) {
-            (Some(wish), _) => {
-                vip(view, name, wish, current, removed.reals(name), settling, &mut accepted.problems)
-            }
-            (None, Some(current)) if hold_vips => Some(last_good(current)),
+            (Some(wish), _) => vip(name, wish, current, |real| has_gone(name, real), &mut accepted.problems),
+            (None, Some(current)) if !vanished.vip_goes(name) => Some(last_good(current)),
             (None, _) => None,
         };
         if let Some(state) = state {
@@ -118,7 +71,39 @@ pub fn accept(view: &View, published: &Published, removed: &Removed, settling: b
     Some(accepted)
 }
 
-fn cluster(view: &View, published: &Published, problems: &mut BTreeSet<String>) -> Option<Cluster> {
+/// Tells what is held.
+fn held(vanished: &Vanished, published: &Published, problems: &mut Problems) {
+    let held = vanished.held();
+    if !held.vips.is_empty() {
+        problems.insert(format!(
+            "{}: {} of {} VIPs vanished in a way that looks like an accident: {}; each is served on until it returns or \
+             `create {}` confirms it",
+            paths::VIPS,
+            held.vips.len(),
+            published.assignments.len(),
+            story::few(&held.vips, ", "),
+            paths::CONFIRM_VIPS,
+        ));
+    }
+    for (vip, reals) in held.reals.iter().filter(|(vip, _)| !held.vips.contains(*vip)) {
+        let Some(current) = published.assignments.get(vip) else { continue };
+        problems.insert(format!(
+            "{}: {} of {} reals vanished in a way that looks like an accident: {}{}; each is used on until it returns or \
+             `create {}` confirms it",
+            paths::reals(vip),
+            reals.len(),
+            current.reals.len(),
+            story::few(reals, ", "),
+            match current.weights.keys().all(|real| reals.contains(real)) {
+                true => ", and nothing is left to take connections",
+                false => "",
+            },
+            paths::confirm(vip),
+        ));
+    }
+}
+
+fn cluster(view: &View, published: &Published, problems: &mut Problems) -> Option<Cluster> {
     let in_force = published.head.as_ref().map(|head| &head.cluster);
     match (&view.cluster, in_force) {
         (Some(Ok(wanted)), Some(in_force)) if !published.assignments.is_empty() => {
@@ -146,14 +131,13 @@ fn cluster(view: &View, published: &Published, problems: &mut BTreeSet<String>) 
     }
 }
 
+/// What is accepted of a VIP. Of its reals whose records are missing those are left out that have gone.
 fn vip(
-    view: &View,
     name: &VipName,
     wish: &Wish,
     current: Option<&Assignment>,
-    removed: usize,
-    settling: bool,
-    problems: &mut BTreeSet<String>,
+    has_gone: impl Fn(&RealName) -> bool,
+    problems: &mut Problems,
 ) -> Option<VipState> {
     let record = match (&wish.vip, current) {
         (Ok(vip), _) => vip.clone(),
@@ -175,31 +159,15 @@ fn vip(
             }
         };
     }
-    let vanished: Vec<(&RealName, &Real)> =
-        known.iter().filter(|(real, _)| !wish.reals.contains_key(*real)).collect();
-    let is_usable = |(real, record): (&RealName, &Real)| {
-        record.weight > 0 && !view.drains.contains(&Target { vip: name.clone(), real: real.clone() })
-    };
-    let in_table = || current.into_iter().flat_map(|current| current.weights.keys());
-    let empties = in_table().count() > 0
-        && !in_table().any(|real| reals.contains_key(real))
-        && !reals.iter().any(is_usable);
-    let most = !vanished.is_empty() && is_most(vanished.len() + removed, known.len() + removed);
-    let suspect = (most || empties) && !view.confirmed.contains(name);
-    if suspect && !settling {
-        problems.insert(format!(
-            "{}: {} of {} reals vanished at once{}; they are used on until they return or `create {}` confirms it",
-            paths::reals(name),
-            vanished.len(),
-            known.len(),
-            if empties { ", and nothing is left to take connections" } else { "" },
-            paths::confirm(name),
-        ));
+    let stay = known.iter().filter(|(real, _)| !wish.reals.contains_key(*real) && !has_gone(real));
+    reals.extend(stay.map(|(real, record)| (real.clone(), record.clone())));
+    let state = VipState { vip: record, reals };
+    let is_last = current.is_some_and(|current| current.vip == state.vip && current.reals == state.reals);
+    if let Some(problem) = (!is_last).then(|| bounds::fits(&state).err()).flatten() {
+        problems.insert(refused(&paths::vip(name), &problem, current.is_some()));
+        return current.map(last_good);
     }
-    if suspect || settling {
-        reals.extend(vanished.into_iter().map(|(real, record)| (real.clone(), record.clone())));
-    }
-    Some(VipState { vip: record, reals })
+    Some(state)
 }
 
 /// Records that are sound alone may not go together (two VIPs of one address and port): those in force go first.
@@ -229,12 +197,7 @@ fn last_good(current: &Assignment) -> VipState {
     VipState { vip: current.vip.clone(), reals: current.reals.clone() }
 }
 
-fn refused(path: &str, problem: &str, has_last: bool) -> String {
+pub(super) fn refused(path: &str, problem: &str, has_last: bool) -> String {
     let so = if has_last { "the last good record stays in force" } else { "it is not served" };
     format!("{path}: {problem}; {so} until it is mended")
-}
-
-/// More than half.
-pub(super) const fn is_most(part: usize, whole: usize) -> bool {
-    part * 2 > whole
 }

@@ -44,9 +44,18 @@ fn an_operators_edits_are_told_by_field() {
     assert_eq!(
         told(case.step()),
         [
-            "vip mqtt: changed: panic_threshold; reals that came: d; reals that went: c; \
+            "vip mqtt: changed: panic_threshold; reals that came: d; \
              reals that changed: a (weight from 100 to 50)",
+            "announced mqtt: a from 100 to 50",
+        ]
+    );
+    case.now += coordination::removal::ALONE;
+    assert_eq!(
+        told(case.step()),
+        [
+            "vip mqtt: reals that went: c",
             "weights mqtt: c leaves: c was removed",
+            "announced mqtt: withdrawn"
         ]
     );
     case.view.wishes.remove("mqtt");
@@ -116,6 +125,6 @@ fn an_event_holds_a_bounded_number_of_decisions_of_bounded_length() {
     }
     let decisions = case.step().unwrap().decisions;
     assert_eq!(decisions.len(), 101);
-    assert_eq!(decisions[100].text, "400 more decisions, of which nothing is kept here");
+    assert_eq!(decisions[100].text, "1 more decisions, of which nothing is kept here");
     assert!(decisions.iter().all(|decision| decision.text.chars().count() <= 401));
 }

@@ -1,0 +1,226 @@
+//! From what is accepted and found to a VIP's weights: which, and when they take effect. Pure.
+
+use super::{Leader, View, WITHDRAW_AFTER, bounds, has_applied, story};
+use crate::cluster::verdict::{self, Verdict};
+use crate::control::first_round;
+use crate::health::panic::{self, Standing};
+use coordination::removal::UNREGISTERED;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use zk_schema::tree::{Adoption, Assignment, Past, Registrant, Target, paths};
+use zk_schema::{Real, RealName, VipName, VipState};
+
+/// Earlier weights that an assignment keeps.
+const HISTORY: usize = 8;
+
+/// How long it may take, beyond the probes themselves, until nodes know a new VIP and the leader their first votes.
+const NEW_VIP_SLACK: Duration = Duration::from_secs(3);
+
+impl Leader {
+    /// What the VIP's assignment is to be, but for term and epoch.
+    pub(super) fn assign(
+        &self,
+        name: &VipName,
+        state: &VipState,
+        view: &View,
+        trust: bool,
+        now: Duration,
+    ) -> Assignment {
+        let current = self.published.assignments.get(name);
+        let mut new = current.cloned().unwrap_or_else(|| Assignment {
+            term: 0,
+            epoch: 0,
+            vip: state.vip.clone(),
+            reals: BTreeMap::new(),
+            weights: BTreeMap::new(),
+            since: self.least_epoch,
+            next: None,
+            history: Vec::new(),
+            held: None,
+            held_reals: BTreeSet::new(),
+            why: "the VIP is new".to_owned(),
+            extra: Default::default(),
+        });
+        if current.is_some() && (new.vip != state.vip || new.reals != state.reals) {
+            new.why = "an operator changed the VIP or its reals".to_owned();
+        }
+        new.vip = state.vip.clone();
+        new.reals = state.reals.clone();
+
+        let weights = new.weights.clone();
+        let choice = self.choose(name, state, &weights, view, trust, now);
+        new.held = choice.held.as_deref().map(bounds::shorten);
+        let held = self.vanished.held().reals.get(name);
+        new.held_reals = held.cloned().unwrap_or_default();
+        new.held_reals.retain(|real| new.reals.contains_key(real));
+        let target = choice.weights;
+        let lost: Vec<&RealName> = weights
+            .keys()
+            .filter(|real| {
+                !target.contains_key(*real)
+                    && (choice.down.contains(*real) || !state.reals.contains_key(*real))
+            })
+            .collect();
+        if weights.is_empty() {
+            if !target.is_empty() {
+                self.take_effect(&mut new, target, "the reals have been judged".to_owned());
+            }
+        } else if !lost.is_empty() {
+            let why = lost.iter().map(|real| match state.reals.contains_key(*real) {
+                true => {
+                    let target = Target { vip: name.clone(), real: (*real).clone() };
+                    format!("{real} is down ({})", verdict::reason(&target, &view.votes))
+                }
+                false => format!("{real} was removed"),
+            });
+            let why = story::few(why, "; ");
+            let mut rest = weights.clone();
+            rest.retain(|real, _| !lost.contains(&real));
+            // What else is to change follows in two phases, unless there is nothing to wait with.
+            self.take_effect(&mut new, if rest.is_empty() { target } else { rest }, why);
+        } else if target == weights {
+            if new.next.take().is_some() {
+                new.why = "the announced weights are no longer wanted".to_owned();
+            }
+        } else {
+            match &new.next {
+                Some(next) if next.weights == target => {
+                    let announced = (current.map_or(0, |current| current.term), next.epoch);
+                    if self.is_adopted(name, announced, view, now) {
+                        let why = difference(&weights, &target);
+                        self.take_effect(&mut new, target, why);
+                    }
+                }
+                _ => {
+                    new.why = format!("announced: {}", difference(&weights, &target));
+                    new.next = Some(Adoption { epoch: self.least_epoch, weights: target });
+                }
+            }
+        }
+        new
+    }
+
+    /// The weights that the VIP should have.
+    fn choose(
+        &self,
+        name: &VipName,
+        state: &VipState,
+        weights: &BTreeMap<RealName, u16>,
+        view: &View,
+        trust: bool,
+        now: Duration,
+    ) -> Choice {
+        let target = |real: &RealName| Target { vip: name.clone(), real: real.clone() };
+        let overdue = self
+            .known_since
+            .get(name)
+            .is_some_and(|since| now >= *since + first_round(&state.vip) + NEW_VIP_SLACK);
+        let standing = |real: &RealName| match self.verdicts.get(&target(real)) {
+            _ if state.vip.health.is_none() => Standing::Up,
+            Some(Verdict::Up) => Standing::Up,
+            Some(Verdict::Down) => Standing::Down,
+            Some(Verdict::Open) | None if overdue => Standing::Blind,
+            Some(Verdict::Open) | None => Standing::Pending,
+        };
+        let candidates: BTreeMap<RealName, Standing> = state
+            .reals
+            .iter()
+            .filter(|(real, record)| record.weight > 0 && !self.is_out(&target(real), record, view, now))
+            .map(|(real, _)| (real.clone(), standing(real)))
+            .collect();
+        let down: BTreeSet<RealName> =
+            candidates.iter().filter(|(_, s)| **s == Standing::Down).map(|(real, _)| real.clone()).collect();
+        let in_force: BTreeSet<RealName> = weights.keys().cloned().collect();
+        let undecided = candidates.values().any(|standing| *standing == Standing::Pending);
+        if in_force.is_empty() && undecided && !overdue {
+            return Choice { weights: BTreeMap::new(), held: None, down };
+        }
+        let confirmed = view.confirmed.contains(name);
+        let threshold = if confirmed { 100 } else { state.vip.panic_threshold };
+        let decision = panic::decide(&candidates, &in_force, threshold);
+        let mut reals = decision.reals;
+        let mut held =
+            decision.held.map(|held| format!("{held}; `create {}` lets them go", paths::confirm(name)));
+        if !trust {
+            let kept: Vec<&RealName> =
+                down.iter().filter(|real| in_force.contains(*real) && !reals.contains(*real)).collect();
+            if !kept.is_empty() {
+                let kept = story::few(kept.iter().map(|real| real.as_str()), ", ");
+                held = Some(format!(
+                    "{kept} is down; nothing is removed while the leader settles or most nodes are missing"
+                ));
+            }
+            reals.extend(down.iter().filter(|real| in_force.contains(*real)).cloned());
+        }
+        let chosen =
+            reals.into_iter().filter_map(|real| Some((real.clone(), state.reals.get(&real)?.weight)));
+        let mut chosen: BTreeMap<RealName, u16> = chosen.collect();
+        if chosen.is_empty() && !state.reals.is_empty() {
+            chosen = weights.clone();
+            chosen.retain(|real, _| state.reals.contains_key(real));
+            held = Some("every real is drained or of weight 0; those in the table are kept".to_owned());
+        }
+        Choice { weights: chosen, held, down }
+    }
+
+    /// Puts weights in force, and those before into the history.
+    fn take_effect(&self, assignment: &mut Assignment, weights: BTreeMap<RealName, u16>, why: String) {
+        let before = std::mem::replace(&mut assignment.weights, weights);
+        if !before.is_empty() {
+            assignment.history.insert(0, Past { epoch: assignment.since, weights: before });
+            assignment.history.truncate(HISTORY);
+        }
+        assignment.since = self.least_epoch;
+        assignment.next = None;
+        assignment.why = bounds::shorten(&why);
+    }
+
+    /// Whether every node that is there knows what was `announced` at an order, or has had the time to, and those that are
+    /// cut off have had the time to withdraw.
+    fn is_adopted(&self, vip: &VipName, announced: (u64, u64), view: &View, now: Duration) -> bool {
+        let Some(head) = &self.published.head else { return false };
+        let waited =
+            self.announced_since.get(vip).is_some_and(|since| now >= *since + self.settings.ack_timeout);
+        let is_withdrawn = |since: &Duration| now >= *since + WITHDRAW_AFTER;
+        (waited || view.nodes.iter().all(|node| has_applied(view, node, announced, head)))
+            && self.cut_off_since.values().all(is_withdrawn)
+    }
+
+    /// Whether a real whose record vanished goes now. One that its agent had registered, and that takes connections, goes
+    /// only when it has none left.
+    pub(super) fn has_gone(&self, vip: &VipName, real: &RealName) -> bool {
+        let Some(current) = self.published.assignments.get(vip) else { return true };
+        let takes_connections = current.weights.contains_key(real);
+        let is_registered = current.reals.get(real).is_some_and(Registrant::is_registered);
+        let going = self.vanished.real_goes(vip, real);
+        going.is_some_and(|going| going.is_meant || !(takes_connections && is_registered))
+    }
+
+    /// Whether a real is to get no new connections: drained by an operator, about to end, or gone for long.
+    fn is_out(&self, target: &Target, record: &Real, view: &View, now: Duration) -> bool {
+        let gone = self.vanished.real_goes(&target.vip, &target.real);
+        view.drains.contains(target)
+            || Registrant::is_leaving(record)
+            || gone.is_some_and(|going| now >= going.since + UNREGISTERED)
+    }
+}
+
+/// A choice of weights.
+struct Choice {
+    weights: BTreeMap<RealName, u16>,
+    held: Option<String>,
+    /// Reals that are down, used or not.
+    down: BTreeSet<RealName>,
+}
+
+/// What changes between two sets of weights, in words.
+pub(super) fn difference(before: &BTreeMap<RealName, u16>, after: &BTreeMap<RealName, u16>) -> String {
+    let names: BTreeSet<&RealName> = before.keys().chain(after.keys()).collect();
+    let changes = names.into_iter().filter_map(|real| match (before.get(real), after.get(real)) {
+        (old, new) if old == new => None,
+        (None, Some(new)) => Some(format!("{real} joins with {new}")),
+        (Some(_), None) => Some(format!("{real} leaves")),
+        (old, new) => Some(format!("{real} from {} to {}", old.copied()?, new.copied()?)),
+    });
+    story::few(changes, ", ")
+}
