@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use zk_schema::tree::{Assignment, Head, StateRecord as _, is_plausible, paths};
-use zk_schema::{Desired, VipName, VipState};
+use zk_schema::{Desired, RecordError, VipName, VipState};
 
 /// Pause before an inconsistent read is repeated: its writer may be half-way.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -20,9 +20,36 @@ pub struct Decided {
     pub head: Head,
     /// Assignments, each as the head lists it.
     pub assignments: BTreeMap<VipName, Arc<Assignment>>,
+    /// The same as it stands in the tree.
+    pub raw: Raw,
+}
+
+/// Records as they stand in the tree, byte by byte: those of a newer version may hold more than this one reads, and
+/// digests are of bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Raw {
+    /// The head.
+    pub head: Arc<[u8]>,
+    /// Assignments.
+    pub assignments: BTreeMap<VipName, Arc<[u8]>>,
 }
 
 impl Decided {
+    /// What this version would write.
+    ///
+    /// # Errors
+    /// If a record would be too large.
+    pub fn written(head: Head, assignments: BTreeMap<VipName, Arc<Assignment>>) -> Result<Self, RecordError> {
+        let bytes = |(name, assignment): (&VipName, &Arc<Assignment>)| {
+            Ok((name.clone(), Arc::from(assignment.bytes()?)))
+        };
+        let raw = Raw {
+            head: head.bytes()?.into(),
+            assignments: assignments.iter().map(bytes).collect::<Result<_, RecordError>>()?,
+        };
+        Ok(Self { head, assignments, raw })
+    }
+
     /// The definitions of VIPs and reals in it.
     #[must_use]
     pub fn desired(&self) -> Desired {
@@ -34,29 +61,37 @@ impl Decided {
         Desired { cluster: self.head.cluster.clone(), vips: vips.collect() }
     }
 
-    /// Puts a head and the bytes of assignments together, each of which must be as the head lists it.
+    /// Puts a head, which was read from `raw_head`, and the bytes of assignments together, each of which must be as
+    /// the head lists it.
     ///
     /// # Errors
     /// In words, if one is not, or the whole does not make sense.
     pub fn assemble(
         head: Head,
+        raw_head: &[u8],
         mut bytes: impl FnMut(&VipName) -> Option<Vec<u8>>,
         known: Option<&Decided>,
     ) -> Result<Self, String> {
         let mut assignments = BTreeMap::new();
+        let mut raw = Raw { head: raw_head.into(), assignments: BTreeMap::new() };
         for (name, entry) in &head.vips {
-            let same = known.and_then(|known| {
-                (known.head.vips.get(name) == Some(entry)).then(|| known.assignments.get(name))?
-            });
+            let same = known.filter(|known| known.head.vips.get(name) == Some(entry));
+            let same =
+                same.and_then(|known| known.assignments.get(name).zip(known.raw.assignments.get(name)));
             let assignment = match same {
-                Some(same) => Arc::clone(same),
+                Some((same, bytes)) => {
+                    raw.assignments.insert(name.clone(), Arc::clone(bytes));
+                    Arc::clone(same)
+                }
                 None => {
                     let path = paths::assignment(name);
                     let data = bytes(name).ok_or_else(|| format!("{path}: no such znode"))?;
                     if Assignment::digest(&data) != entry.digest {
                         return Err(format!("{path}: not what {} lists", paths::ASSIGNMENTS));
                     }
-                    Arc::new(Assignment::parse(&data).map_err(|error| format!("{path}: {error}"))?)
+                    let assignment = Assignment::parse(&data).map_err(|error| format!("{path}: {error}"))?;
+                    raw.assignments.insert(name.clone(), data.into());
+                    Arc::new(assignment)
                 }
             };
             if assignment.epoch != entry.epoch {
@@ -70,7 +105,7 @@ impl Decided {
             }
             assignments.insert(name.clone(), assignment);
         }
-        let decided = Self { head, assignments };
+        let decided = Self { head, assignments, raw };
         decided.desired().validate().map_err(|problems| format!("{}: {problems}", paths::ASSIGNMENTS))?;
         Ok(decided)
     }
@@ -229,7 +264,7 @@ async fn look<S: Session>(
         read.extend(names.iter().cloned().zip(znodes));
     }
     let bytes = |name: &VipName| read.remove(name).flatten().map(|znode| znode.data);
-    let found = match Decided::assemble(head, bytes, known) {
+    let found = match Decided::assemble(head, &data, bytes, known) {
         Ok(decided) => Found::Newer(Arc::new(decided)),
         Err(problem) => Found::Torn(problem),
     };

@@ -7,6 +7,7 @@
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
 pub mod access;
+mod contents;
 pub mod election;
 pub mod follow;
 pub mod memory;
@@ -20,6 +21,7 @@ mod snapshots;
 pub mod verdict;
 pub mod zookeeper;
 
-pub use mirror::{Contents, Mirror, Pattern};
+pub use contents::Contents;
+pub use mirror::{Mirror, Pattern};
 pub use session::{Change, Error, Session, State, Store, Watch, Znode};
 pub use snapshots::{Snapshot, Snapshots};

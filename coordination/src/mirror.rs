@@ -1,6 +1,6 @@
 //! A copy of part of the tree that is kept current: what nodes follow instead of asking.
 
-use crate::{Error, Session, State, Watch, Znode};
+use crate::{Contents, Error, Session, State, Watch, Znode};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -64,15 +64,6 @@ impl Pattern {
 
 fn names(path: &str) -> Vec<&str> {
     path.split('/').filter(|part| !part.is_empty()).collect()
-}
-
-/// What a mirror holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contents {
-    /// The znodes that match, by path.
-    pub znodes: BTreeMap<String, Znode>,
-    /// Whether all has been read once: false only before the first publication.
-    pub complete: bool,
 }
 
 /// A copy of the znodes that match some patterns, kept current by watches for as long as its session lasts.
@@ -150,7 +141,7 @@ struct Task<S> {
     /// All that is kept current. An item that is not here any more is forgotten wherever it turns up.
     items: BTreeSet<Item>,
     lists: BTreeMap<String, Vec<String>>,
-    znodes: BTreeMap<String, Znode>,
+    contents: Contents,
     work: FuturesUnordered<BoxFuture<'static, Event>>,
     /// When what could not be read is tried again.
     retry: Option<Instant>,
@@ -176,7 +167,7 @@ impl<S: Session> Task<S> {
             failed: BTreeSet::new(),
             items: BTreeSet::new(),
             lists: BTreeMap::new(),
-            znodes: BTreeMap::new(),
+            contents: Contents::default(),
             work: FuturesUnordered::new(),
             retry: None,
             unpublished: None,
@@ -375,7 +366,9 @@ impl<S: Session> Task<S> {
     /// Whether this answer brings no news.
     fn knows(&self, item: &Item, answer: &Answer) -> bool {
         match (item, answer) {
-            (Item::Data(path), Answer::Data(znode)) => self.znodes.get(path) == znode.as_ref(),
+            (Item::Data(path), Answer::Data(znode)) => {
+                self.contents.get(path).map(|known| &**known) == znode.as_ref()
+            }
             (Item::Children(path), Answer::Children(children)) => {
                 let known = self.lists.get(path).map(Vec::as_slice);
                 known.unwrap_or_default() == children.as_deref().unwrap_or_default()
@@ -386,8 +379,11 @@ impl<S: Session> Task<S> {
 
     fn store(&mut self, path: &str, znode: Option<Znode>) {
         let changed = match znode {
-            Some(znode) => self.znodes.insert(path.to_owned(), znode.clone()) != Some(znode),
-            None => self.znodes.remove(path).is_some(),
+            Some(znode) => {
+                let znode = Arc::new(znode);
+                self.contents.insert(path, Arc::clone(&znode)) != Some(znode)
+            }
+            None => self.contents.remove(path).is_some(),
         };
         if changed {
             self.unpublished.get_or_insert_with(Instant::now);
@@ -406,7 +402,8 @@ impl<S: Session> Task<S> {
 
     fn publish(&mut self) {
         self.unpublished = None;
-        self.sender.send_replace(Arc::new(Contents { znodes: self.znodes.clone(), complete: true }));
+        self.contents.complete = true;
+        self.sender.send_replace(Arc::new(self.contents.clone()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! From nodes' votes on a real to the leader's verdict. Pure.
 
 use crate::probers::probers;
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::NodeName;
 use zk_schema::tree::{Target, Vote};
@@ -32,10 +33,10 @@ pub fn is_suspect(down: usize, targets: usize) -> bool {
 /// - Suspect votes count only where there are no others.
 /// - A real is down if more than half of the votes that count say so.
 #[must_use]
-pub fn verdict(
+pub fn verdict<V: Borrow<Vote>>(
     target: &Target,
     nodes: &BTreeSet<NodeName>,
-    votes: &BTreeMap<NodeName, Vote>,
+    votes: &BTreeMap<NodeName, V>,
     since: u64,
 ) -> Verdict {
     match tally(target, nodes, votes, since) {
@@ -56,15 +57,16 @@ pub struct Tally {
 
 /// Counts the votes that count on `target`: see [`verdict`].
 #[must_use]
-pub fn tally(
+pub fn tally<V: Borrow<Vote>>(
     target: &Target,
     nodes: &BTreeSet<NodeName>,
-    votes: &BTreeMap<NodeName, Vote>,
+    votes: &BTreeMap<NodeName, V>,
     since: u64,
 ) -> Tally {
     // Votes by whether they are suspect: how many there are, and how many say down.
     let mut tally = [(0, 0); 2];
     for vote in probers(nodes, target).into_iter().filter_map(|node| votes.get(node)) {
+        let vote: &Vote = vote.borrow();
         let down = vote.down.contains_key(target);
         if !down && (vote.targets < since || vote.unknown.contains(target)) {
             continue;
@@ -80,8 +82,8 @@ pub fn tally(
 
 /// Why a real is down, in the words of the probers that found it so: the commonest reason, and how many of them.
 #[must_use]
-pub fn reason(target: &Target, votes: &BTreeMap<NodeName, Vote>) -> String {
-    let findings = votes.values().filter_map(|vote| vote.down.get(target));
+pub fn reason<V: Borrow<Vote>>(target: &Target, votes: &BTreeMap<NodeName, V>) -> String {
+    let findings = votes.values().filter_map(|vote| vote.borrow().down.get(target));
     let mut reasons: BTreeMap<&str, usize> = BTreeMap::new();
     for finding in findings {
         *reasons.entry(finding.reason.as_str()).or_default() += 1;

@@ -96,7 +96,7 @@ impl World {
     /// Time passes: the leader decides and writes, a node follows, all acknowledge.
     fn pass(&mut self, time: Duration) -> Result<(), RecordError> {
         self.now += time;
-        let contents = contents(&self.znodes);
+        let contents = std::sync::Arc::new(contents(&self.znodes));
         let view = View::parse(&contents, self.now.as_secs());
         let damaged = self.damaged();
         if let Some(publication) = self.leader.decide(&view, &damaged, self.now)? {
@@ -114,9 +114,10 @@ impl World {
             }
             self.znodes.insert(paths::ASSIGNMENTS.into(), publication.head.bytes()?);
             self.leader.published(publication, self.now);
-            let head = Head::parse(&self.znodes[paths::ASSIGNMENTS]).unwrap();
+            let raw_head = &self.znodes[paths::ASSIGNMENTS];
+            let head = Head::parse(raw_head).unwrap();
             let bytes = |vip: &VipName| self.znodes.get(&paths::assignment(vip)).cloned();
-            let decided = Decided::assemble(head, bytes, self.in_force.as_deref());
+            let decided = Decided::assemble(head, raw_head, bytes, self.in_force.as_deref());
             let decided =
                 decided.unwrap_or_else(|problem| panic!("no node takes over what was decided: {problem}"));
             compiles(&decided);
@@ -238,8 +239,7 @@ fn compiles(decided: &Decided) {
 fn contents(znodes: &Znodes) -> Contents {
     let znode =
         |data: &Vec<u8>| Znode { data: data.clone(), version: 0, created: 1, modified: 1, owner: None };
-    let znodes = znodes.iter().map(|(path, data)| (path.clone(), znode(data))).collect();
-    Contents { znodes, complete: true }
+    Contents::of(znodes.iter().map(|(path, data)| (path.clone(), znode(data))))
 }
 
 /// Applies an input.

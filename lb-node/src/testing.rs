@@ -84,5 +84,5 @@ pub(crate) fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
         vips: assignments.iter().map(|(name, assignment)| (name.clone(), entry(assignment))).collect(),
         extra: Extra::new(),
     };
-    Decided { head, assignments }
+    Decided::written(head, assignments).expect("small records")
 }

@@ -36,7 +36,7 @@ async fn becomes(contents: &mut watch::Receiver<Arc<Contents>>, expected: &[(&st
     let expected: Vec<(String, u8)> =
         expected.iter().map(|(path, data)| ((*path).to_owned(), *data)).collect();
     let is_there = |contents: &Arc<Contents>| {
-        let found = contents.znodes.iter().map(|(path, znode)| (path.clone(), znode.data[0]));
+        let found = contents.iter().map(|(path, znode)| (path, znode.data[0]));
         contents.complete && found.eq(expected.iter().cloned())
     };
     let waited = timeout(Duration::from_secs(2), contents.wait_for(is_there)).await.map(|_| ());
@@ -95,12 +95,12 @@ async fn the_first_publication_is_whole_and_changes_come_in_batches() {
     let mut contents = mirror.contents();
     let start = Instant::now();
     contents.changed().await.unwrap();
-    assert_eq!(contents.borrow_and_update().znodes.len(), 1000);
+    assert_eq!(contents.borrow_and_update().len(), 1000);
     assert!(start.elapsed() < Duration::from_millis(200), "reads run side by side: {:?}", start.elapsed());
     let change = |path: &&str| Change::Set { path: (*path).to_owned(), data: vec![1], version: None };
     writer.commit(paths.iter().map(change).collect()).await.unwrap();
     let mut publications = 0;
-    while contents.borrow_and_update().znodes.values().any(|znode| znode.data != [1]) {
+    while contents.borrow_and_update().iter().any(|(_, znode)| znode.data != [1]) {
         contents.changed().await.unwrap();
         publications += 1;
     }
@@ -137,7 +137,7 @@ async fn it_ends_with_its_session_and_keeps_the_last_contents() {
     becomes(&mut contents, &[("/a", 0)]).await;
     client.expire_now();
     assert!(contents.changed().await.is_err());
-    assert_eq!(contents.borrow().znodes.len(), 1);
+    assert_eq!(contents.borrow().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,6 +221,6 @@ async fn what_no_watch_told_is_found_by_the_next_reading_of_everything() {
     delete(&writer, "/v/b").await;
     create(&writer, &["/v/c"]).await;
     sleep(PERIOD - Duration::from_secs(1)).await;
-    assert_eq!(contents.borrow().znodes["/v/a"].data, [0], "nothing told it");
+    assert_eq!(contents.borrow().get("/v/a").unwrap().data, [0], "nothing told it");
     becomes(&mut contents, &[("/v/a", 1), ("/v/c", 0)]).await;
 }

@@ -39,6 +39,8 @@ pub struct Cache {
     path: PathBuf,
 }
 
+/// Records as they stand in the tree. What this version could write itself is kept as it is; other text, such as an object
+/// with blanks around it, as a string of JSON.
 #[derive(Serialize, Deserialize)]
 struct Content {
     head: Box<RawValue>,
@@ -74,9 +76,10 @@ impl Cache {
             Ok(_) => std::fs::read(&self.path).map_err(file)?,
         };
         let content: Content = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-        let head = Head::parse(content.head.get().as_bytes()).map_err(|error| wrong(error.to_string()))?;
-        let bytes = |vip: &VipName| content.assignments.get(vip).map(|raw| raw.get().as_bytes().to_vec());
-        Decided::assemble(head, bytes, None).map(Some).map_err(wrong)
+        let head_bytes = unwrapped(&content.head);
+        let head = Head::parse(&head_bytes).map_err(|error| wrong(error.to_string()))?;
+        let bytes = |vip: &VipName| content.assignments.get(vip).map(|raw| unwrapped(raw));
+        Decided::assemble(head, &head_bytes, bytes, None).map(Some).map_err(wrong)
     }
 
     /// Keeps `decided` in place of what was there: after a crash, or with a full disk, one or the other is there.
@@ -85,14 +88,11 @@ impl Cache {
     /// If it cannot be written.
     pub fn store(&self, decided: &Decided) -> Result<(), CacheError> {
         let file = |error| CacheError::File { path: self.path.clone(), error };
-        let text = |bytes: Vec<u8>| RawValue::from_string(String::from_utf8_lossy(&bytes).into_owned());
         let wrong = |problem: String| CacheError::Content { path: self.path.clone(), problem };
-        let raw = |bytes: Result<Vec<u8>, zk_schema::RecordError>| {
-            text(bytes.map_err(|error| wrong(error.to_string()))?).map_err(|error| wrong(error.to_string()))
-        };
-        let mut content = Content { head: raw(decided.head.bytes())?, assignments: BTreeMap::new() };
-        for (vip, assignment) in &decided.assignments {
-            content.assignments.insert(vip.clone(), raw(assignment.bytes())?);
+        let raw = |bytes: &[u8]| wrapped(bytes).map_err(|error| wrong(error.to_string()));
+        let mut content = Content { head: raw(&decided.raw.head)?, assignments: BTreeMap::new() };
+        for (vip, bytes) in &decided.raw.assignments {
+            content.assignments.insert(vip.clone(), raw(bytes)?);
         }
         let bytes = serde_json::to_vec(&content).map_err(|error| wrong(error.to_string()))?;
         replace(&self.path, &bytes).map_err(file)
@@ -115,10 +115,27 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     placed
 }
 
+fn wrapped(bytes: &[u8]) -> Result<Box<RawValue>, serde_json::Error> {
+    let raw: &RawValue = serde_json::from_slice(bytes)?;
+    if raw.get().len() == bytes.len() && raw.get().starts_with('{') {
+        return Ok(raw.to_owned());
+    }
+    // Parsing leaves out what is around a value.
+    serde_json::value::to_raw_value(std::str::from_utf8(bytes).map_err(serde::de::Error::custom)?)
+}
+
+fn unwrapped(raw: &RawValue) -> Vec<u8> {
+    match serde_json::from_str::<String>(raw.get()) {
+        Ok(text) => text.into_bytes(),
+        Err(_) => raw.get().as_bytes().to_vec(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{checked_vip, decided, desired, name};
+    use zk_schema::tree::Assignment;
 
     fn cache() -> (tempfile::TempDir, Cache) {
         let directory = tempfile::tempdir().unwrap();
@@ -145,6 +162,54 @@ mod tests {
         assert_eq!(cache.load().unwrap(), Some(empty));
         let files = std::fs::read_dir(cache.path().parent().unwrap()).unwrap();
         assert_eq!(files.count(), 1, "nothing is left beside it");
+    }
+
+    fn one() -> Decided {
+        decided(3, 17, &desired([("mqtt", checked_vip(&[("a", 100), ("b", 50)]))]))
+    }
+
+    /// A decision as a newer version writes it: with fields at every depth that this one does not know, and blanks.
+    fn newer() -> Decided {
+        let mut known = one();
+        let name = known.assignments.keys().next().unwrap().clone();
+        let insert = |bytes: &[u8], at: &str, pointer: &str| {
+            let mut value: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            let place = value.pointer_mut(pointer).unwrap().as_object_mut().unwrap();
+            place.insert(at.to_owned(), serde_json::json!({"deep": [1, null]}));
+            serde_json::to_vec_pretty(&value).unwrap()
+        };
+        let mut next = Assignment::clone(&known.assignments[&name]);
+        next.next = Some(zk_schema::tree::Adoption { epoch: 1, weights: next.weights.clone() });
+        let mut bytes = insert(&next.bytes().unwrap(), "future", "/next");
+        bytes = insert(&bytes, "future", "/vip");
+        bytes.extend(b" \n");
+        known.head.vips.get_mut(&name).unwrap().digest = Assignment::digest(&bytes);
+        let head = insert(&known.head.bytes().unwrap(), "future", &format!("/vips/{name}"));
+        Decided::assemble(Head::parse(&head).unwrap(), &head, |_| Some(bytes.clone()), None).unwrap()
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_kept_to_the_byte() {
+        let (_directory, cache) = cache();
+        let newer = newer();
+        let text = String::from_utf8(newer.raw.assignments.values().next().unwrap().to_vec()).unwrap();
+        assert_eq!(text.matches("future").count(), 2, "{text}");
+        cache.store(&newer).unwrap();
+        assert_eq!(cache.load().unwrap(), Some(newer));
+    }
+
+    #[test]
+    fn a_file_of_an_earlier_version_is_read() {
+        let (_directory, cache) = cache();
+        let some = one();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let assignment = text(&some.raw.assignments["mqtt"]);
+        let file = format!(r#"{{"head":{},"assignments":{{"mqtt":{assignment}}}}}"#, text(&some.raw.head));
+        std::fs::create_dir_all(cache.path().parent().unwrap()).unwrap();
+        std::fs::write(cache.path(), &file).unwrap();
+        assert_eq!(cache.load().unwrap(), Some(some.clone()));
+        cache.store(&some).unwrap();
+        assert_eq!(std::fs::read_to_string(cache.path()).unwrap(), file, "and goes on to be written");
     }
 
     #[test]

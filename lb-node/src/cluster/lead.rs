@@ -1,19 +1,20 @@
 //! Leading: standing for election, and writing what [`Leader`] decides, fenced, for as long as the leadership lasts.
 
+use super::desk::Desk;
 use super::history::{History, ListLost};
-use super::leader::{self, Leader, PATTERNS, Publication, Published, View};
+use super::leader::{self, Leader, PATTERNS, Publication, Published};
 use crate::quiet::{self, Quiet};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::{Decided, Followed};
 use coordination::setup::ensure_skeleton;
-use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
-use std::collections::{BTreeMap, BTreeSet};
+use coordination::{Change, Error, Mirror, Pattern, Session, State};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Applied, Assignment, Decision, Head, StateRecord as _, Term, is_plausible, paths};
+use zk_schema::tree::{Applied, Decision, Head, StateRecord as _, Term, is_plausible, paths};
 use zk_schema::{NodeName, RealName, RecordError, VipName};
 
 /// How often a leader looks at the clock when nothing changes.
@@ -26,10 +27,6 @@ const DECISIONS: u32 = 50;
 const DECISION_EVERY: Duration = Duration::from_millis(500);
 /// Pause before standing for election again.
 const AGAIN: Duration = Duration::from_millis(500);
-/// How long a leader gives its own writes to come back to it before it takes what it sees for somebody else's.
-const ECHO: Duration = Duration::from_secs(3);
-/// How long a node must have been away until what it had in force is deleted.
-const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// How many sessions' timeouts a node that knows nothing of what is in force waits for one that does to lead.
 const UNKNOWING: u32 = 3;
 /// How many small records are read at once.
@@ -167,13 +164,13 @@ impl Campaign {
         };
         let Some(first) = first else { return over(session) };
         let mut published = Published::parse(&first);
-        let mut damaged = published.complete(known);
+        let damaged = published.complete(known);
         let newest = published.epoch().max(beyond);
         let mut told = Quiet::new(DECISIONS, DECISION_EVERY);
         let mut history = History::new(self.node.clone());
         history.look(session, newest, list_lost).await;
         let mut look_again = Instant::now() + self.reread;
-        let mut leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed())
+        let leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed())
             .after(leadership.predecessor().cloned());
         let own = match session.watch(leadership.candidate()).await {
             Ok((Some(_), gone)) => gone,
@@ -182,22 +179,14 @@ impl Campaign {
             Err(error) => return End::SteppedDown(error.to_string()),
         };
         let mut own = std::pin::pin!(own);
-        let mut echoed_by = Instant::now() + ECHO;
         let mut failed: Option<String> = None;
-        let mut gone: BTreeMap<NodeName, Instant> = BTreeMap::new();
-        let mut seen = contents.borrow_and_update().clone();
-        let mut view = View::parse(&seen, wall());
+        let seen = Arc::clone(&contents.borrow_and_update());
+        let mut desk = Desk::new(leader, seen, damaged, wall(), start.elapsed());
         loop {
-            let newest = contents.borrow_and_update().clone();
-            if !Arc::ptr_eq(&newest, &seen) || view.until.is_some_and(|end| wall() >= end) {
-                seen = newest;
-                view = View::parse(&seen, wall());
-            }
-            if Instant::now() > echoed_by {
-                damaged.extend(damage(&seen, &leader));
-            }
+            let newest = Arc::clone(&contents.borrow_and_update());
             let before = Instant::now();
-            if let Some(old) = long_gone(&mut gone, &view, before) {
+            desk.look(&newest, wall(), start.elapsed());
+            if let Some(old) = desk.long_gone(start.elapsed()) {
                 let delete = Change::Delete { path: paths::applied(&old), version: None };
                 match leadership.commit(vec![delete]).await {
                     Err(error) if leadership.is_over(&error) => return End::SteppedDown(error.to_string()),
@@ -205,19 +194,17 @@ impl Campaign {
                     Err(error) => return End::SteppedDown(error.to_string()),
                 }
             }
-            if let Some(term) = leader.outranked(&view) {
+            if let Some(term) = desk.leader().outranked(desk.view()) {
                 return End::SteppedDown(format!(
                     "a node has term {term} in force, and follows only who leads with a greater one"
                 ));
             }
-            match leader.decide(&view, &damaged, start.elapsed()) {
+            match desk.decide(start.elapsed()) {
                 Ok(None) => {}
                 Ok(Some(publication)) => match write(session, leadership, &publication, &mut history).await {
                     Ok(()) => {
                         tell(&publication, &mut told);
-                        leader.published(publication, start.elapsed());
-                        damaged.clear();
-                        echoed_by = Instant::now() + ECHO;
+                        desk.published(publication, start.elapsed());
                         failed = None;
                     }
                     Err(WriteError::Store(Error::Expired)) => return End::Expired,
@@ -238,7 +225,7 @@ impl Campaign {
                 }
             }
             if Instant::now() >= look_again {
-                history.look(session, leader.in_force().epoch().max(beyond), list_lost).await;
+                history.look(session, desk.leader().in_force().epoch().max(beyond), list_lost).await;
                 look_again = Instant::now() + self.reread;
             }
             let old = history.superfluous();
@@ -272,17 +259,6 @@ fn over<S: Session>(session: &S) -> End {
     }
 }
 
-/// A node that has not been there for so long that what it had in force is of no interest any more.
-fn long_gone(gone: &mut BTreeMap<NodeName, Instant>, view: &View, now: Instant) -> Option<NodeName> {
-    gone.retain(|node, _| view.applied.contains_key(node) && !view.nodes.contains(node));
-    for node in view.applied.keys().filter(|node| !view.nodes.contains(*node)) {
-        gone.entry(node.clone()).or_insert(now);
-    }
-    let old = gone.iter().find(|(_, since)| now.duration_since(**since) >= FORGET_AFTER)?.0.clone();
-    gone.remove(&old);
-    Some(old)
-}
-
 /// The greatest term and the greatest epoch that anybody is known to have in force or to have written, which what is
 /// new must exceed: a head may be lost, and with it its number. What is [made up](leader::credible) does not count.
 struct Greatest {
@@ -312,24 +288,6 @@ async fn greatest<S: Session>(session: &S, in_force: Option<(u64, u64)>) -> Resu
         }
     }
     Ok(greatest(&leaders))
-}
-
-/// Assignments that are not as this leader wrote them; with the head, all of them.
-fn damage(seen: &Contents, leader: &Leader) -> BTreeSet<VipName> {
-    let Some(head) = &leader.in_force().head else { return BTreeSet::new() };
-    if head.term != leader.term() {
-        return BTreeSet::new();
-    }
-    let is_own = seen
-        .znodes
-        .get(paths::ASSIGNMENTS)
-        .is_some_and(|znode| Head::parse(&znode.data).is_ok_and(|seen| seen == *head));
-    let is_damaged = |name: &VipName, digest: &str| {
-        let znode = seen.znodes.get(&paths::assignment(name));
-        !is_own || znode.is_none_or(|znode| Assignment::digest(&znode.data) != digest)
-    };
-    let damaged = head.vips.iter().filter(|(name, entry)| is_damaged(name, &entry.digest));
-    damaged.map(|(name, _)| name.clone()).collect()
 }
 
 /// Why a publication was not written.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`agent`] | a node's life in the tree, session after session | the store |
 //! | [`lead`] | standing for election, and writing decisions while leading | the store |
+//! | [`desk`] | a leader's turn: what changed in the tree, and what is to be written | none |
 //! | [`leader`] | what a leader decides | none |
 //! | [`history`] | what is kept of its decisions | the store |
 //! | [`verdict`], [`probers`] | who probes what, and what their votes come to: of `coordination`, for `lbctl` too | none |
@@ -14,6 +15,7 @@
 
 pub mod agent;
 pub mod cache;
+pub mod desk;
 pub mod exclusions;
 pub mod history;
 pub mod lead;

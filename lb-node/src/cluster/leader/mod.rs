@@ -21,7 +21,7 @@ mod weights;
 mod wish;
 
 pub use order::credible;
-pub use view::{PATTERNS, Published, View, Wish};
+pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
 
 use super::verdict::{self, Verdict};

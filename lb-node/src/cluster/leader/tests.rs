@@ -29,7 +29,7 @@ impl Case {
         let nodes: BTreeSet<NodeName> = ["lb-1", "lb-2", "lb-3"].map(name).into();
         let wishes = desired.vips.iter().map(|(vip, state)| {
             let reals = state.reals.iter().map(|(real, record)| (real.clone(), Ok(record.clone())));
-            (vip.clone(), Wish { vip: Ok(state.vip.clone()), reals: reals.collect() })
+            (vip.clone(), Arc::new(Wish { vip: Ok(state.vip.clone()), reals: reals.collect() }))
         });
         let view = View {
             cluster: Some(Ok(Cluster::default())),
@@ -94,13 +94,13 @@ impl Case {
                 extra: Default::default(),
             };
             self.view.applied.insert(node.clone(), record);
-            self.view.votes.entry(node.clone()).or_default().targets = head.targets;
+            Arc::make_mut(self.view.votes.entry(node.clone()).or_default()).targets = head.targets;
         }
     }
 
     fn find_down(&mut self, nodes: &[&str], reals: &[&str]) {
         for node in nodes {
-            let vote = self.view.votes.entry(name(node)).or_default();
+            let vote = Arc::make_mut(self.view.votes.entry(name(node)).or_default());
             for real in reals {
                 let finding = Finding { since: 0, reason: "connection refused".into() };
                 vote.down.insert(Target { vip: name("mqtt"), real: name(real) }, finding);
@@ -126,7 +126,7 @@ impl Case {
     }
 
     fn wish(&mut self) -> &mut Wish {
-        self.view.wishes.get_mut("mqtt").unwrap()
+        Arc::make_mut(self.view.wishes.get_mut("mqtt").unwrap())
     }
 }
 
@@ -319,7 +319,7 @@ fn a_new_leader_takes_what_is_damaged_in_the_tree_from_what_its_node_has_in_forc
     let sound = case.leader.in_force().clone();
     let head = sound.head.clone().unwrap();
     let assignments = sound.assignments.iter().map(|(vip, current)| (vip.clone(), Arc::new(current.clone())));
-    let known = Decided { head: head.clone(), assignments: assignments.collect() };
+    let known = Decided::written(head.clone(), assignments.collect()).unwrap();
     let damaged = [name::<VipName>("mqtt")].into();
 
     let mut gone = Published { head: Some(head.clone()), ..Published::default() };
@@ -480,10 +480,11 @@ fn a_wiped_tree_may_be_restored_vip_by_vip_and_real_by_real_and_loses_nothing() 
         case.pass(12);
         assert_eq!(case.leader.in_force().head.as_ref().unwrap().held_vips.len(), 6);
         for (vip, wish) in good.clone() {
-            case.view.wishes.insert(vip.clone(), Wish { vip: wish.vip, reals: BTreeMap::new() });
-            for (real, record) in wish.reals {
+            let Wish { vip: record, reals } = Arc::unwrap_or_clone(wish);
+            case.view.wishes.insert(vip.clone(), Arc::new(Wish { vip: record, reals: BTreeMap::new() }));
+            for (real, record) in reals {
                 case.pass(pause);
-                case.view.wishes.get_mut(&vip).unwrap().reals.insert(real, record);
+                Arc::make_mut(case.view.wishes.get_mut(&vip).unwrap()).reals.insert(real, record);
             }
             if successor && vip.as_str() == "v2" {
                 case.succeed();
@@ -656,12 +657,12 @@ fn the_size_of_one_vip_stops_no_decision_on_others_and_is_told() {
             (name(&long(real)), Ok(record))
         });
         let vip = Vip::new([198, 51, 100, number].into(), 1, zk_schema::Protocol::Tcp);
-        Wish { vip: Ok(vip), reals: reals.collect() }
+        Arc::new(Wish { vip: Ok(vip), reals: reals.collect() })
     };
     let mut case = three();
     case.view.wishes.insert(name("fits"), wish(700, 0, 7));
     case.view.wishes.insert(name("large"), wish(700, 900, 8));
-    case.wish().reals.extend(wish(700, 900, 9).reals);
+    case.wish().reals.extend(Arc::unwrap_or_clone(wish(700, 900, 9)).reals);
     case.find_down(&ALL, &["b"]);
     case.pass(3);
     assert_eq!(case.members(), ["a", "c"], "what was in force is kept, and goes by its probes");
@@ -673,7 +674,7 @@ fn the_size_of_one_vip_stops_no_decision_on_others_and_is_told() {
     }
     // However often its weights change, the record fits.
     for weight in 1..30 {
-        for record in case.view.wishes.get_mut("fits").unwrap().reals.values_mut() {
+        for record in Arc::make_mut(case.view.wishes.get_mut("fits").unwrap()).reals.values_mut() {
             record.as_mut().unwrap().weight = weight;
         }
         case.pass(2);
@@ -703,7 +704,7 @@ fn there_are_no_more_vips_and_nodes_than_a_head_has_room_for() {
         let vip =
             Vip::new(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), 1, zk_schema::Protocol::Tcp);
         let wish = Wish { vip: Ok(vip), reals: BTreeMap::new() };
-        case.view.wishes.insert(name(&format!("{number:v<60}")), wish);
+        case.view.wishes.insert(name(&format!("{number:v<60}")), Arc::new(wish));
         case.view.nodes.insert(name(&format!("{number:n<60}")));
     }
     let publication = case.step().unwrap();
@@ -812,7 +813,7 @@ fn a_record_that_is_wrong_is_refused_alone_and_told() {
 fn a_vip_that_clashes_with_one_in_force_is_refused() {
     let mut case = three();
     let twin = case.mqtt().vip.clone();
-    case.view.wishes.insert(name("twin"), Wish { vip: Ok(twin), reals: BTreeMap::new() });
+    case.view.wishes.insert(name("twin"), Arc::new(Wish { vip: Ok(twin), reals: BTreeMap::new() }));
     case.step().unwrap();
     assert!(!case.leader.in_force().assignments.contains_key("twin"));
     assert!(case.problems().contains("/drover/vips/twin"), "{}", case.problems());
@@ -892,7 +893,7 @@ fn who_registered_a_real_is_no_part_of_what_is_served_but_that_an_agent_did_is()
         ];
         let znode = |data| Znode { data, version: 0, created: 0, modified: 0, owner: registrant.map(|_| 7) };
         let znodes = records.map(|(path, data)| (path.to_owned(), znode(data)));
-        View::parse(&Contents { znodes: znodes.into(), complete: true }, 0)
+        View::parse(&Arc::new(Contents::of(znodes)), 0)
     };
     let is_registered =
         |view: &View| Registrant::is_registered(view.wishes["mqtt"].reals["a"].as_ref().unwrap());

@@ -1,9 +1,10 @@
 //! What a leader sees: the tree, parsed.
 
 use super::is_listed;
-use coordination::Contents;
 use coordination::follow::Decided;
+use coordination::{Contents, Znode};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use zk_schema::tree::{
     Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Vote, bound, is_plausible,
     paths,
@@ -16,11 +17,11 @@ pub struct View {
     /// The cluster's record, if there is one, or what is wrong with it.
     pub cluster: Option<Result<Cluster, String>>,
     /// What operators ask for.
-    pub wishes: BTreeMap<VipName, Wish>,
+    pub wishes: BTreeMap<VipName, Arc<Wish>>,
     /// Nodes that are there.
     pub nodes: BTreeSet<NodeName>,
     /// What they find.
-    pub votes: BTreeMap<NodeName, Vote>,
+    pub votes: BTreeMap<NodeName, Arc<Vote>>,
     /// What they have in force.
     pub applied: BTreeMap<NodeName, Applied>,
     /// Reals that are to get no new connections.
@@ -75,98 +76,231 @@ pub const PATTERNS: [&str; 11] = [
 impl View {
     /// Parses the tree's `contents` at `now`, in seconds since 1970.
     #[must_use]
-    pub fn parse(contents: &Contents, now: u64) -> Self {
-        let mut view = Self::default();
-        for (path, znode) in &contents.znodes {
+    pub fn parse(contents: &Arc<Contents>, now: u64) -> Self {
+        let mut reading = Reading::default();
+        reading.follow(contents, now);
+        reading.view
+    }
+}
+
+/// A [`View`] that follows the tree: only what changed in it is parsed.
+///
+/// Whatever was read before, what [`Reading::follow`] leads to is what [`View::parse`] gives.
+#[derive(Debug, Default)]
+pub struct Reading {
+    view: View,
+    /// What it was read from.
+    contents: Arc<Contents>,
+    /// What could not be read, by path.
+    problems: BTreeMap<String, String>,
+    parsed: u64,
+}
+
+impl Reading {
+    /// What was read.
+    #[must_use]
+    pub const fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// How many records have been parsed so far: a measure of its work.
+    #[must_use]
+    pub const fn parsed(&self) -> u64 {
+        self.parsed
+    }
+
+    /// Reads what differs in `contents` from what was read last, at `now`, in seconds since 1970.
+    pub fn follow(&mut self, contents: &Arc<Contents>, now: u64) {
+        let flags_end = self.view.until.is_some_and(|end| now >= end);
+        if Arc::ptr_eq(&self.contents, contents) && !flags_end {
+            return;
+        }
+        let before = std::mem::replace(&mut self.contents, Arc::clone(contents));
+        // In order: a VIP before its reals.
+        let mut changed: BTreeSet<String> = contents.changed_since(&before).into_iter().collect();
+        // The reals of a VIP that came may have been there before it: what is seen of two znodes may be of different
+        // moments.
+        let came: Vec<&String> =
+            changed.iter().filter(|path| is_vip(path) && before.get(path).is_none()).collect();
+        let reals: Vec<String> = came
+            .into_iter()
+            .map(|vip| format!("{vip}/reals"))
+            .flat_map(|reals| contents.children(&reals).map(move |(real, _)| format!("{reals}/{real}")))
+            .collect();
+        changed.extend(reals);
+        let mut has_flags = flags_end;
+        let mut news = false;
+        for path in &changed {
             let parts: Vec<&str> = path.split('/').skip(2).collect();
-            let known = match parts[..] {
+            let znode = contents.get(path);
+            let data = znode.map(|znode| znode.data.as_slice());
+            let problem = match parts[..] {
                 [] => {
-                    let mut record: Result<Cluster, String> =
-                        from_json(&znode.data).map_err(|error| error.to_string());
-                    let bounded = record.as_mut().map(|record| bound(&mut record.extra)).unwrap_or(Ok(()));
-                    view.cluster = Some(record);
-                    bounded.map_err(|error| error.to_string())
+                    self.parsed += 1;
+                    let mut record: Option<Result<Cluster, String>> =
+                        data.map(|data| from_json(data).map_err(|error| error.to_string()));
+                    let bounded = match &mut record {
+                        Some(Ok(record)) => bound(&mut record.extra).map_err(|error| error.to_string()),
+                        _ => Ok(()),
+                    };
+                    self.view.cluster = record;
+                    bounded
                 }
-                ["vips", vip] => view.vip(vip, &znode.data),
-                ["vips", vip, "reals", real] => view.real(vip, real, &znode.data, znode.owner.is_some()),
-                ["nodes", node] => {
-                    Member::parse(&znode.data).map_err(|error| error.to_string()).and_then(|_| {
-                        view.nodes.insert(node.parse().map_err(in_words)?);
-                        Ok(())
-                    })
+                ["vips", vip] => self.vip(vip, data),
+                ["vips", vip, "reals", real] => self.real(vip, real, znode),
+                ["nodes", node] => self.node(node, data),
+                ["applied", node] => self.of_node(node, data, |view| &mut view.applied, |applied| applied),
+                ["health", node] => self.of_node(node, data, |view| &mut view.votes, Arc::new),
+                ["ops", ..] => {
+                    has_flags = true;
+                    continue;
                 }
-                ["applied", node] => insert(&mut view.applied, node, &znode.data),
-                ["health", node] => insert(&mut view.votes, node, &znode.data),
-                ["ops", "drain", real] => {
-                    let counts = view.flag(&znode.data, now);
-                    let target = real.replacen('.', "/", 1).parse();
-                    target.map(|target| counts && view.drains.insert(target)).map(|_| ())
-                }
-                ["ops", "freeze"] => {
-                    view.frozen = view.flag(&znode.data, now);
-                    Ok(())
-                }
-                ["ops", "confirm", name] => {
-                    let counts = view.flag(&znode.data, now);
-                    match name {
-                        _ if !counts => Ok(()),
-                        "_vips" => {
-                            view.confirmed_vips = true;
-                            Ok(())
-                        }
-                        "_nodes" => {
-                            view.confirmed_nodes = true;
-                            Ok(())
-                        }
-                        vip => {
-                            vip.parse().map(|vip| view.confirmed.insert(vip)).map(|_| ()).map_err(in_words)
-                        }
-                    }
-                }
-                _ => Ok(()),
+                _ => continue,
             };
-            if let Err(problem) = known {
-                view.problems.insert(format!("{path}: {problem}"));
-            }
+            news |= match problem {
+                Ok(()) => self.problems.remove(path).is_some(),
+                Err(problem) => self.problems.insert(path.clone(), problem.clone()) != Some(problem),
+            };
         }
-        view
+        if has_flags {
+            news |= self.flags(now);
+        }
+        if news {
+            let problems = self.problems.iter();
+            self.view.problems = problems.map(|(path, problem)| format!("{path}: {problem}")).collect();
+        }
     }
 
-    /// Whether a flag counts.
-    fn flag(&mut self, data: &[u8], now: u64) -> bool {
-        let flag = Flag::read(data);
-        let counts = flag.counts(now);
-        if counts {
-            self.until = self.until.into_iter().chain(flag.until).min();
-        }
-        counts
-    }
-
-    fn vip(&mut self, vip: &str, data: &[u8]) -> Result<(), String> {
+    fn vip(&mut self, vip: &str, data: Option<&[u8]>) -> Result<(), String> {
+        let Some(data) = data else {
+            self.view.wishes.remove(vip);
+            return Ok(());
+        };
         let name: VipName = vip.parse().map_err(in_words)?;
+        self.parsed += 1;
         let mut record: Result<Vip, String> = from_json(data).map_err(|error| error.to_string());
         let bounded = record.as_mut().map(|record| bound(&mut record.extra)).unwrap_or(Ok(()));
-        match self.wishes.get_mut(&name) {
-            Some(wish) => wish.vip = record,
+        match self.view.wishes.get_mut(&name) {
+            Some(wish) => Arc::make_mut(wish).vip = record,
             None => {
-                self.wishes.insert(name, Wish { vip: record, reals: BTreeMap::new() });
+                let wish = Wish { vip: record, reals: BTreeMap::new() };
+                self.view.wishes.insert(name, Arc::new(wish));
             }
         }
         bounded.map_err(|error| error.to_string())
     }
 
-    fn real(&mut self, vip: &str, real: &str, data: &[u8], is_ephemeral: bool) -> Result<(), String> {
-        let name: VipName = vip.parse().map_err(in_words)?;
-        let real: RealName = real.parse().map_err(in_words)?;
-        let mut record: Result<Real, String> = from_json(data).map_err(|error| error.to_string());
+    fn real(&mut self, vip: &str, real: &str, znode: Option<&Arc<Znode>>) -> Result<(), String> {
+        let wish = self.view.wishes.get_mut(vip);
+        let Some(znode) = znode else {
+            if let Some(wish) = wish
+                && wish.reals.contains_key(real)
+            {
+                Arc::make_mut(wish).reals.remove(real);
+            }
+            return Ok(());
+        };
+        let _: VipName = vip.parse().map_err(in_words)?;
+        let name: RealName = real.parse().map_err(in_words)?;
+        self.parsed += 1;
+        let mut record: Result<Real, String> = from_json(&znode.data).map_err(|error| error.to_string());
+        let is_ephemeral = znode.owner.is_some();
         let settled =
             record.as_mut().map(|record| Registrant::settle(record, is_ephemeral)).unwrap_or(Ok(()));
-        // A VIP's znode is read before those of its reals; if it is gone by now, so will they be.
-        if let Some(wish) = self.wishes.get_mut(&name) {
-            wish.reals.insert(real, record);
+        if let Some(wish) = wish {
+            // Unchanged where only who wrote it changed.
+            if wish.reals.get(&name) != Some(&record) {
+                Arc::make_mut(wish).reals.insert(name, record);
+            }
         }
         settled.map_err(|error| error.to_string())
     }
+
+    fn node(&mut self, node: &str, data: Option<&[u8]>) -> Result<(), String> {
+        self.view.nodes.remove(node);
+        let Some(data) = data else { return Ok(()) };
+        self.parsed += 1;
+        Member::parse(data).map_err(|error| error.to_string())?;
+        self.view.nodes.insert(node.parse().map_err(in_words)?);
+        Ok(())
+    }
+
+    /// Reads what a node wrote of itself.
+    fn of_node<T: StateRecord, V>(
+        &mut self,
+        node: &str,
+        data: Option<&[u8]>,
+        place: fn(&mut View) -> &mut BTreeMap<NodeName, V>,
+        kept: impl Fn(T) -> V,
+    ) -> Result<(), String> {
+        let place = place(&mut self.view);
+        place.remove(node);
+        let Some(data) = data else { return Ok(()) };
+        self.parsed += 1;
+        let name: NodeName = node.parse().map_err(in_words)?;
+        place.insert(name, kept(T::parse(data).map_err(|error| error.to_string())?));
+        Ok(())
+    }
+
+    /// Reads all flags: they are few, and until when they count depends on all of them. Returns whether what is wrong
+    /// with them changed.
+    fn flags(&mut self, now: u64) -> bool {
+        let contents = Arc::clone(&self.contents);
+        self.view.until = None;
+        self.view.frozen = contents.get(paths::FREEZE).is_some_and(|znode| self.flag(&znode.data, now));
+        let before: BTreeMap<String, String> =
+            self.problems.extract_if(paths::OPS.to_owned().., |path, _| path.starts_with(FLAGS)).collect();
+        let mut problems = BTreeMap::new();
+        self.view.drains.clear();
+        for (real, znode) in contents.children(paths::DRAIN) {
+            let counts = self.flag(&znode.data, now);
+            match real.replacen('.', "/", 1).parse() {
+                Ok(target) => drop(counts.then(|| self.view.drains.insert(target))),
+                Err(problem) => drop(problems.insert(format!("{}/{real}", paths::DRAIN), problem)),
+            }
+        }
+        self.view.confirmed.clear();
+        (self.view.confirmed_vips, self.view.confirmed_nodes) = (false, false);
+        for (name, znode) in contents.children(paths::CONFIRM) {
+            if !self.flag(&znode.data, now) {
+                continue;
+            }
+            match name {
+                "_vips" => self.view.confirmed_vips = true,
+                "_nodes" => self.view.confirmed_nodes = true,
+                vip => match vip.parse() {
+                    Ok(vip) => drop(self.view.confirmed.insert(vip)),
+                    Err(problem) => {
+                        problems.insert(format!("{}/{vip}", paths::CONFIRM), in_words(problem));
+                    }
+                },
+            }
+        }
+        let news = before != problems;
+        self.problems.extend(problems);
+        news
+    }
+
+    /// Whether a flag counts.
+    fn flag(&mut self, data: &[u8], now: u64) -> bool {
+        self.parsed += 1;
+        let flag = Flag::read(data);
+        let counts = flag.counts(now);
+        if counts {
+            self.view.until = self.view.until.into_iter().chain(flag.until).min();
+        }
+        counts
+    }
+}
+
+/// Where the flags are.
+const FLAGS: &str = "/drover/ops/";
+
+/// Whether this is the place of a VIP's record.
+fn is_vip(path: &str) -> bool {
+    path.strip_prefix(paths::VIPS)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .is_some_and(|vip| !vip.contains('/'))
 }
 
 impl Published {
@@ -174,11 +308,11 @@ impl Published {
     #[must_use]
     pub fn parse(contents: &Contents) -> Self {
         let mut published = Self::default();
-        for (path, znode) in &contents.znodes {
-            if path == paths::ASSIGNMENTS {
-                published.head = Head::parse(&znode.data).ok().filter(|head| is_plausible(head.order()));
-            } else if let Some(name) = path.strip_prefix("/drover/assignments/")
-                && let Ok(name) = name.parse()
+        if let Some(head) = contents.get(paths::ASSIGNMENTS) {
+            published.head = Head::parse(&head.data).ok().filter(|head| is_plausible(head.order()));
+        }
+        for (name, znode) in contents.children(paths::ASSIGNMENTS) {
+            if let Ok(name) = name.parse()
                 && let Ok(assignment) = Assignment::parse(&znode.data)
                 && is_plausible((assignment.term, assignment.epoch))
             {
@@ -220,12 +354,9 @@ impl Published {
     }
 }
 
-fn insert<T: StateRecord>(into: &mut BTreeMap<NodeName, T>, node: &str, data: &[u8]) -> Result<(), String> {
-    let name: NodeName = node.parse().map_err(in_words)?;
-    into.insert(name, T::parse(data).map_err(|error| error.to_string())?);
-    Ok(())
-}
-
 fn in_words(error: zk_schema::NameError) -> String {
     error.to_string()
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,21 +28,18 @@ impl Seen {
     /// Parses the tree's `contents`, of which `vips` matter.
     pub(super) fn parse(contents: &Contents, vips: &BTreeSet<VipName>) -> Self {
         let record = |name: &VipName| {
-            let znode = contents.znodes.get(&paths::vip(name))?;
+            let znode = contents.get(&paths::vip(name))?;
             Some(from_json(&znode.data).map_err(|error| error.to_string()))
         };
         let vips = vips.iter().map(|name| (name.clone(), record(name))).collect();
         let mut sources = BTreeSet::new();
-        for (path, znode) in &contents.znodes {
-            if !path.starts_with(paths::NODES) {
-                continue;
-            }
+        for (node, znode) in contents.children(paths::NODES) {
             match Member::parse(&znode.data) {
                 Ok(Member { source_v4, source_v6, .. }) => {
                     sources.extend(source_v4.map(IpAddr::from));
                     sources.extend(source_v6.map(IpAddr::from));
                 }
-                Err(error) => tracing::debug!(path, %error, "not a node's record"),
+                Err(error) => tracing::debug!(node, %error, "not a node's record"),
             }
         }
         Self { vips, sources }

@@ -245,6 +245,6 @@ pub(crate) fn decide(stage: &Stage, rounds: usize) -> Result<Figures> {
     }
     let mut figures = Figures::new();
     figures.both("parse_", &parse).both("", &decide).count("rounds", rounds);
-    figures.count("znodes", contents.znodes.len());
+    figures.count("znodes", contents.len());
     Ok(figures)
 }

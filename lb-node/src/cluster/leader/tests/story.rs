@@ -25,7 +25,7 @@ fn a_death_is_told_with_votes_and_reason_and_a_return_in_two_steps() {
         ]
     );
     case.acknowledge();
-    case.view.votes.values_mut().for_each(|vote| vote.down.clear());
+    case.view.votes.values_mut().for_each(|vote| Arc::make_mut(vote).down.clear());
     assert_eq!(
         told(case.step()),
         ["verdict mqtt/b: is up by 3 of 3 votes", "announced mqtt: b joins with 100"]
@@ -75,7 +75,7 @@ fn what_is_refused_or_held_is_told_when_it_begins_and_when_it_ends() {
     let lines = told(case.step());
     assert!(lines[0].starts_with("verdict mqtt/a: is down by 3 of 3 votes"), "{lines:?}");
     assert!(lines[2].starts_with("held mqtt: ") && lines.len() == 3, "{lines:?}");
-    case.view.votes.values_mut().for_each(|vote| vote.down.clear());
+    case.view.votes.values_mut().for_each(|vote| Arc::make_mut(vote).down.clear());
     assert!(told(case.step())[2].starts_with("held mqtt: no longer: "));
 }
 
