@@ -211,6 +211,12 @@ impl Fault {
         }
     }
 
+    /// Whether it costs nothing only as long as it is made good soon.
+    pub(crate) fn is_urgent(self) -> bool {
+        // The leader lets a real go half a minute after its registration.
+        matches!(self, Fault::AgentLost(_))
+    }
+
     /// What is different while it lasts.
     pub(crate) fn change(self, state: &mut State) {
         let drop = |nodes: &mut Vec<usize>, node: usize| nodes.retain(|other| *other != node);

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{Drill, Options};
 use crate::faults::Fault;
-use crate::stage::{Scene, Stage, THREE};
+use crate::stage::{Scene, Stage, Step, THREE};
 
 /// The broker whose host is a real by its agent alone.
 const REGISTERED: usize = 2;
@@ -169,8 +169,9 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
     let mut random = SplitMix64(options.seed);
     for _ in 0..options.pairs {
         let pair = Pair::draw(&mut random);
-        let mut faults = [pair.faults[0].fault(stage)?, pair.faults[1].fault(stage)?];
+        let faults = [pair.faults[0].fault(stage)?, pair.faults[1].fault(stage)?];
         let [first, second] = faults;
+        let mut lasting: Vec<Fault> = faults.into_iter().filter(|fault| !fault.is_urgent()).collect();
         stage.play(
             first.strikes(stage).and(second.strikes(stage)),
             |stage| {
@@ -180,22 +181,29 @@ fn play(stage: &mut Stage, options: &Options) -> Result<()> {
             },
             |stage| {
                 faults.into_iter().try_for_each(|fault| fault.struck(stage))?;
-                stage.steady_with(&faults)
+                let mut urgent = faults.into_iter().filter(|fault| fault.is_urgent());
+                urgent.try_for_each(|fault| fault.end(stage))?;
+                stage.steady_with(&lasting)
             },
         )?;
         if !pair.in_order {
-            faults.reverse();
+            lasting.reverse();
         }
-        let [first, second] = faults;
+        let steps = lasting.iter().map(|fault| fault.ends(stage));
+        let ends = steps.reduce(Step::and).context("one of two faults lasts")?;
         stage.play(
-            first.ends(stage).and(second.ends(stage)),
+            ends,
             |stage| {
-                first.end(stage)?;
-                stage.watch(pair.gap)?;
-                second.end(stage)
+                for (number, fault) in lasting.iter().enumerate() {
+                    if number > 0 {
+                        stage.watch(pair.gap)?;
+                    }
+                    fault.end(stage)?;
+                }
+                Ok(())
             },
             |stage| {
-                faults.into_iter().try_for_each(|fault| fault.ended(stage))?;
+                lasting.iter().try_for_each(|fault| fault.ended(stage))?;
                 stage.steady_with(&[])?;
                 stage.check_tables(&before)?;
                 stage.check_content()
