@@ -586,6 +586,13 @@ impl Stage {
         Ok(())
     }
 
+    /// Promises that something, which is so now, has taken no longer than this since the step's beginning.
+    pub(crate) fn check_over_within(&mut self, what: &str, limit: Duration) {
+        let took = self.begun.elapsed();
+        let promise = format!("{what} within {} ms", limit.as_millis());
+        self.check(promise, format!("after {} ms", took.as_millis()), took <= limit);
+    }
+
     /// Promises that `lbctl status` says that something is wrong with a node.
     pub(crate) fn check_known(&mut self, node: usize) -> Result<()> {
         let name = self.site.node_name(node).to_owned();

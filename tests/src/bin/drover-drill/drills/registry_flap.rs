@@ -8,7 +8,7 @@ use drover_tests::crowd::broker_name;
 
 use super::{Drill, Options};
 use crate::faults::{Fault, registration};
-use crate::stage::{Scene, Stage, VIPS, step};
+use crate::stage::{LIMIT, Scene, Stage, VIPS, step};
 
 /// The broker whose host is a real by its agent alone.
 const REGISTERED: usize = 2;
@@ -18,6 +18,9 @@ const RESTARTS: usize = 3;
 const EXPIRIES: usize = 2;
 /// How long it stays away then.
 const AWAY: Duration = Duration::from_secs(3);
+
+/// A goodbye's effect on a busy machine. It takes half a minute to give up an agent that says none.
+const AT_ONCE: Duration = Duration::from_secs(10);
 
 pub(super) const DRILL: Drill = Drill {
     name: "registry-flap",
@@ -77,15 +80,13 @@ fn play(stage: &mut Stage, _: &Options) -> Result<()> {
 
     stage.play(
         step(format!("the agent that registers {name} says goodbye (SIGTERM)")).ends_broker(REGISTERED),
-        |stage| {
-            let limit = crate::stage::LIMIT;
-            stage.site.reals[REGISTERED].process().terminate(limit)?;
-            Ok(())
-        },
+        |stage| stage.site.reals[REGISTERED].process().terminate(LIMIT).map(drop),
         |stage| {
             stage.wait_gone(&registration(REGISTERED))?;
             stage.wait_disconnected(REGISTERED)?;
-            stage.calm(&stage.all(), Some(REGISTERED))
+            stage.calm(&stage.all(), Some(REGISTERED))?;
+            stage.check_over_within(&format!("{name} leaves every table"), AT_ONCE);
+            Ok(())
         },
     )?;
     // As after a broker's death: those who came while it was away, on slots that it gets back, are cut.
