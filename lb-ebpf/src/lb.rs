@@ -10,6 +10,8 @@
 //! Whatever else changes gets a new entry, and the word that refers to it is switched.
 //! Index 0 is "none" for VIPs, reals and next hops alike.
 
+use core::mem::offset_of;
+
 /// Entries in one half of [`AddressEntry`]'s table: a power of two, twice the most addresses allowed.
 pub const ADDRESS_SLOTS: u32 = 8192;
 /// Entries in one half of [`ServiceEntry`]'s table.
@@ -22,6 +24,8 @@ pub const PREFIX_LINES: u32 = 2_048;
 /// A tick of the source-prefix limiter is two to this power nanoseconds (1.024 us): 32 bits of it pass in
 /// 73 minutes.
 pub const PREFIX_TICK_SHIFT: u32 = 10;
+/// The same for packets of a source prefix: 64 ns; 32 bits of it pass in 275 s.
+pub const PACKET_TICK_SHIFT: u32 = 6;
 /// First half of an IPv4 VIP's key: no unicast IPv6 address starts like this.
 pub const IPV4_KEY: u64 = u64::MAX;
 /// Key of an empty cell: no packet has it. (All zeros would be IPv6's unspecified address.)
@@ -47,24 +51,49 @@ pub struct Config {
     pub index: u64,
     /// The flow hash's seed.
     pub seed: [u64; 2],
-    /// Key of the prefix limiter, private to this node.
-    pub prefix_seed: u64,
-    /// Sampling: VIP's index or 0 for all (high 32 bits), mask on a random number (low); see `capture_until`.
-    pub capture: u64,
+    /// MAC address that frames are taken for, see [`mac_word`]; 0: frames are taken whatever their destination.
+    pub mac: u64,
     /// Monotonic time in ns until which sampling is on; 0 when it is off.
     pub capture_until: u64,
+    /// Key of the prefix limiter, private to this node.
+    pub prefix_seed: u64,
+    /// Length of the kernel's tick (jiffy) in ns: at most 10 ms.
+    pub tick: u32,
+    /// Bits of [`config_flags`].
+    pub flags: u32,
+    /// Sampling: VIP's index or 0 for all (high 32 bits), mask on a random number (low); see `capture_until`.
+    pub capture: u64,
     /// Minimum distance of the ICMP errors that the node sends, in ns.
     pub icmp_interval: u64,
     /// Burst of ICMP errors times their distance, in ns.
     pub icmp_tolerance: u64,
-    /// Source of the node's own ICMP errors, IPv4 as on the wire; 0: the VIP's address is used.
-    pub source_v4: u32,
-    /// Length of the kernel's tick (jiffy) in ns: at most 10 ms.
-    pub tick: u32,
-    /// The same for IPv6.
-    pub source_v6: [u64; 2],
+    /// Minimum distance of the echo requests that the node answers, in ns.
+    pub echo_interval: u64,
+    /// Burst of echo answers times their distance, in ns.
+    pub echo_tolerance: u64,
     /// Term and epoch of the decision that the tables are from, on a node of a cluster; else 0. Programs do not read it.
     pub order: [u64; 2],
+    /// Further MAC addresses that frames are taken for, likewise; 0: none.
+    pub more_macs: [u64; MORE_MACS],
+}
+
+/// Bits of [`Config::flags`].
+pub mod config_flags {
+    /// What no VIP of its address serves is left to the kernel instead of dropped.
+    pub const PASS_UNSERVED: u32 = 1;
+}
+
+/// Number of [`Config::more_macs`].
+pub const MORE_MACS: usize = 8;
+
+/// Mask of a MAC address in the first eight bytes of a frame, loaded as one word.
+pub const MAC_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+
+/// A MAC address as [`Config::mac`] holds it: a frame's first eight bytes under [`MAC_MASK`].
+#[inline(always)]
+#[must_use]
+pub const fn mac_word(mac: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([mac[0], mac[1], mac[2], mac[3], mac[4], mac[5], 0, 0])
 }
 
 /// An address that VIPs live on; a cell of a two-position hash table (see [`address_positions`]).
@@ -120,6 +149,16 @@ pub struct VipEntry {
     pub prefix_interval: u64,
     /// The same for each source prefix, in ticks; with the interval below 2^31.
     pub prefix_tolerance: u64,
+    /// Distance of packets at the VIP's limit, in ns. From here on only VIPs that limit packets are read.
+    pub packet_interval: u64,
+    /// Burst times distance, in ns.
+    pub packet_tolerance: u64,
+    /// The same for each source prefix, in ticks of [`PACKET_TICK_SHIFT`].
+    pub prefix_packet_interval: u64,
+    /// The same for each source prefix, in ticks; with the interval below 2^31.
+    pub prefix_packet_tolerance: u64,
+    /// Filler.
+    pub reserved: [u64; 4],
 }
 
 /// Bits of [`VipEntry::flags`].
@@ -130,6 +169,10 @@ pub mod vip_flags {
     pub const RATE_LIMIT: u32 = 2;
     /// Each source prefix has.
     pub const PREFIX_LIMIT: u32 = 4;
+    /// The VIP has a limit on packets.
+    pub const PACKET_LIMIT: u32 = 8;
+    /// Each source prefix has.
+    pub const PREFIX_PACKET_LIMIT: u32 = 16;
 }
 
 /// How a packet is wrapped for a real: value of [`RealEntry::encapsulation`].
@@ -208,7 +251,8 @@ pub struct RealCounters {
 pub enum Event {
     /// Not for a VIP: left to the kernel.
     Passed = 0,
-    /// To a VIP's address, but to no service of it: left to the kernel.
+    /// To a VIP's address, but to no service of it: left to the kernel, as the node was told to. Neighbour
+    /// discovery always is.
     PassedNoService = 1,
     /// ICMP echo answered.
     EchoAnswered = 2,
@@ -226,10 +270,20 @@ pub enum Event {
     ProbeFailed = 8,
     /// Sampled packets.
     Captured = 9,
+    /// To a VIP's address, but in a frame for another host, or for many: left to the kernel.
+    PassedOtherHost = 10,
+    /// Samples of the limiters of source prefixes' connections, taken when one is refused.
+    PrefixSampled = 11,
+    /// Those that found the limiters of a prefix chosen at random full: it would be refused whatever it sent.
+    PrefixSampledFull = 12,
+    /// The same for the limiters of source prefixes' packets.
+    PrefixPacketSampled = 13,
+    /// The same for the limiters of source prefixes' packets.
+    PrefixPacketSampledFull = 14,
 }
 
 /// Number of [`Event`]s.
-pub const EVENTS: u32 = 10;
+pub const EVENTS: u32 = 15;
 /// Names of [`Event`]s in order, as metrics show them.
 pub const EVENT_NAMES: [&str; EVENTS as usize] = [
     "passed",
@@ -242,6 +296,11 @@ pub const EVENT_NAMES: [&str; EVENTS as usize] = [
     "probe_sent",
     "probe_failed",
     "captured",
+    "passed_other_host",
+    "prefix_sampled",
+    "prefix_sampled_full",
+    "prefix_packet_sampled",
+    "prefix_packet_sampled_full",
 ];
 
 /// Why a packet to a VIP was dropped: index into the VIP's share of the drop map (VIP 0: before the
@@ -279,10 +338,22 @@ pub enum DropReason {
     IcmpFragment = 13,
     /// An answer was due, but the limit on the node's own ICMP messages was reached.
     IcmpRateLimited = 14,
+    /// To a VIP's address, but to no service of it: another port or another protocol.
+    NoService = 15,
+    /// A first fragment, when the CPU had noted as many as it may.
+    FragmentRateLimited = 16,
+    /// An echo request over the limit of those that are answered.
+    EchoRateLimited = 17,
+    /// An echo request from an address that no host has.
+    InvalidSource = 18,
+    /// Over the VIP's limit of packets.
+    PacketRateLimited = 19,
+    /// Over its source prefix's limit of packets.
+    PrefixPacketRateLimited = 20,
 }
 
 /// Number of [`DropReason`]s.
-pub const REASONS: u32 = 15;
+pub const REASONS: u32 = 21;
 /// Names of [`DropReason`]s in order, as metrics show them.
 pub const REASON_NAMES: [&str; REASONS as usize] = [
     "malformed_ip",
@@ -300,6 +371,12 @@ pub const REASON_NAMES: [&str; REASONS as usize] = [
     "no_headroom",
     "icmp_fragment",
     "icmp_rate_limited",
+    "no_service",
+    "fragment_rate_limited",
+    "echo_rate_limited",
+    "invalid_source",
+    "packet_rate_limited",
+    "prefix_packet_rate_limited",
 ];
 
 /// Key of a fragmented packet in transit.
@@ -308,14 +385,13 @@ pub const REASON_NAMES: [&str; REASONS as usize] = [
 pub struct FragmentKey {
     /// Source address as on the wire; IPv4 in the first word.
     pub source: [u64; 2],
-    /// Number of the VIP's address.
-    pub address: u32,
+    /// The VIP's address as in [`AddressEntry::key`], which also tells the families apart. (The address's number
+    /// is another after each change of the index.)
+    pub destination: [u64; 2],
     /// IP protocol.
     pub protocol: u32,
     /// Identification as on the wire.
     pub identification: u32,
-    /// 4 or 6.
-    pub version: u32,
 }
 
 /// Where a fragmented packet's first fragment went.
@@ -334,6 +410,12 @@ pub struct FragmentOwner {
 
 /// How long a fragment's record counts, in ns: the 30 s that Linux waits for the rest (`ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u64 = 30_000_000_000;
+
+/// Least distance of the first fragments that one CPU notes, in ns: 10,000 a second. A record costs up to 0.8 us in a
+/// full table, so that a flood of fragments takes less than a hundredth of a CPU for them.
+pub const FRAGMENT_INTERVAL: u64 = 100_000;
+/// The burst, 1,000, times the distance, in ns: more than the longest tick of the clock.
+pub const FRAGMENT_TOLERANCE: u64 = 1_000 * FRAGMENT_INTERVAL;
 
 /// A sampled packet, as it arrived.
 #[derive(Clone, Copy, Debug)]
@@ -362,10 +444,12 @@ pub type PrefixLine = [u32; 16];
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
 pub struct Limiter {
-    /// Theoretical arrival time.
+    /// Theoretical arrival time; of a VIP's limiter: of new connections.
     pub arrival: u64,
+    /// A VIP's limiter: that of packets.
+    pub packets: u64,
     /// Filler.
-    pub reserved: [u64; 7],
+    pub reserved: [u64; 6],
 }
 
 /// The two cells in which an address's entry can be, within one half of the table.
@@ -416,13 +500,13 @@ pub const fn ipv4_key(address: u32) -> [u64; 2] {
 
 const _: () = {
     assert!(ADDRESS_SLOTS == 1 << 13 && SERVICE_SLOTS == ADDRESS_SLOTS);
-    assert!(size_of::<Config>() == 112);
+    assert!(size_of::<Config>() == 184 && offset_of!(Config, capture) == 64);
     assert!(size_of::<AddressEntry>() == 32);
     assert!(size_of::<ServiceEntry>() == 16);
-    assert!(size_of::<VipEntry>() == 64);
+    assert!(size_of::<VipEntry>() == 128 && offset_of!(VipEntry, packet_interval) == 64);
     assert!(size_of::<RealEntry>() == 64);
     assert!(size_of::<NextHop>() == 32);
-    assert!(size_of::<FragmentKey>() == 32);
+    assert!(size_of::<FragmentKey>() == 40);
     assert!(size_of::<Capture>() == 24 + CAPTURE_LENGTH);
     assert!(REASONS <= DROP_REASONS);
 };

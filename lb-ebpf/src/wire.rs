@@ -78,4 +78,8 @@ pub mod icmpv6 {
     pub const ECHO_REQUEST: u8 = 128;
     /// Echo reply.
     pub const ECHO_REPLY: u8 = 129;
+    /// Router solicitation: the first type of neighbour discovery (RFC 4861).
+    pub const ROUTER_SOLICITATION: u8 = 133;
+    /// Redirect: the last one.
+    pub const REDIRECT: u8 = 137;
 }

@@ -833,6 +833,8 @@ fn open(node: &Node, outer: Sources, first: &Snapshot, bpffs: &Path) -> Result<(
         source_v4: outer.v4,
         source_v6: outer.v6,
         gue_port: node.gue_port,
+        unserved: node.unserved,
+        accept_macs: node.accept_macs.clone(),
         capacity: node.capacity,
         table_size: first.desired.cluster.table_size,
         bpffs: bpffs.to_owned(),

@@ -147,6 +147,23 @@ impl<'a> Fields<'a> {
         Some(numbers)
     }
 
+    /// A list of texts that stand for something else.
+    fn list<T: FromStr>(&mut self, key: &'static str, expected: &str) -> Option<Vec<T>> {
+        let value = self.value(key)?;
+        let Some(list) = value.as_array() else {
+            self.refuse(key, value, &format!("a list, each of it {expected}"));
+            return None;
+        };
+        let mut parsed = Vec::with_capacity(list.len());
+        for element in list {
+            match element.as_str().and_then(|text| text.parse().ok()) {
+                Some(one) => parsed.push(one),
+                None => self.refuse(key, element, expected),
+            }
+        }
+        Some(parsed)
+    }
+
     /// A table within this one.
     pub(crate) fn table<T>(
         &mut self,
@@ -269,6 +286,12 @@ impl Decode for Limits {
             prefix_burst: fields.number("prefix_burst", allowed::RATE).unwrap_or_default(),
             prefix_length_v4: fields.number("prefix_length_v4", allowed::PREFIX_V4).unwrap_or_default(),
             prefix_length_v6: fields.number("prefix_length_v6", allowed::PREFIX_V6).unwrap_or_default(),
+            packets_per_second: fields.number("packets_per_second", allowed::RATE).unwrap_or_default(),
+            packet_burst: fields.number("packet_burst", allowed::RATE).unwrap_or_default(),
+            packets_per_second_per_prefix: fields
+                .number("packets_per_second_per_prefix", allowed::PREFIX_PACKET_RATE)
+                .unwrap_or_default(),
+            prefix_packet_burst: fields.number("prefix_packet_burst", allowed::RATE).unwrap_or_default(),
         }
     }
 }
@@ -345,6 +368,9 @@ impl Decode for Node {
         node.source_v4 = fields.parsed("source_v4", "an IPv4 address");
         node.source_v6 = fields.parsed("source_v6", "an IPv6 address");
         node.gue_port = fields.number("gue_port", allowed::PORT).unwrap_or(node.gue_port);
+        node.unserved = fields.word("unserved").unwrap_or(node.unserved);
+        node.accept_macs =
+            fields.list("accept_macs", "a MAC address, such as 02:00:5e:10:00:01").unwrap_or_default();
         node.admin = fields
             .parsed("admin", "an address with a port, such as 127.0.0.1:9940 or [::1]:9940")
             .unwrap_or(node.admin);

@@ -14,6 +14,7 @@ mod decode;
 mod desired_file;
 mod file;
 mod json;
+mod mac;
 pub mod names;
 mod node_file;
 mod operator_file;
@@ -26,6 +27,7 @@ pub use cluster_file::ClusterFile;
 pub use desired_file::DesiredFile;
 pub use file::{FileErrors, FileProblem};
 pub use json::{MAX_RECORD_BYTES, Record, RecordError, from_json, to_json};
+pub use mac::{MacAddress, MacError};
 pub use names::{NameError, NodeName, RealName, VipName};
 pub use node_file::{
     ClusterSettings, FrontDriver, FrontSettings, NodeFile, NodeOverrides, RealFile, ZookeeperAcl,

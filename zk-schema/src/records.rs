@@ -3,7 +3,7 @@
 //! They are plain data: whoever builds one in code calls its `validate`. Reading them is not derived, since serde
 //! stops at the first error and forgets where it was; `decode` reads them and lists all that is wrong.
 
-use crate::{NodeName, RealName, VipName};
+use crate::{MacAddress, NodeName, RealName, VipName};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -201,7 +201,8 @@ impl Real {
     }
 }
 
-/// Admission limits for new TCP connections; 0 means no limit.
+/// Limits of what is admitted; 0 means no limit. Each node counts for itself, by the kernel's tick (1 to 10 ms): a
+/// burst of less than what the rate allows in a tick counts as that much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
 pub struct Limits {
     /// New connections a second to the VIP on one node: 0..=100000000, as both bursts.
@@ -216,11 +217,31 @@ pub struct Limits {
     pub prefix_length_v4: u8,
     /// Prefix length for IPv6 sources: 16..=64; 0 means 56.
     pub prefix_length_v6: u8,
+    /// Packets a second on one node, of any kind: 0..=100000000.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub packets_per_second: u32,
+    /// Packets that may come at once before the rate counts; 0 means one second's worth.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub packet_burst: u32,
+    /// Packets a second from one source prefix on one node: 0..=1000000.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub packets_per_second_per_prefix: u32,
+    /// The prefix's burst of packets, at most 120 seconds' worth; 0 means one second's worth.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub prefix_packet_burst: u32,
+}
+
+/// Limits that came later stay out of records that do not use them, so that older nodes meet nothing new.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl Limits {
     /// Most seconds that a prefix's burst may be worth: what 31 bits of the limiter's ticks hold.
     pub const MOST_SECONDS_PER_BURST: u32 = 2_000;
+    /// The same for packets, whose ticks are shorter.
+    pub const MOST_SECONDS_PER_PACKET_BURST: u32 = 120;
 
     /// The limits with each 0 that stands for a default replaced by it: bursts by one second's worth, prefix
     /// lengths by 24 and 56. A rate of 0 remains, and means no limit.
@@ -234,6 +255,8 @@ impl Limits {
             prefix_burst: or(self.prefix_burst, self.connections_per_second_per_prefix),
             prefix_length_v4: if self.prefix_length_v4 == 0 { 24 } else { self.prefix_length_v4 },
             prefix_length_v6: if self.prefix_length_v6 == 0 { 56 } else { self.prefix_length_v6 },
+            packet_burst: or(self.packet_burst, self.packets_per_second),
+            prefix_packet_burst: or(self.prefix_packet_burst, self.packets_per_second_per_prefix),
             ..self
         }
     }
@@ -359,6 +382,16 @@ pub enum XdpMode {
     Generic,
 }
 
+/// What becomes of a packet to a VIP's address that no VIP serves: another port, or another protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Unserved {
+    /// It is dropped and counted.
+    #[default]
+    Drop,
+    /// It is left to the node's kernel. One that forwards packets sends it to its gateway, which may send it back.
+    Pass,
+}
+
 /// A node's own settings: from its file, never from the tree.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Node {
@@ -376,6 +409,11 @@ pub struct Node {
     pub source_v6: Option<Ipv6Addr>,
     /// UDP destination port of GUE: 1..=65535.
     pub gue_port: u16,
+    /// What becomes of packets to VIPs' addresses that no VIP serves.
+    pub unserved: Unserved,
+    /// MAC addresses beside the interface's own whose frames are taken for clients' packets: at most 8.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accept_macs: Vec<MacAddress>,
     /// Where `/healthz`, `/readyz` and `/metrics` listen. Beyond the loopback only with a token or clients' certificates.
     pub admin: SocketAddr,
     /// File with the token that requests to `admin` must bear, which only its owner may read.
@@ -397,6 +435,9 @@ pub struct Node {
 }
 
 impl Node {
+    /// Most MAC addresses in [`accept_macs`](Self::accept_macs).
+    pub const MOST_MACS: usize = 8;
+
     /// A node with every optional setting at its default.
     #[must_use]
     pub fn new(name: NodeName, interface: impl Into<String>) -> Self {
@@ -407,6 +448,8 @@ impl Node {
             source_v4: None,
             source_v6: None,
             gue_port: 6080,
+            unserved: Unserved::default(),
+            accept_macs: Vec::new(),
             admin: SocketAddr::from(([127, 0, 0, 1], 9940)),
             admin_token_file: None,
             admin_tls_cert: None,
@@ -505,4 +548,5 @@ words!(Encapsulation { Gue = "gue", Ipip = "ipip", L2 = "l2" });
 words!(Affinity { Flow = "flow", Source = "source" });
 words!(MqttVersion { V311 = "3.1.1", V5 = "5" });
 words!(ProbePath { Tunnel = "tunnel", Direct = "direct" });
+words!(Unserved { Drop = "drop", Pass = "pass" });
 words!(XdpMode { Auto = "auto", Native = "native", Generic = "generic" });

@@ -55,6 +55,8 @@ pub(crate) mod allowed {
     pub(crate) const RATE: Allowed = Allowed::range(0, 100_000_000);
     /// The same for one source prefix, whose limiter counts in ticks of about a microsecond.
     pub(crate) const PREFIX_RATE: Allowed = Allowed::range(0, 100_000);
+    /// The same for packets, whose limiter's ticks are a sixteenth of that.
+    pub(crate) const PREFIX_PACKET_RATE: Allowed = Allowed::range(0, 1_000_000);
     pub(crate) const PREFIX_V4: Allowed = Allowed::zero_or(8, 32);
     pub(crate) const PREFIX_V6: Allowed = Allowed::zero_or(16, 64);
     pub(crate) const INTERVAL_MS: Allowed = Allowed::range(100, 3_600_000);
@@ -173,13 +175,28 @@ impl Rules for Limits {
         let per_prefix = self.connections_per_second_per_prefix;
         check_number(scope, "connections_per_second_per_prefix", per_prefix, allowed::PREFIX_RATE);
         check_number(scope, "prefix_burst", self.prefix_burst, allowed::RATE);
-        if scope.sound("connections_per_second_per_prefix") && scope.sound("prefix_burst") {
-            let most = per_prefix.saturating_mul(Self::MOST_SECONDS_PER_BURST);
-            if per_prefix > 0 && self.prefix_burst > most {
-                let text = format!("{} is more than 2000 seconds' worth, which is {most}", self.prefix_burst);
-                scope.problem("prefix_burst", text);
+        check_number(scope, "packets_per_second", self.packets_per_second, allowed::RATE);
+        check_number(scope, "packet_burst", self.packet_burst, allowed::RATE);
+        let packets = self.packets_per_second_per_prefix;
+        check_number(scope, "packets_per_second_per_prefix", packets, allowed::PREFIX_PACKET_RATE);
+        check_number(scope, "prefix_packet_burst", self.prefix_packet_burst, allowed::RATE);
+        let mut worth = |(rate_field, rate): (&str, u32), (field, burst): (&str, u32), seconds: u32| {
+            let most = rate.saturating_mul(seconds);
+            if scope.sound(rate_field) && scope.sound(field) && rate > 0 && burst > most {
+                let text = format!("{burst} is more than {seconds} seconds' worth, which is {most}");
+                scope.problem(field, text);
             }
-        }
+        };
+        worth(
+            ("connections_per_second_per_prefix", per_prefix),
+            ("prefix_burst", self.prefix_burst),
+            Self::MOST_SECONDS_PER_BURST,
+        );
+        worth(
+            ("packets_per_second_per_prefix", packets),
+            ("prefix_packet_burst", self.prefix_packet_burst),
+            Self::MOST_SECONDS_PER_PACKET_BURST,
+        );
         check_number(scope, "prefix_length_v4", self.prefix_length_v4.into(), allowed::PREFIX_V4);
         check_number(scope, "prefix_length_v6", self.prefix_length_v6.into(), allowed::PREFIX_V6);
     }
@@ -284,6 +301,13 @@ impl Rules for Node {
             );
         }
         check_number(scope, "gue_port", self.gue_port.into(), allowed::PORT);
+        if self.accept_macs.len() > Self::MOST_MACS {
+            let text = format!("{} MAC addresses are more than {}", self.accept_macs.len(), Self::MOST_MACS);
+            scope.problem("accept_macs", text);
+        }
+        for mac in self.accept_macs.iter().filter(|mac| !mac.is_unicast()) {
+            scope.problem("accept_macs", format!("{mac} is not the address of one interface"));
+        }
         check_number(scope, "probes_in_flight", self.probes_in_flight, allowed::PROBES_IN_FLIGHT);
         self.check_admin(scope);
         self.capacity.check(&mut scope.at("capacity"));

@@ -8,8 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use zk_schema::{
     Affinity, Capacity, CheckKind, Cluster, ClusterFile, Desired, Encapsulation, Extra, HealthCheck,
-    HttpCheck, Limits, MqttCheck, MqttVersion, Node, ProbePath, Protocol, Real, RealName, Record,
-    RecordError, Vip, VipName, VipState, XdpMode, from_json, to_json,
+    HttpCheck, Limits, MacAddress, MqttCheck, MqttVersion, Node, ProbePath, Protocol, Real, RealName, Record,
+    RecordError, Unserved, Vip, VipName, VipState, XdpMode, from_json, to_json,
 };
 
 fn address() -> impl Strategy<Value = IpAddr> {
@@ -48,13 +48,25 @@ fn limits() -> impl Strategy<Value = Limits> {
         let most = if rate == 0 { 100_000_000 } else { rate.saturating_mul(2_000).min(100_000_000) };
         (Just(rate), 0..=most)
     });
-    (rate(), rate(), prefix, v4, v6).prop_map(|(rate, burst, (prefix_rate, prefix_burst), v4, v6)| Limits {
-        connections_per_second: rate,
-        burst,
-        connections_per_second_per_prefix: prefix_rate,
-        prefix_burst,
-        prefix_length_v4: v4,
-        prefix_length_v6: v6,
+    let packets = (0..=1_000_000_u32).prop_flat_map(|rate| {
+        let most = if rate == 0 { 100_000_000 } else { rate.saturating_mul(120).min(100_000_000) };
+        (Just(rate), 0..=most)
+    });
+    let connections = (rate(), rate(), prefix, v4, v6);
+    (connections, (rate(), rate()), packets).prop_map(|(connections, (packets, packet_burst), per_prefix)| {
+        let (rate, burst, (prefix_rate, prefix_burst), v4, v6) = connections;
+        Limits {
+            connections_per_second: rate,
+            burst,
+            connections_per_second_per_prefix: prefix_rate,
+            prefix_burst,
+            prefix_length_v4: v4,
+            prefix_length_v6: v6,
+            packets_per_second: packets,
+            packet_burst,
+            packets_per_second_per_prefix: per_prefix.0,
+            prefix_packet_burst: per_prefix.1,
+        }
     })
 }
 
@@ -157,6 +169,10 @@ fn node() -> impl Strategy<Value = Node> {
                     source_v4: v4.map(Ipv4Addr::from),
                     source_v6: v6.map(|low| Ipv6Addr::from((0x2001_0db8 << 96) | u128::from(low))),
                     gue_port,
+                    unserved: if gue_port % 2 == 0 { Unserved::Drop } else { Unserved::Pass },
+                    accept_macs: (0..gue_port % 9)
+                        .map(|n| MacAddress([2, 0, 0, 0, n.to_be_bytes()[1], 7]))
+                        .collect(),
                     admin,
                     admin_token_file: Some("/etc/drover/token".into()),
                     admin_tls_cert: tls.clone(),

@@ -2,38 +2,47 @@
 
 use super::index::words;
 use crate::program::{RealProgram, VipProgram};
-use lb_ebpf::lb::{PREFIX_TICK_SHIFT, RealEntry, VipEntry, encapsulation, vip_flags};
+use lb_ebpf::lb::{PACKET_TICK_SHIFT, PREFIX_TICK_SHIFT, RealEntry, VipEntry, encapsulation, vip_flags};
 use std::net::IpAddr;
-use zk_schema::{Affinity, Encapsulation, Limits, RealName, VipName};
+use zk_schema::{Affinity, Encapsulation, RealName, VipName};
 
 /// A second in ns.
 pub(super) const SECOND: u64 = 1_000_000_000;
 
-/// A VIP's entry, without its table.
-pub(super) fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
-    let Limits { connections_per_second, connections_per_second_per_prefix, .. } = vip.limits;
+/// A VIP's entry, without its table. `tick` is the resolution of the limiters' clock in ns.
+pub(super) fn vip_entry(id: u64, vip: &VipProgram, tick: u32) -> VipEntry {
     let limits = vip.limits.resolved();
     let mut flags = 0;
     if vip.affinity == Affinity::Source {
         flags |= vip_flags::SOURCE_AFFINITY;
     }
-    // A burst of n lets n connections through at once: the first is due, n - 1 are ahead of their time.
-    let limiter = |per_second: u32, burst: u32, second: u64| {
-        let interval = (second / u64::from(per_second.max(1))).max(1);
-        (interval, interval * u64::from(burst).saturating_sub(1))
+    let mut limiter = |flag: u32, per_second: u32, burst: u32, shift: u32| {
+        if per_second == 0 {
+            return (0, 0);
+        }
+        flags |= flag;
+        let interval = ((SECOND >> shift) / u64::from(per_second)).max(1);
+        // A burst of n lets n through at once: the first is due, n - 1 are ahead of their time. The clock stands
+        // still for a tick, in which the rate allows as many as fit: with less than that, fewer would get in.
+        let tolerance = interval * u64::from(burst).saturating_sub(1);
+        (interval, tolerance.max(u64::from(tick) >> shift))
     };
-    let (mut rate_interval, mut rate_tolerance) = (0, 0);
-    if connections_per_second > 0 {
-        flags |= vip_flags::RATE_LIMIT;
-        (rate_interval, rate_tolerance) = limiter(connections_per_second, limits.burst, SECOND);
-    }
-    let (mut prefix_interval, mut prefix_tolerance) = (0, 0);
-    if connections_per_second_per_prefix > 0 {
-        flags |= vip_flags::PREFIX_LIMIT;
-        let ticks = SECOND >> PREFIX_TICK_SHIFT;
-        (prefix_interval, prefix_tolerance) =
-            limiter(connections_per_second_per_prefix, limits.prefix_burst, ticks);
-    }
+    let (rate_interval, rate_tolerance) =
+        limiter(vip_flags::RATE_LIMIT, limits.connections_per_second, limits.burst, 0);
+    let (prefix_interval, prefix_tolerance) = limiter(
+        vip_flags::PREFIX_LIMIT,
+        limits.connections_per_second_per_prefix,
+        limits.prefix_burst,
+        PREFIX_TICK_SHIFT,
+    );
+    let (packet_interval, packet_tolerance) =
+        limiter(vip_flags::PACKET_LIMIT, limits.packets_per_second, limits.packet_burst, 0);
+    let (prefix_packet_interval, prefix_packet_tolerance) = limiter(
+        vip_flags::PREFIX_PACKET_LIMIT,
+        limits.packets_per_second_per_prefix,
+        limits.prefix_packet_burst,
+        PACKET_TICK_SHIFT,
+    );
     VipEntry {
         table: 0,
         id,
@@ -44,6 +53,11 @@ pub(super) fn vip_entry(id: u64, vip: &VipProgram) -> VipEntry {
         rate_tolerance,
         prefix_interval,
         prefix_tolerance,
+        packet_interval,
+        packet_tolerance,
+        prefix_packet_interval,
+        prefix_packet_tolerance,
+        reserved: [0; 4],
     }
 }
 

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use zk_schema::{Capacity, Desired, RealName, VipName, XdpMode};
+use zk_schema::{Capacity, Desired, MacAddress, RealName, Unserved, VipName, XdpMode};
 
 /// What a data plane is made for.
 #[derive(Clone, Debug)]
@@ -35,12 +35,16 @@ pub struct Settings {
     pub interface: String,
     /// How XDP attaches.
     pub xdp_mode: XdpMode,
-    /// Outer IPv4 source, and source of the node's own ICMP errors.
+    /// Outer IPv4 source.
     pub source_v4: Option<Ipv4Addr>,
     /// The same for IPv6.
     pub source_v6: Option<Ipv6Addr>,
     /// UDP destination port of GUE.
     pub gue_port: u16,
+    /// What becomes of packets to VIPs' addresses that no VIP serves.
+    pub unserved: Unserved,
+    /// MAC addresses beside the interface's own whose frames are taken: at most [`zk_schema::Node::MOST_MACS`].
+    pub accept_macs: Vec<MacAddress>,
     /// Room in the maps.
     pub capacity: Capacity,
     /// Slots per table (M).
@@ -156,6 +160,7 @@ impl Dataplane {
     pub fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Error> {
         let started = Instant::now();
         self.state.check(program)?;
+        self.state.refresh_mac();
         let applied = self.state.apply(program, hops);
         self.self_tests.forget(&self.state.restarted());
         let mut applied = applied?;
@@ -195,6 +200,8 @@ impl Dataplane {
     /// # Errors
     /// If there are more next hops than fit.
     pub fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Error> {
+        // The interface may have another MAC address, which next hops show as well.
+        self.state.refresh_mac();
         self.state.apply_next_hops(hops)?;
         self.state.reclaim_next_hops();
         Ok(())
@@ -245,6 +252,7 @@ impl Dataplane {
     /// Sends a packet for each VIP of the last applied program through the loaded program and compares
     /// what comes out with what the program says.
     pub fn self_test(&mut self) -> SelfTest {
+        self.state.refresh_mac();
         let Some(program) = &self.program else { return SelfTest::default() };
         let xdp = self.object.program(XDP_PROGRAM).and_then(|program| <&Xdp>::try_from(program).ok());
         let Some(xdp) = xdp else { return SelfTest::default() };
@@ -308,7 +316,9 @@ fn sizes(settings: &Settings) -> Vec<Size> {
         ("EVENTS_SEEN", None),
         ("VIP_LIMITERS", Some(vips + 1)),
         ("PREFIX_LIMITERS", None),
-        ("ICMP_LIMITER", None),
+        ("PREFIX_PACKET_LIMITERS", None),
+        ("ICMP_LIMITERS", None),
+        ("FRAGMENT_LIMITER", None),
         ("FRAGMENTS", None),
         ("CAPTURES", None),
         ("SCRATCH", None),

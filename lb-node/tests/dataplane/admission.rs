@@ -1,7 +1,13 @@
 //! Limits on new connections.
 
-use crate::bench::{Bench, FAMILIES, Family, XDP_DROP, XDP_TX, alone, socket, test_run, vip};
-use crate::packet::{ACK, SYN, tcp, udp};
+use crate::bench::{
+    Bench, Counted, FAMILIES, Family, XDP_DROP, XDP_TX, alone, flood, flood_live, front, hop, pin, socket,
+    test_run, vip,
+};
+use crate::packet::{ACK, Ip, NODE_MAC, SYN, icmp, tcp, udp};
+use aya::maps::{Array, Map};
+use lb_ebpf::lb::{PREFIX_LINES, PrefixLine};
+use lb_node::nexthop::NextHop;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 use zk_schema::{Encapsulation, Limits, Protocol};
@@ -183,6 +189,237 @@ fn a_limit_that_is_changed_holds_from_the_start() {
         bench.apply();
         for _ in 0..500 {
             assert!(opens(&bench, Family::V4, client, SYN));
+        }
+    });
+}
+
+/// Most that a limit lets through: its burst, and what the time since and two ticks of the clock add.
+fn most(burst: u64, per_second: u64, started: Instant) -> u64 {
+    let elapsed = started.elapsed() + Duration::from_millis(20);
+    burst + u64::try_from(elapsed.as_micros()).unwrap() * per_second / 1_000_000 + 1
+}
+
+/// How much a sum of counters is, by the end of their names.
+fn sum(counted: &Counted, end: &str) -> u64 {
+    counted.iter().filter(|(name, _)| name.ends_with(end)).map(|(_, count)| count).sum()
+}
+
+/// A VIP that sends frames back to this host, changed in nothing but the TTL, so that [`flood_live`] may use them again.
+fn mirror(family: Family, protocol: Protocol, limits: Limits) -> Bench {
+    let mut bench = Bench::new();
+    let vip = vip((family.vip(), 80, protocol), Encapsulation::L2, family, 1, 1);
+    let address = vip.reals[0].address;
+    let to_itself = NextHop { destination_mac: NODE_MAC, ..hop(front(), address) };
+    bench.hops.insert(address, to_itself);
+    bench.add(name(family), lb_node::program::VipProgram { limits, ..vip });
+    bench.apply();
+    bench
+}
+
+/// Floods the program with a frame from two CPUs at once. Each lets through no more than some 60,000.
+fn flood_from_two_cpus(bench: &Bench, input: &[u8], each: u32) {
+    let program = bench.program_fd();
+    std::thread::scope(|scope| {
+        for cpu in 0..2 {
+            let program = &program;
+            scope.spawn(move || {
+                pin(cpu);
+                flood_live(program, input, each);
+            });
+        }
+    });
+}
+
+#[test]
+fn two_cpus_together_admit_no_more_connections_than_the_limit() {
+    const BURST: u32 = 50_000;
+    let one = Limits { connections_per_second: 1000, burst: BURST, ..Limits::default() };
+    let per_prefix =
+        Limits { connections_per_second_per_prefix: 1000, prefix_burst: BURST, ..Limits::default() };
+    for limits in [one, per_prefix] {
+        for family in FAMILIES {
+            alone(move || {
+                let bench = mirror(family, Protocol::Tcp, limits);
+                let packet = tcp(socket(family.client(), 5000), socket(family.vip(), 80), SYN, b"");
+                let started = Instant::now();
+                flood_from_two_cpus(&bench, &Ip { ttl: 255, ..packet }.frame(), 300_000);
+                let admitted = sum(&bench.counters(), "/connections");
+                let (least, most) = (u64::from(BURST), most(BURST.into(), 1000, started));
+                assert!(
+                    (least..=most).contains(&admitted),
+                    "{admitted}, and not {least} to {most}: {limits:?}"
+                );
+            });
+        }
+    }
+}
+
+#[test]
+fn a_burst_is_at_least_what_the_rate_allows_in_a_tick_of_the_clock() {
+    const RATE: u32 = 100_000;
+    // With a burst of one, and a clock that stands still for up to ten milliseconds.
+    let resolution = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse).tv_nsec;
+    let per_tick = u64::try_from(resolution).unwrap() * u64::from(RATE) / 1_000_000_000;
+    let one = Limits { connections_per_second: RATE, burst: 1, ..Limits::default() };
+    let per_prefix = Limits { connections_per_second_per_prefix: RATE, prefix_burst: 1, ..Limits::default() };
+    for limits in [one, per_prefix] {
+        alone(move || {
+            let bench = mirror(Family::V4, Protocol::Tcp, limits);
+            let client = socket(Family::V4.client(), 5000);
+            let packet = tcp(client, socket(Family::V4.vip(), 80), SYN, b"");
+            let started = Instant::now();
+            flood_live(&bench.program_fd(), &Ip { ttl: 255, ..packet }.frame(), 5_000);
+            let admitted = sum(&bench.counters(), "/connections");
+            // An interval is a whole number of a prefix limiter's ticks, and so up to a tenth short.
+            let most = most(per_tick * 11 / 10, u64::from(RATE) * 11 / 10, started);
+            assert!(
+                (per_tick..=most).contains(&admitted),
+                "{admitted}, and not {per_tick} to {most}: {limits:?}"
+            );
+        });
+    }
+}
+
+/// VIPs of both families and protocols under limits of packets.
+fn packet_bench(limits: Limits) -> Bench {
+    let mut bench = Bench::new();
+    for (network, family) in (1..).zip(FAMILIES) {
+        for (offset, protocol) in [(0, Protocol::Tcp), (10, Protocol::Udp)] {
+            let service = (family.vip(), 80, protocol);
+            let vip = vip(service, Encapsulation::Gue, family, network + offset, 3);
+            let name = format!("{protocol:?}{}", family.digit()).to_lowercase();
+            bench.add(&name, lb_node::program::VipProgram { limits, ..vip });
+        }
+    }
+    bench.apply();
+    bench
+}
+
+#[test]
+fn packets_of_every_kind_are_limited_per_vip_and_per_prefix_where_that_is_asked_for() {
+    const FLOOD: u32 = 2_000;
+    let one = Limits { packets_per_second: 100, packet_burst: 500, ..Limits::default() };
+    let per_prefix =
+        Limits { packets_per_second_per_prefix: 100, prefix_packet_burst: 500, ..Limits::default() };
+    for (limits, reason) in [(one, "packet_rate_limited"), (per_prefix, "prefix_packet_rate_limited")] {
+        for family in FAMILIES {
+            let (client, service) = (socket(family.client(), 5000), socket(family.vip(), 80));
+            let answer = tcp(service, client, ACK, &[7; 64]).bytes();
+            let (kind, code) = if family == Family::V4 { (3, 4) } else { (2, 0) };
+            for (packet, protocol) in [
+                (tcp(client, service, ACK, b"data"), "tcp"),
+                (tcp(client, service, SYN, b""), "tcp"),
+                (udp(client, service, b"data"), "udp"),
+                (icmp(client.ip(), service.ip(), kind, code, [0, 0, 5, 0], &answer), "tcp"),
+            ] {
+                alone(move || {
+                    let bench = packet_bench(limits);
+                    let started = Instant::now();
+                    flood(&bench.program_fd(), &packet.frame(), FLOOD);
+                    let counters = bench.counters();
+                    let (sent, most) = (sum(&counters, "/packets"), most(500, 100, started));
+                    assert!((500..=most).contains(&sent), "{sent}, and not 500 to {most}");
+                    let dropped = counters[&format!("drops/{protocol}{}/{reason}", family.digit())];
+                    assert_eq!(sent + dropped, u64::from(FLOOD));
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn the_self_test_finds_nothing_wrong_with_a_vip_that_is_flooded_beyond_its_limit() {
+    alone(|| {
+        let limits = Limits { packets_per_second: 1, packet_burst: 1, ..Limits::default() };
+        let mut bench = packet_bench(limits);
+        let client = socket(Family::V4.client(), 5000);
+        let input = tcp(client, socket(Family::V4.vip(), 80), ACK, b"").frame();
+        let limited = |bench: &Bench| sum(&bench.counters(), "/packet_rate_limited");
+        let started = Instant::now();
+        loop {
+            flood(&bench.program_fd(), &input, 100);
+            let before = limited(&bench);
+            let tested = bench.dataplane.self_test();
+            assert!(tested.failures.is_empty(), "{tested:?}");
+            if limited(&bench) > before {
+                break;
+            }
+            // A second has passed in between, and the limit let the self-test's packet through.
+            assert!(started.elapsed() < Duration::from_secs(60));
+        }
+    });
+}
+
+#[test]
+fn two_cpus_together_admit_no_more_packets_than_the_limit() {
+    alone(|| {
+        let limits = Limits { packets_per_second: 1000, packet_burst: 50_000, ..Limits::default() };
+        let bench = mirror(Family::V4, Protocol::Udp, limits);
+        let packet = udp(socket(Family::V4.client(), 5000), socket(Family::V4.vip(), 80), b"");
+        let started = Instant::now();
+        flood_from_two_cpus(&bench, &Ip { ttl: 255, ..packet }.frame(), 300_000);
+        let (sent, most) = (sum(&bench.counters(), "/packets"), most(50_000, 1000, started));
+        assert!((50_000..=most).contains(&sent), "{sent}, and not 50000 to {most}");
+    });
+}
+
+#[test]
+fn a_prefix_that_floods_with_packets_affects_no_other_and_no_connection() {
+    alone(|| {
+        let limits = Limits {
+            connections_per_second_per_prefix: 100,
+            packets_per_second_per_prefix: 100,
+            prefix_packet_burst: 100,
+            ..Limits::default()
+        };
+        let bench = packet_bench(limits);
+        let service = socket(Family::V4.vip(), 80);
+        flood(&bench.program_fd(), &tcp(socket("203.0.113.9", 1), service, ACK, b"").frame(), 2_000);
+        for flags in [ACK, SYN] {
+            assert!(opens(&bench, Family::V4, socket("203.0.114.9", 1), flags));
+        }
+        let counters = bench.counters();
+        assert_eq!(sum(&counters, "/prefix_rate_limited"), 0);
+        assert!(sum(&counters, "/prefix_packet_rate_limited") > 0);
+    });
+}
+
+#[test]
+fn limits_of_prefixes_that_refuse_strangers_can_be_seen_to_do_so() {
+    alone(|| {
+        let limits = Limits { connections_per_second_per_prefix: 1, prefix_burst: 1, ..Limits::default() };
+        let bench = bench(limits);
+        let program = bench.program_fd();
+        let input = tcp(socket(Family::V4.client(), 5000), socket(Family::V4.vip(), 80), SYN, b"").frame();
+        // One prefix alone, which is refused: its two cells are no sign of anything.
+        flood(&program, &input, 10_000);
+        let counters = bench.counters();
+        let (sampled, full) = (sum(&counters, "/prefix_sampled"), sum(&counters, "/prefix_sampled_full"));
+        assert!(sampled > 300 && full * 20 < sampled, "{full} of {sampled}");
+
+        // As after a flood from all over the Internet: the time that a cell got stands in every cell.
+        let mut sketch: Array<_, PrefixLine> =
+            Array::try_from(Map::Array(Bench::map("PREFIX_LIMITERS"))).unwrap();
+        let started = Instant::now();
+        loop {
+            flood(&program, &input, 1);
+            let newest = (0..PREFIX_LINES).flat_map(|line| sketch.get(&line, 0).unwrap()).max().unwrap();
+            for line in 0..PREFIX_LINES {
+                sketch.set(line, [newest; 16], 0).unwrap();
+            }
+            let before = bench.counters();
+            flood(
+                &program,
+                &tcp(socket("203.0.114.1", 1), socket(Family::V4.vip(), 80), SYN, b"").frame(),
+                2_000,
+            );
+            let after = bench.counters();
+            let full = sum(&after, "/prefix_sampled_full") - sum(&before, "/prefix_sampled_full");
+            // The cells are full for a second, which may be over already.
+            if full > 20 {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "{full}");
         }
     });
 }

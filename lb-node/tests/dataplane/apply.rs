@@ -1,8 +1,8 @@
 //! From one program to the next, while packets flow.
 
 use crate::bench::{
-    Bench, CLIENT_4, FAMILIES, Family, VIP_4, XDP_PASS, XDP_TX, alone, counted, front, hop, ip, mac_of, real,
-    socket, test_run, unwrap, vip, with_table,
+    Bench, CLIENT_4, FAMILIES, Family, VIP_4, XDP_TX, alone, counted, front, hop, ip, mac_of, real, socket,
+    test_run, unwrap, vip, with_table,
 };
 use crate::packet::{ACK, Random, tcp};
 use lb_node::dataplane::Error;
@@ -329,7 +329,7 @@ fn a_program_that_does_not_fit_is_refused_and_changes_nothing() {
         assert!(matches!(refused, Error::TableSize { .. }), "{refused}");
         assert_eq!(bench.run(&input).frame, before);
         let other = tcp(socket(CLIENT_4, 5), socket(VIP_4, 81), ACK, b"").frame();
-        assert_eq!(bench.run(&other).verdict, XDP_PASS);
+        bench.drops(&other, "/no_service");
     });
 }
 

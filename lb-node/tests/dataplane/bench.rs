@@ -1,6 +1,8 @@
 //! A data plane on an interface of its own, and packets run through its program.
 
 use crate::packet::{NODE_MAC, routed};
+use aya::maps::{Array, Map, MapData};
+use lb_ebpf::lb::Config;
 use lb_node::dataplane::{Applied, Dataplane, Settings, Start, Statistics};
 use lb_node::nexthop::{Mac, NextHop, NextHops};
 use lb_node::program::{Program, RealProgram, VipProgram};
@@ -9,10 +11,10 @@ use slot_table::maglev::{Real, TableSize, build};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use zk_schema::{Affinity, Capacity, Encapsulation, Limits, Protocol, XdpMode};
+use zk_schema::{Affinity, Capacity, Encapsulation, Limits, Protocol, Unserved, XdpMode};
 
 pub(crate) const XDP_DROP: u32 = 1;
 pub(crate) const XDP_PASS: u32 = 2;
@@ -72,6 +74,8 @@ pub(crate) fn settings() -> Settings {
         source_v4: Some(NODE_4.parse().unwrap()),
         source_v6: Some(NODE_6.parse().unwrap()),
         gue_port: GUE_PORT,
+        unserved: Unserved::Drop,
+        accept_macs: vec![],
         capacity: Capacity { vips: 32, reals: 128, tables: 40 },
         table_size: SLOTS,
         bpffs: PathBuf::from(BPFFS),
@@ -100,7 +104,7 @@ pub(crate) fn isolate() {
     }
     // The kernel's own packets would be counted among the test's.
     std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
-    ip_link(&format!("link add {INTERFACE} type veth peer name back"));
+    ip_link(&format!("link add {INTERFACE} address 02:00:00:00:00:01 type veth peer name back"));
     ip_link(&format!("link set {INTERFACE} up"));
     ip_link("link set back up");
 }
@@ -200,6 +204,18 @@ impl Bench {
         Ran { verdict, frame, counted }
     }
 
+    /// A map of the data plane, by its pin.
+    pub(crate) fn map(name: &str) -> MapData {
+        MapData::from_pin(Path::new(BPFFS).join(INTERFACE).join("lb/maps").join(name)).unwrap()
+    }
+
+    /// Has the program answer every ping.
+    pub(crate) fn answer_all_echoes() {
+        let mut config: Array<_, Config> = Array::try_from(Map::Array(Self::map("CONFIG"))).unwrap();
+        let unlimited = Config { echo_interval: 0, ..config.get(&0, 0).unwrap() };
+        config.set(0, unlimited, 0).unwrap();
+    }
+
     /// Runs a frame that must be dropped, counted once and for this reason.
     pub(crate) fn drops(&self, input: &[u8], reason: &str) {
         let ran = self.run(input);
@@ -254,7 +270,7 @@ impl Bench {
 }
 
 /// By how much counters rose, those that did.
-fn rise(before: &Statistics, after: &Statistics) -> Counted {
+pub(crate) fn rise(before: &Statistics, after: &Statistics) -> Counted {
     let mut all = Counted::new();
     let mut note = |name: &dyn Fn() -> String, before: u64, after: u64| {
         let rise = after.checked_sub(before).expect("counters never fall");
@@ -316,50 +332,91 @@ pub(crate) fn unwrap(frame: &[u8], encapsulation: Encapsulation) -> (IpAddr, &[u
     (client_of(packet).1, inner)
 }
 
-/// Runs a program on a frame: verdict and what the frame has become. `context` is a `__sk_buff`.
+/// Runs a program on a frame: verdict and what the frame has become. `context` is a `__sk_buff`, or an `xdp_md`.
 pub(crate) fn test_run(program: &OwnedFd, input: &[u8], context: Option<&[u8]>) -> (u32, Vec<u8>) {
-    /// The part of `union bpf_attr` that BPF_PROG_TEST_RUN reads (linux/bpf.h).
-    #[repr(C)]
-    #[derive(Default)]
-    struct Attributes {
-        program: u32,
-        verdict: u32,
-        size_in: u32,
-        size_out: u32,
-        data_in: u64,
-        data_out: u64,
-        repeat: u32,
-        duration: u32,
-        context_in_size: u32,
-        context_out_size: u32,
-        context_in: u64,
-        context_out: u64,
-        flags: u32,
-        cpu: u32,
-        batch: u32,
-        reserved: u32,
-    }
-    const BPF_PROG_TEST_RUN: libc::c_long = 10;
-    let mut output = vec![0_u8; input.len() + 512];
-    let size = |bytes: &[u8]| u32::try_from(bytes.len()).unwrap();
-    let mut attributes = Attributes {
-        program: u32::try_from(program.as_raw_fd()).unwrap(),
-        size_in: size(input),
+    let mut output = vec![0_u8; input.len() + 2048];
+    let mut attributes = TestRun {
         size_out: size(&output),
-        data_in: input.as_ptr() as u64,
         data_out: output.as_mut_ptr() as u64,
         context_in: context.map_or(0, |context| context.as_ptr() as u64),
         context_in_size: context.map_or(0, size),
-        ..Attributes::default()
+        ..TestRun::of(program, input)
     };
-    // SAFETY: the attributes have the kernel's layout, and their pointers are to live buffers of the sizes
-    // given with them.
-    let result = unsafe {
-        libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size_of::<Attributes>())
-    };
-    assert_eq!(result, 0, "{} bytes: {}", input.len(), std::io::Error::last_os_error());
+    attributes.run();
     output.truncate(attributes.size_out as usize);
     (attributes.verdict, output)
+}
+
+/// Runs a program on a frame, again and again.
+pub(crate) fn flood(program: &OwnedFd, input: &[u8], count: u32) {
+    for _ in 0..count {
+        TestRun::of(program, input).run();
+    }
+}
+
+/// Runs a program on this CPU as fast as it goes. Only the first 256 times the frame is as given; from then on it is as
+/// the program left it one of the times before, which must not matter.
+pub(crate) fn flood_live(program: &OwnedFd, input: &[u8], count: u32) {
+    const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
+    let attributes = TestRun::of(program, input);
+    TestRun { repeat: count, batch: 256, flags: BPF_F_TEST_XDP_LIVE_FRAMES, ..attributes }.run();
+}
+
+/// Keeps this thread on one CPU.
+pub(crate) fn pin(cpu: usize) {
+    // SAFETY: all zeros are a valid set, which lives while the call reads it.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set), 0);
+    }
+}
+
+/// The part of `union bpf_attr` that BPF_PROG_TEST_RUN reads (linux/bpf.h).
+#[repr(C)]
+#[derive(Default)]
+struct TestRun {
+    program: u32,
+    verdict: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+    context_in_size: u32,
+    context_out_size: u32,
+    context_in: u64,
+    context_out: u64,
+    flags: u32,
+    cpu: u32,
+    batch: u32,
+    reserved: u32,
+}
+
+fn size(bytes: impl AsRef<[u8]>) -> u32 {
+    u32::try_from(bytes.as_ref().len()).unwrap()
+}
+
+impl TestRun {
+    fn of(program: &OwnedFd, input: &[u8]) -> Self {
+        Self {
+            program: u32::try_from(program.as_raw_fd()).unwrap(),
+            size_in: size(input),
+            data_in: input.as_ptr() as u64,
+            ..Self::default()
+        }
+    }
+
+    /// The buffers that the attributes point to must live.
+    fn run(&mut self) {
+        const BPF_PROG_TEST_RUN: libc::c_long = 10;
+        // SAFETY: the attributes have the kernel's layout, and their pointers are to live buffers of the sizes
+        // given with them.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_TEST_RUN, &raw mut *self, size_of::<Self>()) };
+        assert_eq!(result, 0, "{} bytes: {}", self.size_in, std::io::Error::last_os_error());
+    }
 }
 
 /// A VIP with `count` reals of one family, named `r0`, `r1` and so on, whose addresses contain `network`.

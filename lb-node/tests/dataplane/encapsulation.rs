@@ -1,8 +1,8 @@
 //! What reaches the wire, for every combination of families, encapsulations and protocols.
 
 use crate::bench::{
-    Bench, FAMILIES, Family, GUE_PORT, NODE_4, NODE_6, XDP_REDIRECT, XDP_TX, alone, front, hop, ip, mac_of,
-    socket, test_run, unwrap, vip,
+    Bench, CLIENT_4, FAMILIES, Family, GUE_PORT, NODE_4, NODE_6, VIP_4, XDP_DROP, XDP_REDIRECT, XDP_TX,
+    alone, counted, front, hop, ip, mac_of, rise, socket, test_run, unwrap, vip,
 };
 use crate::dissect::{self, expect};
 use crate::packet::{ACK, Ip, NODE_MAC, checksum, frame, routed, tcp, udp};
@@ -282,4 +282,27 @@ fn padding_behind_a_short_packet_is_no_part_of_the_lengths() {
         expect(ip, &json!({"length": own}));
         expect(&layers[layers.len() - 1], &json!({"checksum": true}));
     }
+}
+
+#[test]
+fn a_frame_without_room_before_it_is_dropped_and_counts_as_dropped_alone() {
+    alone(|| {
+        let mut bench = Bench::new();
+        bench.add("v4", vip((VIP_4, 80, Protocol::Tcp), Encapsulation::Gue, Family::V4, 1, 1));
+        bench.apply();
+        // Metadata of another program take up what the driver left.
+        const TAKEN: u32 = 200;
+        let packet = tcp(socket(CLIENT_4, 5000), socket(VIP_4, 80), ACK, b"data").frame();
+        let input = [vec![0; TAKEN as usize], packet].concat();
+        // `struct xdp_md`: where the packet begins and ends behind the metadata.
+        let length = u32::try_from(input.len()).unwrap();
+        let context: Vec<u8> =
+            [TAKEN, length, 0, 0, 0, 0].iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let before = bench.statistics();
+        let (verdict, _) = test_run(&bench.program_fd(), &input, Some(&context));
+        assert_eq!(
+            (verdict, rise(&before, &bench.statistics())),
+            (XDP_DROP, counted(&["drops/v4/no_headroom"]))
+        );
+    });
 }

@@ -1,8 +1,11 @@
 //! Fragments: the first goes where its flow goes, later ones follow it.
 
-use crate::bench::{Bench, Counted, FAMILIES, Family, XDP_DROP, XDP_TX, alone, counted, socket, vip};
+use crate::bench::{
+    Bench, Counted, FAMILIES, Family, XDP_DROP, XDP_TX, alone, counted, flood, pin, socket, vip,
+};
 use crate::packet::{ACK, FRAGMENT, ICMP, ICMPV6, Ip, MORE, SYN, tcp, udp};
 use lb_node::program::VipProgram;
+use std::time::Instant;
 use zk_schema::{Affinity, Encapsulation, Protocol};
 
 /// VIPs on port 80 of both families and protocols, and one of all TCP ports with source affinity.
@@ -114,6 +117,63 @@ fn a_record_of_a_real_that_was_replaced_is_not_followed() {
 }
 
 #[test]
+fn a_later_fragment_follows_its_first_whatever_happens_to_other_vips_meanwhile() {
+    alone(|| {
+        let mut bench = bench();
+        for (family, before) in [(Family::V4, "198.51.100.0"), (Family::V6, "2001:db8:5::")] {
+            let (whole, name) = whole(family, Protocol::Udp, 4000);
+            let [first, later] = cut(&whole, 504, 9);
+            assert_eq!(bench.run(&first.frame()).verdict, XDP_TX);
+            // The index is built anew, and with it the addresses' numbers.
+            let added = vip((before, 80, Protocol::Udp), Encapsulation::Gue, Family::V4, 50, 1);
+            bench.add(&format!("added{}", family.digit()), added);
+            assert!(bench.apply().index);
+            let client = socket(family.client(), 4000);
+            let rest = bench.forwards(&name, client, 80, &later.frame(), &later.bytes());
+            assert_eq!(rest, counted(&["events/fragment_followed"]));
+        }
+    });
+}
+
+#[test]
+fn a_flood_of_first_fragments_is_noted_no_faster_than_a_cpu_may() {
+    const FLOOD: u32 = 20_000;
+    alone(|| {
+        let bench = bench();
+        for family in FAMILIES {
+            pin(0);
+            let [first, _] = cut(&whole(family, Protocol::Udp, 4000).0, 504, 9);
+            let before = bench.counters();
+            let started = Instant::now();
+            flood(&bench.program_fd(), &first.frame(), FLOOD);
+            let after = bench.counters();
+            let rose = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
+            let noted = rose("events/fragment_first");
+            assert_eq!(
+                noted + rose(&format!("drops/udp{}/fragment_rate_limited", family.digit())),
+                u64::from(FLOOD)
+            );
+            // A burst of 1,000, 10,000 a second, and what a tick of the clock may add.
+            let most = 1_100 + started.elapsed().as_micros() / 100;
+            assert!(noted >= 1 && u128::from(noted) <= most, "{noted} of at most {most}");
+        }
+    });
+}
+
+#[test]
+fn fragments_that_need_no_record_are_not_limited() {
+    alone(|| {
+        let mut bench = Bench::new();
+        let service = vip((Family::V4.vip(), 0, Protocol::Udp), Encapsulation::Gue, Family::V4, 1, 5);
+        bench.add("udp4", VipProgram { affinity: Affinity::Source, ..service });
+        bench.apply();
+        let [first, _] = cut(&whole(Family::V4, Protocol::Udp, 4000).0, 504, 9);
+        flood(&bench.program_fd(), &first.frame(), 5_000);
+        assert!(!bench.counters().keys().any(|name| name.starts_with("drops/")), "{:?}", bench.counters());
+    });
+}
+
+#[test]
 fn source_affinity_on_all_ports_needs_no_record() {
     alone(|| {
         let mut bench = Bench::new();
@@ -181,17 +241,17 @@ fn a_later_fragment_that_cannot_go_on_is_counted_against_its_vip_and_not_answere
 }
 
 #[test]
-fn fragments_for_no_service_pass_and_icmp_fragments_are_dropped_and_counted() {
+fn fragments_for_no_service_and_icmp_fragments_are_dropped_and_counted() {
     alone(|| {
         let bench = bench();
         for family in FAMILIES {
             let (mut other, _) = whole(family, Protocol::Udp, 4000);
             other.payload[3] = 81;
             let [first, _] = cut(&other, 504, 6);
-            bench.passes(&first.frame(), "passed_no_service");
+            bench.drops(&first.frame(), "/no_service");
             other.protocol = 132;
             for piece in cut(&other, 504, 6) {
-                bench.passes(&piece.frame(), "passed_no_service");
+                bench.drops(&piece.frame(), "/no_service");
             }
             other.protocol = if family == Family::V4 { ICMP } else { ICMPV6 };
             for piece in cut(&other, 504, 6) {

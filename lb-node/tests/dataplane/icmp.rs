@@ -1,11 +1,12 @@
 //! ICMP to a VIP: echo, and errors about its flows.
 
 use crate::bench::{
-    Bench, CLIENT_4, CLIENT_6, FAMILIES, Family, XDP_TX, alone, counted, ip, socket, test_run, vip,
+    Bench, CLIENT_4, CLIENT_6, FAMILIES, Family, XDP_TX, alone, counted, flood, ip, socket, test_run, vip,
 };
 use crate::dissect::{self, expect};
 use crate::packet::{ACK, Ip, NODE_MAC, ROUTER_MAC, Random, checksum, frame, icmp, tcp, udp};
 use serde_json::json;
+use std::time::Instant;
 use zk_schema::{Affinity, Encapsulation, Protocol};
 
 const ROUTER_4: &str = "192.0.2.33";
@@ -51,6 +52,7 @@ fn reply(request: &Ip, got: &[u8]) -> Vec<u8> {
 fn echo_is_answered_with_a_right_checksum_for_every_identifier_and_sequence_number() {
     alone(|| {
         let bench = bench();
+        Bench::answer_all_echoes();
         let program = bench.program_fd();
         for number in 0..=u16::MAX {
             let request = echo(Family::V4, number, number.rotate_left(5), b"");
@@ -67,6 +69,7 @@ fn echo_is_answered_with_a_right_checksum_for_every_identifier_and_sequence_numb
 fn echo_replies_are_right_in_both_families_with_any_payload() {
     let replies = alone(|| {
         let bench = bench();
+        Bench::answer_all_echoes();
         let mut random = Random(0xec40);
         let mut replies = Vec::new();
         for family in FAMILIES {
@@ -99,7 +102,7 @@ fn echo_replies_are_right_in_both_families_with_any_payload() {
 }
 
 #[test]
-fn echo_to_other_addresses_or_with_options_is_the_kernel_s() {
+fn echo_to_other_addresses_is_the_kernel_s_and_with_options_it_is_no_service() {
     alone(|| {
         let bench = bench();
         for (client, other, kind) in [(CLIENT_4, "198.51.100.77", 8), (CLIENT_6, "2001:db8:5::77", 128)] {
@@ -108,10 +111,54 @@ fn echo_to_other_addresses_or_with_options_is_the_kernel_s() {
         }
         let mut packet = echo(Family::V4, 1, 1, b"");
         packet.options = vec![7, 7, 4, 0, 0, 0, 0, 0]; // record route
-        bench.passes(&packet.frame(), "passed_no_service");
+        bench.drops(&packet.frame(), "/no_service");
         let mut packet = echo(Family::V6, 1, 1, b"");
         packet.extensions = vec![(60, vec![0; 7])];
-        bench.passes(&packet.frame(), "passed_no_service");
+        bench.drops(&packet.frame(), "/no_service");
+    });
+}
+
+/// Addresses that no host beyond this one has.
+pub(crate) const NOBODY: [(Family, &[&str]); 2] = [
+    (
+        Family::V4,
+        &["0.0.0.0", "0.1.2.3", "127.0.0.1", "224.0.0.5", "239.1.2.3", "240.0.0.1", "255.255.255.255"],
+    ),
+    (Family::V6, &["::", "::1", "::ffff:203.0.113.9", "ff02::1", "ff0e::5"]),
+];
+
+#[test]
+fn echo_from_where_no_host_can_be_is_not_answered() {
+    alone(|| {
+        let bench = bench();
+        for (family, sources) in NOBODY {
+            for source in sources {
+                let request = Ip { source: ip(source), ..echo(family, 1, 2, b"ping") };
+                bench.drops(&request.frame(), "/invalid_source");
+            }
+        }
+    });
+}
+
+#[test]
+fn echo_is_answered_up_to_a_rate_and_that_silences_no_error() {
+    const FLOOD: u32 = 5_000;
+    alone(|| {
+        let bench = bench();
+        for family in FAMILIES {
+            let before = bench.counters();
+            let started = Instant::now();
+            flood(&bench.program_fd(), &echo(family, 1, 2, b"ping").frame(), FLOOD);
+            let after = bench.counters();
+            let rose = |name: &str| after.get(name).unwrap_or(&0) - before.get(name).unwrap_or(&0);
+            let answered = rose("events/echo_answered");
+            assert_eq!(answered + rose("drops//echo_rate_limited"), u64::from(FLOOD));
+            // A burst of 200, 1,000 a second, and what a tick of the clock may add.
+            let most = 211 + started.elapsed().as_millis();
+            assert!(u128::from(answered) <= most, "{answered} of at most {most}");
+            let late = Ip { ttl: 1, ..tcp(socket(family.client(), 1), socket(family.vip(), 80), ACK, b"") };
+            assert_eq!(bench.run(&late.frame()).verdict, XDP_TX);
+        }
     });
 }
 

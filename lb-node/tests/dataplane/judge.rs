@@ -99,12 +99,17 @@ fn fates(counted: &Counted) -> u64 {
         ["/bytes", "/connections", "/icmp_errors"].iter().any(|end| name.ends_with(end))
             // Steps of a fragment's way, which ends at a real or a drop.
             || name.starts_with("events/fragment_")
+            // A look at the limiters beside a refusal.
+            || name.starts_with("events/prefix_")
             // An answer is sent beside the drop of what it answers, or is counted as not sent.
             || matches!(name, "events/too_big_sent" | "events/time_exceeded_sent")
             || name.ends_with("/icmp_rate_limited")
     };
     counted.iter().filter(|(name, _)| !beside(name)).map(|(_, count)| count).sum()
 }
+
+/// Events of packets that are left to the kernel.
+const PASSED: [&str; 3] = ["events/passed", "events/passed_no_service", "events/passed_other_host"];
 
 fn count(counted: &Counted, name: &str) -> u64 {
     counted.get(name).copied().unwrap_or(0)
@@ -127,9 +132,7 @@ fn fate(bench: &Bench, input: &[u8], Ran { verdict, frame, counted }: &Ran) -> R
     let sent: Vec<_> = counted.keys().filter(|name| name.ends_with("/packets")).collect();
     match *verdict {
         XDP_PASS if frame != input => wrong("a passed packet was changed"),
-        XDP_PASS if count(counted, "events/passed") + count(counted, "events/passed_no_service") == 1 => {
-            Ok(())
-        }
+        XDP_PASS if PASSED.iter().map(|event| count(counted, event)).sum::<u64>() == 1 => Ok(()),
         XDP_DROP if counted.keys().any(|name| name.starts_with("drops/")) => Ok(()),
         XDP_TX if sent.len() == 1 => encapsulated(bench, input, frame, sent[0]).or_else(|what| wrong(&what)),
         XDP_TX if sent.is_empty() => answered(input, frame, counted).or_else(|what| wrong(&what)),

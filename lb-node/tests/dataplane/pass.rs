@@ -1,11 +1,18 @@
 //! What is not for a VIP is the kernel's.
 
-use crate::bench::{Bench, CLIENT_4, CLIENT_6, FAMILIES, Family, VIP_4, VIP_6, alone, ip, socket, vip};
+use crate::bench::{
+    Bench, CLIENT_4, CLIENT_6, FAMILIES, Family, VIP_4, VIP_6, alone, ip, settings, socket, vip,
+};
 use crate::packet::{ACK, Ip, NODE_MAC, ROUTER_MAC, SYN, frame, icmp, tcp, udp};
-use zk_schema::{Encapsulation, Protocol};
+use lb_node::dataplane::Settings;
+use zk_schema::{Encapsulation, Protocol, Unserved};
 
 fn bench() -> Bench {
-    let mut bench = Bench::new();
+    bench_with(settings())
+}
+
+fn bench_with(settings: Settings) -> Bench {
+    let mut bench = Bench::with(settings);
     for (network, family) in (1..).zip(FAMILIES) {
         let service = (family.vip(), 80, Protocol::Tcp);
         bench.add(&format!("v{}", family.digit()), vip(service, Encapsulation::Gue, Family::V4, network, 2));
@@ -58,23 +65,51 @@ fn other_addresses_and_other_ethertypes_pass_untouched() {
     });
 }
 
+/// Frames to the VIPs' addresses that no VIP serves.
+fn unserved() -> Vec<Vec<u8>> {
+    let mut packets = Vec::new();
+    for (client, vip) in [(CLIENT_4, VIP_4), (CLIENT_6, VIP_6)] {
+        packets.push(tcp(socket(client, 1), socket(vip, 81), SYN, b""));
+        packets.push(tcp(socket(client, 80), socket(vip, 0), ACK, b""));
+        packets.push(udp(socket(client, 1), socket(vip, 80), b"dns"));
+        for protocol in [2, 47, 50, 89, 132, 253] {
+            packets.push(Ip::new(ip(client), ip(vip), protocol, vec![0; 40]));
+        }
+    }
+    // IPv6's "no next header", ICMP of the other family, and ICMP that is neither echo nor an error.
+    packets.push(Ip::new(ip(CLIENT_6), ip(VIP_6), 59, vec![]));
+    packets.push(Ip::new(ip(CLIENT_6), ip(VIP_6), 1, vec![8; 16]));
+    packets.push(Ip::new(ip(CLIENT_4), ip(VIP_4), 58, vec![128; 16]));
+    for kind in [0, 4, 5, 9, 10, 13, 17] {
+        packets.push(icmp(ip(CLIENT_4), ip(VIP_4), kind, 0, [0; 4], &[0; 24]));
+    }
+    for kind in [129, 130, 132, 138, 143] {
+        packets.push(icmp(ip(CLIENT_6), ip(VIP_6), kind, 0, [0; 4], &[0; 24]));
+    }
+    // Neighbour discovery that has been through a router.
+    for kind in 133..=137 {
+        packets.push(Ip { ttl: 254, ..icmp(ip(CLIENT_6), ip(VIP_6), kind, 0, [0; 4], &[0; 24]) });
+    }
+    packets.iter().map(Ip::frame).collect()
+}
+
 #[test]
-fn other_ports_and_protocols_of_a_vip_s_address_pass_untouched() {
+fn what_no_vip_of_the_address_serves_is_dropped_and_counted() {
     alone(|| {
         let bench = bench();
-        for (client, vip) in [(CLIENT_4, VIP_4), (CLIENT_6, VIP_6)] {
-            bench.passes(&tcp(socket(client, 1), socket(vip, 81), SYN, b"").frame(), "passed_no_service");
-            bench.passes(&tcp(socket(client, 80), socket(vip, 0), ACK, b"").frame(), "passed_no_service");
-            bench.passes(&udp(socket(client, 1), socket(vip, 80), b"dns").frame(), "passed_no_service");
-            for protocol in [2, 47, 50, 89, 132, 253] {
-                let packet = Ip::new(ip(client), ip(vip), protocol, vec![0; 40]);
-                bench.passes(&packet.frame(), "passed_no_service");
-            }
+        for input in unserved() {
+            bench.drops(&input, "/no_service");
         }
-        // IPv6's "no next header", and ICMP of the other family.
-        bench.passes(&Ip::new(ip(CLIENT_6), ip(VIP_6), 59, vec![]).frame(), "passed_no_service");
-        bench.passes(&Ip::new(ip(CLIENT_6), ip(VIP_6), 1, vec![8; 16]).frame(), "passed_no_service");
-        bench.passes(&Ip::new(ip(CLIENT_4), ip(VIP_4), 58, vec![128; 16]).frame(), "passed_no_service");
+    });
+}
+
+#[test]
+fn what_no_vip_of_the_address_serves_passes_untouched_where_the_node_is_told_so() {
+    alone(|| {
+        let bench = bench_with(Settings { unserved: Unserved::Pass, ..settings() });
+        for input in unserved() {
+            bench.passes(&input, "passed_no_service");
+        }
     });
 }
 
@@ -105,13 +140,9 @@ fn a_third_vlan_tag_is_beyond_what_is_looked_at() {
 fn neighbour_discovery_for_a_vip_is_left_to_the_kernel() {
     alone(|| {
         let bench = bench();
-        for kind in [133, 134, 135, 136, 137, 143] {
+        for kind in 133..=137 {
             let packet = icmp(ip(CLIENT_6), ip(VIP_6), kind, 0, [0; 4], &[0; 24]);
-            bench.passes(&packet.frame(), "passed_no_service");
-        }
-        for kind in [0, 4, 5, 9, 10, 13, 17] {
-            let packet = icmp(ip(CLIENT_4), ip(VIP_4), kind, 0, [0; 4], &[0; 24]);
-            bench.passes(&packet.frame(), "passed_no_service");
+            bench.passes(&Ip { ttl: 255, ..packet }.frame(), "passed_no_service");
         }
     });
 }

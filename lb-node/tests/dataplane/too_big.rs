@@ -1,10 +1,10 @@
 //! The node's own ICMP errors: a packet that does not fit the path to its real, and one whose TTL is used up.
 
 use crate::bench::{
-    Bench, FAMILIES, Family, NODE_4, NODE_6, PATH_MTU, XDP_DROP, XDP_TX, alone, counted, ip, socket,
-    test_run, vip,
+    Bench, FAMILIES, Family, PATH_MTU, XDP_DROP, XDP_TX, alone, counted, ip, socket, test_run, vip,
 };
 use crate::dissect::{self, expect, hex};
+use crate::icmp::NOBODY;
 use crate::packet::{ACK, Ip, frame, tcp, udp};
 use serde_json::{Value, json};
 use zk_schema::{Encapsulation, Protocol};
@@ -54,18 +54,20 @@ fn check(layers: &[Value], packet: &Ip, tags: &[u16], about: &Value) {
         expect(next(), &json!({"layer": "VLAN", "id": tag}));
     }
     let bytes = packet.bytes();
-    let quote = &bytes[..bytes.len().min(256)];
+    // As much as fits: RFC 1812 allows an IPv4 message 576 bytes, RFC 4443 an IPv6 message 1,280.
+    let most = if packet.source.is_ipv4() { 576 - 28 } else { 1280 - 48 };
+    let quote = &bytes[..bytes.len().min(most)];
     let length = 8 + quote.len();
     if packet.source.is_ipv4() {
         expect(
             next(),
-            &json!({"layer": "IP", "src": NODE_4, "dst": packet.source, "ttl": 64, "tos": 0xc0, "ihl": 5,
+            &json!({"layer": "IP", "src": packet.destination, "dst": packet.source, "ttl": 64, "tos": 0xc0, "ihl": 5,
                     "flags": "DF", "length": length + 20, "room": length + 20, "protocol": 1, "checksum": true}),
         );
     } else {
         expect(
             next(),
-            &json!({"layer": "IPv6", "src": NODE_6, "dst": packet.source, "ttl": 64, "length": length,
+            &json!({"layer": "IPv6", "src": packet.destination, "dst": packet.source, "ttl": 64, "length": length,
                     "room": length, "protocol": 58}),
         );
     }
@@ -126,20 +128,32 @@ fn a_path_that_shrinks_is_answered_for_at_once() {
         let ran = bench.run(&packet.frame());
         assert_eq!(ran.counted.get("events/too_big_sent"), Some(&1));
         assert_eq!(ran.frame[14 + 40 + 4..][..4], (1400_u32 - 32).to_be_bytes());
-        // A path narrower than the encapsulation itself: no size fits, but nothing worse happens.
-        for hop in bench.hops.values_mut() {
-            hop.mtu = 0;
-        }
-        bench.apply_next_hops();
-        for family in FAMILIES {
-            for (port, ..) in WAYS {
-                let ran = bench.run(&self::packet(family, port, 60).frame());
-                assert!(
-                    ran.counted.contains_key(&format!("drops/{}/too_big", name(family, port))),
-                    "{ran:?}"
-                );
-                let header = if family == Family::V4 { 20 } else { 40 };
-                assert_eq!(ran.frame[14 + header + 4..][..4], [0; 4]);
+    });
+}
+
+#[test]
+fn no_sender_is_told_less_than_the_smallest_mtu_there_is() {
+    alone(|| {
+        let mut bench = bench();
+        // Narrower than the encapsulation itself; and such that IPv6's smallest packet fits but for that.
+        for mtu in [0, 1280] {
+            for hop in bench.hops.values_mut() {
+                hop.mtu = mtu;
+            }
+            bench.apply_next_hops();
+            for family in FAMILIES {
+                let (header, smallest) = if family == Family::V4 { (20, 68) } else { (40, 1280_u32) };
+                for (port, _, _, overhead) in WAYS {
+                    let told = smallest.max(mtu.saturating_sub(overhead));
+                    let ran = bench.run(&packet(family, port, told + 1).frame());
+                    assert_eq!(ran.verdict, XDP_TX, "{ran:?}");
+                    assert_eq!(ran.frame[14 + header + 4..][..4], told.to_be_bytes());
+                    // Who sends no more than that already cannot be helped.
+                    if mtu < told + overhead {
+                        let input = packet(family, port, told).frame();
+                        bench.drops(&input, &format!("{}/too_big", name(family, port)));
+                    }
+                }
             }
         }
     });
@@ -152,7 +166,7 @@ fn a_used_up_ttl_is_answered_with_time_exceeded() {
         let mut answers = Vec::new();
         for family in FAMILIES {
             for ttl in [0, 1] {
-                for length in [60, 61, 255, 256, 257, 1000] {
+                for length in [60, 61, 547, 548, 549, 1000, 1231, 1232, 1233, 1280, 1400] {
                     for tags in [&[][..], &[9]] {
                         let packet = Ip { ttl, ..packet(family, 80, length) };
                         let ran = bench.run(&frame(tags, &packet.bytes()));
@@ -197,10 +211,7 @@ fn options_and_extension_headers_are_quoted_too() {
 fn sources_that_are_no_single_host_are_not_answered() {
     alone(|| {
         let bench = bench();
-        for (family, sources) in [
-            (Family::V4, &["0.0.0.0", "0.1.2.3", "224.0.0.5", "240.0.0.1", "255.255.255.255"][..]),
-            (Family::V6, &["::", "ff02::1", "ff0e::5"]),
-        ] {
+        for (family, sources) in NOBODY {
             for source in sources {
                 let mut packet = packet(family, 80, 100);
                 packet.source = ip(source);
@@ -215,7 +226,7 @@ fn sources_that_are_no_single_host_are_not_answered() {
 }
 
 #[test]
-fn a_node_without_an_address_of_a_family_answers_from_the_vip() {
+fn a_node_without_an_address_of_a_family_answers_as_well() {
     let answers = alone(|| {
         let mut settings = crate::bench::settings();
         (settings.source_v4, settings.source_v6) = (None, None);

@@ -97,7 +97,9 @@ fn redefined(name: &VipName, before: &Vip, after: &Vip) -> Vec<Remark> {
     let limits_tcp_only = after.protocol == Protocol::Udp
         && (after.limits.connections_per_second > 0 || after.limits.connections_per_second_per_prefix > 0);
     if limits_tcp_only && before.limits != after.limits {
-        remarks.push(Remark::note(format!("{name} is UDP: its limits count for new TCP connections only")));
+        remarks.push(Remark::note(format!(
+            "{name} is UDP: its limits on connections count for new TCP connections only"
+        )));
     }
     remarks
 }

@@ -1,48 +1,167 @@
-//! Limits on new TCP connections: per VIP and per source prefix, for reconnect storms and floods.
+//! Limits, for reconnect storms and floods: on new TCP connections and on packets, per VIP and per source prefix.
 //!
-//! Both are the generic cell rate algorithm (ITU-T I.371): one word, the theoretical arrival time.
-//! The words are shared by all CPUs. They are read and raised without a lock; two CPUs that find a
-//! limiter idle at the same instant let one connection more through, which a limit of hundreds or
-//! thousands a second does not feel.
+//! All are the generic cell rate algorithm (ITU-T I.371): one word, the theoretical arrival time. The words are
+//! shared by all CPUs and changed by atomic operations alone, so that what is admitted is the limit's, however
+//! many CPUs ask. What is refused changes nothing: a flood costs loads, which CPUs share, and no writes.
 //!
 //! Source prefixes share a sketch of fixed size (a count-min sketch of arrival times): nothing is
 //! inserted or evicted, a flood of spoofed sources costs no memory, and a prefix is refused only if
 //! *both* of its cells are over the limit. Both lie in one cache line, so that a flood of new sources
-//! costs one cache miss each.
+//! costs one cache miss each. Where so many sources come that most cells are over the limit, prefixes that sent
+//! nothing are refused too. To make that visible, some refusals look at a pair of cells at random and count how
+//! often a stranger would be refused.
 
-use crate::maps::{ICMP_LIMITER, PREFIX_LIMITERS, VIP_LIMITERS};
-use aya_ebpf::helpers::generated::bpf_jiffies64;
-use lb_ebpf::lb::{Config, DropReason, PREFIX_LINES, PREFIX_TICK_SHIFT, VipEntry, vip_flags};
+use crate::atomic;
+use crate::fragment;
+use crate::maps::{
+    self, FRAGMENT_LIMITER, ICMP_LIMITERS, PENDING, PREFIX_LIMITERS, PREFIX_PACKET_LIMITERS, VIP_LIMITERS,
+    VIPS,
+};
+use crate::packet::{Frame, Ipv4, Ipv6};
+use crate::rare::Step;
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
+use aya_ebpf::maps::Array;
+use lb_ebpf::lb::{
+    Config, DropReason, Event, FRAGMENT_INTERVAL, FRAGMENT_TOLERANCE, PACKET_TICK_SHIFT, PREFIX_LINES,
+    PREFIX_TICK_SHIFT, PrefixLine, VipEntry, vip_flags,
+};
 
-/// Whether a new connection may go to the VIP. `prefix` is the client's address under the VIP's mask.
+/// How often a word is tried that other CPUs change at the same instant.
+const ATTEMPTS: usize = 4;
+/// One refusal in so many samples the sketch: a mask on a random number.
+const SAMPLE_MASK: u32 = 0x0f;
+
+/// Whether a VIP limits new connections, so that [`admit_connection`] is to be asked.
 #[inline(always)]
-pub fn admit(config: &Config, index: u32, vip: &VipEntry, prefix: u64) -> Result<(), DropReason> {
-    if vip.flags & (vip_flags::RATE_LIMIT | vip_flags::PREFIX_LIMIT) == 0 {
-        return Ok(());
-    }
+pub fn limits_connections(vip: &VipEntry) -> bool {
+    vip.flags & (vip_flags::RATE_LIMIT | vip_flags::PREFIX_LIMIT) != 0
+}
+
+/// Asks for a new connection: 0 if it may go to the VIP, else the [`DropReason`]. `prefix` is the client's address under
+/// the VIP's mask. A function of its own, as the common path has no stack to spare.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn admit_connection(index: u32, prefix: u64) -> u32 {
+    let (Some(config), Some(vip)) = (maps::CONFIG.get(0), VIPS.get(index)) else { return 0 };
     let now = now(config);
-    if vip.flags & vip_flags::PREFIX_LIMIT != 0 && !admit_prefix(config, index, vip, prefix, now) {
-        return Err(DropReason::PrefixRateLimited);
+    if vip.flags & vip_flags::PREFIX_LIMIT != 0 {
+        let limit = connections(vip, now);
+        if !admit_prefix(&PREFIX_LIMITERS, config, index, prefix, limit) {
+            sample_sketch(index, 0);
+            return DropReason::PrefixRateLimited as u32;
+        }
     }
     if vip.flags & vip_flags::RATE_LIMIT != 0
         && let Some(limiter) = VIP_LIMITERS.get_ptr_mut(index)
     {
-        // SAFETY: a valid element; races are discussed above.
+        // SAFETY: a valid element.
         let arrival = unsafe { &raw mut (*limiter).arrival };
         if !take(arrival, now, vip.rate_interval, vip.rate_tolerance) {
-            return Err(DropReason::RateLimited);
+            return DropReason::RateLimited as u32;
         }
     }
-    Ok(())
+    0
 }
 
-/// Whether the node may send one more ICMP error (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
+/// The step for a first fragment that opens a connection to the VIP that [`PENDING`] names: back to where it came from,
+/// if that is admitted.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn admit_fragment(ctx: *mut xdp_md, l3: u32, v6: u32) -> u32 {
+    let Some(pending) = PENDING.get(0) else { return maps::discard(0, DropReason::NoReal) };
+    let index = pending.vip;
+    let Some(vip) = VIPS.get(index) else { return maps::discard(0, DropReason::NoReal) };
+    if limits_connections(vip)
+        && let Some(prefix) = prefix_of(ctx, l3, v6, vip)
+    {
+        let refusal = admit_connection(index, prefix);
+        if refusal != 0 {
+            return maps::discard_for(index, refusal);
+        }
+    }
+    let step = if v6 != 0 { Step::Ipv6Fragment } else { Step::Ipv4Fragment };
+    step.at(l3 as usize, fragment::ADMITTED as usize)
+}
+
+/// Whether a VIP limits packets, so that [`admit_packet`] is to be asked.
 #[inline(always)]
-pub fn may_send_icmp(config: &Config) -> bool {
-    let Some(limiter) = ICMP_LIMITER.get_ptr_mut(0) else { return false };
+pub fn limits_packets(vip: &VipEntry) -> bool {
+    vip.flags & (vip_flags::PACKET_LIMIT | vip_flags::PREFIX_PACKET_LIMIT) != 0
+}
+
+/// The source of the packet at `l3` under the VIP's mask.
+#[inline(always)]
+fn prefix_of(ctx: *mut xdp_md, l3: u32, v6: u32, vip: &VipEntry) -> Option<u64> {
+    let l3 = (l3 & 0x1f) as usize;
+    let frame = Frame::new(ctx);
+    if v6 != 0 {
+        frame.header::<Ipv6>(l3).map(|ip| ip.source[0] & vip.prefix_mask_v6)
+    } else {
+        frame.header::<Ipv4>(l3).map(|ip| u64::from(ip.source & vip.prefix_mask_v4))
+    }
+}
+
+/// Asks for a packet, whose IP header is at `l3`: 0 if it may go to the VIP, else the [`DropReason`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn admit_packet(ctx: *mut xdp_md, index: u32, l3: u32, v6: u32) -> u32 {
+    let (Some(config), Some(vip)) = (maps::CONFIG.get(0), VIPS.get(index)) else { return 0 };
+    let Some(prefix) = prefix_of(ctx, l3, v6, vip) else { return 0 };
+    let now = now(config);
+    if vip.flags & vip_flags::PREFIX_PACKET_LIMIT != 0 {
+        let limit = packets(vip, now);
+        if !admit_prefix(&PREFIX_PACKET_LIMITERS, config, index, prefix, limit) {
+            sample_sketch(index, 1);
+            return DropReason::PrefixPacketRateLimited as u32;
+        }
+    }
+    if vip.flags & vip_flags::PACKET_LIMIT != 0
+        && let Some(limiter) = VIP_LIMITERS.get_ptr_mut(index)
+    {
+        // SAFETY: a valid element.
+        let arrival = unsafe { &raw mut (*limiter).packets };
+        if !take(arrival, now, vip.packet_interval, vip.packet_tolerance) {
+            return DropReason::PacketRateLimited as u32;
+        }
+    }
+    0
+}
+
+/// Limiters of what the node says itself: index of [`ICMP_LIMITERS`].
+pub enum Answers {
+    /// ICMP errors (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 (f)).
+    Errors = 0,
+    /// Echo replies. Apart, so that a flood of pings does not silence the errors.
+    Echoes = 1,
+}
+
+/// Whether the node may send one more.
+#[inline(always)]
+pub fn may_answer(config: &Config, what: Answers) -> bool {
+    let (interval, tolerance) = match what {
+        Answers::Errors => (config.icmp_interval, config.icmp_tolerance),
+        Answers::Echoes => (config.echo_interval, config.echo_tolerance),
+    };
+    let Some(limiter) = ICMP_LIMITERS.get_ptr_mut(what as u32) else { return false };
     // SAFETY: a valid element.
     let arrival = unsafe { &raw mut (*limiter).arrival };
-    take(arrival, now(config), config.icmp_interval, config.icmp_tolerance)
+    take(arrival, now(config), interval, tolerance)
+}
+
+/// Whether this CPU may note one more first fragment.
+#[inline(always)]
+pub fn may_note_fragment(config: &Config) -> bool {
+    let Some(arrival) = FRAGMENT_LIMITER.get_ptr_mut(0) else { return false };
+    let now = now(config);
+    // SAFETY: the element is this CPU's own.
+    let arrival = unsafe { &mut *arrival };
+    let start = if *arrival > now { *arrival } else { now };
+    if start - now > FRAGMENT_TOLERANCE {
+        return false;
+    }
+    *arrival = start + FRAGMENT_INTERVAL;
+    true
 }
 
 /// Monotonic time in ns, in steps of the kernel's tick. The verifier turns `bpf_jiffies64` into a load;
@@ -53,54 +172,160 @@ fn now(config: &Config) -> u64 {
     unsafe { bpf_jiffies64() }.wrapping_mul(u64::from(config.tick))
 }
 
+/// A limit of source prefixes, in ticks of its sketch, and the time.
+#[derive(Clone, Copy)]
+struct Limit {
+    now: u32,
+    interval: u32,
+    tolerance: u32,
+}
+
 #[inline(always)]
-fn admit_prefix(config: &Config, index: u32, vip: &VipEntry, prefix: u64, now: u64) -> bool {
+fn connections(vip: &VipEntry, now: u64) -> Limit {
+    Limit {
+        now: (now >> PREFIX_TICK_SHIFT) as u32,
+        interval: vip.prefix_interval as u32,
+        tolerance: vip.prefix_tolerance as u32,
+    }
+}
+
+#[inline(always)]
+fn packets(vip: &VipEntry, now: u64) -> Limit {
+    Limit {
+        now: (now >> PACKET_TICK_SHIFT) as u32,
+        interval: vip.prefix_packet_interval as u32,
+        tolerance: vip.prefix_packet_tolerance as u32,
+    }
+}
+
+/// A cell of a sketch: half of a word, as the kernel's compare-and-exchange takes whole ones.
+#[derive(Clone, Copy)]
+struct Cell {
+    word: *mut u64,
+    shift: u32,
+}
+
+impl Cell {
+    /// A cell of a line by its number, of which the lower four bits count.
+    #[inline(always)]
+    fn of(line: *mut PrefixLine, number: u64) -> Self {
+        // SAFETY: a line has eight words.
+        let word = unsafe { line.cast::<u64>().add((number >> 1) as usize & 7) };
+        Self { word, shift: (number as u32 & 1) * 32 }
+    }
+
+    /// The arrival time in the cell's word.
+    #[inline(always)]
+    fn within(self, word: u64) -> u32 {
+        (word >> self.shift) as u32
+    }
+}
+
+/// The two cells, of one line, that a number's upper 24 bits choose.
+#[inline(always)]
+fn cells(sketch: &Array<PrefixLine>, x: u64) -> Option<(Cell, Cell)> {
+    let line = sketch.get_ptr_mut((x >> 40) as u32 & (PREFIX_LINES - 1))?;
+    let first = x >> 52;
+    let second = first ^ (x >> 56 & 14 | 1);
+    Some((Cell::of(line, first), Cell::of(line, second)))
+}
+
+#[inline(always)]
+fn admit_prefix(sketch: &Array<PrefixLine>, config: &Config, index: u32, prefix: u64, limit: Limit) -> bool {
     let x = (prefix ^ config.prefix_seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let x = (x ^ (x >> 32) ^ u64::from(index)).wrapping_mul(0xd6e8_feb8_6659_fd93);
-    let Some(line) = PREFIX_LIMITERS.get_ptr_mut((x >> 40) as u32 & (PREFIX_LINES - 1)) else { return true };
-    let first = (x >> 52) as usize & 15;
-    let second = first ^ ((x >> 56) as usize & 14 | 1);
+    let Some((first, second)) = cells(sketch, x) else { return true };
     // Both cells count; one of them under the limit is enough.
-    // SAFETY: both are below sixteen.
-    let (first, second) = unsafe { (line.cast::<u32>().add(first), line.cast::<u32>().add(second)) };
-    let (now, interval, tolerance) =
-        ((now >> PREFIX_TICK_SHIFT) as u32, vip.prefix_interval as u32, vip.prefix_tolerance as u32);
-    let in_first = take_ticks(first, now, interval, tolerance);
-    let in_second = take_ticks(second, now, interval, tolerance);
+    let in_first = take_ticks(first, limit);
+    let in_second = take_ticks(second, limit);
     in_first | in_second
 }
 
-/// [`take`] with 32 bits of ticks, which wrap: a time that is further ahead than the algorithm ever sets
-/// one is a remnant, and as good as none.
-#[inline(always)]
-fn take_ticks(arrival: *mut u32, now: u32, interval: u32, tolerance: u32) -> bool {
-    // SAFETY: `arrival` points into a map element; plain 32-bit loads and stores do not tear.
-    unsafe {
-        let ahead = arrival.read_volatile().wrapping_sub(now);
-        // Without a branch, as half of them would be mispredicted; opaque, or LLVM makes one of it. The
-        // mask is all ones for a remnant, zero otherwise.
-        let room = core::hint::black_box(u64::from(tolerance + interval).wrapping_sub(u64::from(ahead)));
-        let remnant = (room.cast_signed() >> 63) as u32;
-        let ahead = ahead & !remnant;
-        if ahead > tolerance {
-            return false;
-        }
-        arrival.write_volatile(now.wrapping_add(ahead + interval));
+/// Now and then, looks whether a stranger's cells would be over the VIP's limit. `packets` says which sketch.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sample_sketch(index: u32, packets: u32) -> u32 {
+    // SAFETY: a helper without arguments.
+    let dice = unsafe { bpf_get_prandom_u32() };
+    if dice & SAMPLE_MASK != 0 {
+        return 0;
     }
-    true
+    let (Some(config), Some(vip)) = (maps::CONFIG.get(0), VIPS.get(index)) else { return 0 };
+    let now = now(config);
+    let (sketch, limit, sampled, full) = if packets == 0 {
+        let events = (Event::PrefixSampled, Event::PrefixSampledFull);
+        (&PREFIX_LIMITERS, connections(vip, now), events.0, events.1)
+    } else {
+        let events = (Event::PrefixPacketSampled, Event::PrefixPacketSampledFull);
+        (&PREFIX_PACKET_LIMITERS, self::packets(vip, now), events.0, events.1)
+    };
+    let Some((first, second)) = cells(sketch, u64::from(dice) << 32) else { return 0 };
+    maps::count(sampled);
+    // SAFETY: both point into a map element; loads of a word do not tear.
+    let (in_first, in_second) = unsafe { (first.word.read_volatile(), second.word.read_volatile()) };
+    let is_full = |cell: Cell, word: u64| ahead(cell.within(word), limit) > limit.tolerance;
+    if is_full(first, in_first) && is_full(second, in_second) {
+        maps::count(full);
+    }
+    0
 }
 
-/// Takes one cell if the limiter conforms.
+/// How far a cell is ahead of its time. Times are 32 bits of ticks, which wrap: one that is further ahead than the
+/// algorithm ever sets one is a remnant, and as good as none.
+#[inline(always)]
+fn ahead(arrival: u32, limit: Limit) -> u32 {
+    let ahead = arrival.wrapping_sub(limit.now);
+    // Without a branch, as half of them would be mispredicted; opaque, or LLVM makes one of it. The
+    // mask is all ones for a remnant, zero otherwise.
+    let most = u64::from(limit.tolerance + limit.interval);
+    let room = core::hint::black_box(most.wrapping_sub(u64::from(ahead)));
+    let remnant = (room.cast_signed() >> 63) as u32;
+    ahead & !remnant
+}
+
+/// Takes one from a cell of a sketch if that conforms. Whoever loses to other CPUs at each attempt gets nothing from it:
+/// there is the other cell, and a SYN comes again.
+#[inline(always)]
+fn take_ticks(cell: Cell, limit: Limit) -> bool {
+    // SAFETY: it points into a map element.
+    let mut seen = unsafe { cell.word.read_volatile() };
+    for _ in 0..ATTEMPTS {
+        let arrival = cell.within(seen);
+        let ahead = ahead(arrival, limit);
+        if ahead > limit.tolerance {
+            return false;
+        }
+        let next = limit.now.wrapping_add(ahead + limit.interval);
+        // SAFETY: likewise.
+        match unsafe { atomic::replace(cell.word, seen, seen ^ u64::from(arrival ^ next) << cell.shift) } {
+            Ok(()) => return true,
+            Err(found) => seen = found,
+        }
+    }
+    false
+}
+
+/// Takes one from a limiter if that conforms.
+///
+/// Whoever loses to other CPUs at each attempt takes it on top of what they took: a storm of clients that come back is
+/// no time to refuse by chance. So there may be one more per CPU than the burst for an instant, but never more in the
+/// long run, as what is on top counts.
 #[inline(always)]
 fn take(arrival: *mut u64, now: u64, interval: u64, tolerance: u64) -> bool {
-    // SAFETY: `arrival` points into a map element; plain 64-bit loads and stores do not tear.
-    unsafe {
-        let expected = arrival.read_volatile();
-        let start = if expected > now { expected } else { now };
+    // SAFETY: `arrival` points into a map element.
+    let mut seen = unsafe { arrival.read_volatile() };
+    for _ in 0..ATTEMPTS {
+        let start = if seen > now { seen } else { now };
         if start - now > tolerance {
             return false;
         }
-        arrival.write_volatile(start + interval);
+        // SAFETY: likewise.
+        match unsafe { atomic::replace(arrival, seen, start + interval) } {
+            Ok(()) => return true,
+            Err(found) => seen = found,
+        }
     }
+    // SAFETY: likewise.
+    unsafe { atomic::add(arrival, interval) };
     true
 }

@@ -72,8 +72,17 @@ pub fn to_vip<const V6: bool>(
     inner: Inner,
 ) -> u32 {
     let Some(entry) = VIPS.get(vip) else { return maps::discard(vip, DropReason::NoReal) };
-    if syn && let Err(reason) = admission::admit(config, vip, entry, prefix(entry)) {
-        return maps::discard(vip, reason);
+    if syn && admission::limits_connections(entry) {
+        let refusal = admission::admit_connection(vip, prefix(entry));
+        if refusal != 0 {
+            return maps::discard_for(vip, refusal);
+        }
+    }
+    if admission::limits_packets(entry) {
+        let refusal = admission::admit_packet(frame.ctx, vip, inner.l3 as u32, u32::from(V6));
+        if refusal != 0 {
+            return maps::discard_for(vip, refusal);
+        }
     }
     let ports = if entry.flags & vip_flags::SOURCE_AFFINITY != 0 { 0 } else { ports };
     let hash = hash(Seed { k0: config.seed[0], k1: config.seed[1] }, ports);
@@ -134,6 +143,9 @@ pub fn to_real<const V6: bool>(
     if config.capture_until != 0 {
         capture::sample(frame.ctx, vip, index);
     }
+    let Outcome::Send(action) = encapsulate::send::<V6>(frame, real, hop, inner, hash) else {
+        return maps::discard(vip, DropReason::NoHeadroom);
+    };
     if let Some(counters) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the element is this CPU's own.
         unsafe {
@@ -143,10 +155,7 @@ pub fn to_real<const V6: bool>(
             (*counters).icmp_errors += u64::from(icmp_error);
         }
     }
-    match encapsulate::send::<V6>(frame, real, hop, inner, hash) {
-        Outcome::Send(action) => action,
-        Outcome::NoHeadroom => maps::discard(vip, DropReason::NoHeadroom),
-    }
+    action
 }
 
 /// The identity of a real's entry, by which a later fragment knows that it is still the same, and its VIP.

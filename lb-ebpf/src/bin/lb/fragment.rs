@@ -4,12 +4,15 @@
 //! under (source, VIP's address, protocol, identification). A later fragment follows the record. Without
 //! one it follows only where ports do not matter: a VIP of all ports with source affinity. Otherwise it
 //! is dropped and counted. Records are for 30 s and in a table of fixed size that forgets the oldest.
+//!
+//! A record costs twenty times what a packet does otherwise, so each CPU notes no more first fragments than
+//! [`FRAGMENT_INTERVAL`](lb_ebpf::lb::FRAGMENT_INTERVAL) allows. Beyond that they are dropped and counted.
 
 use crate::forward;
 use crate::index::{self, Index};
-use crate::maps::{self, CONFIG, FRAGMENTS, VIPS};
+use crate::maps::{self, CONFIG, FRAGMENTS, PENDING, VIPS};
 use crate::packet::{self, Frame, IPV4_FRAGMENT_OFFSET, Ipv4, Ipv6};
-use crate::rare::Pending;
+use crate::rare::{Pending, Step};
 use crate::{admission, ipv6};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
@@ -26,14 +29,18 @@ struct Part {
     /// Offset of the transport header in a first fragment; 0 in a later one.
     l4: usize,
     rest: u32,
+    admitted: bool,
     key: FragmentKey,
     pending: Pending,
 }
 
-/// An IPv4 fragment.
+/// What a first fragment that opens a connection comes back with from [`admission::admit_fragment`].
+pub const ADMITTED: u32 = 1;
+
+/// An IPv4 fragment. `admitted`: 0, or [`ADMITTED`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32) -> u32 {
+pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
     let l3 = l3 & 0x1f;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv4>(l3 as usize) else { return maps::pass(Event::Passed) };
@@ -43,7 +50,7 @@ pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32) -> u32 {
     match ip.protocol {
         protocol::TCP | protocol::UDP => {}
         protocol::ICMP => return maps::discard(0, DropReason::IcmpFragment),
-        _ => return maps::pass(Event::PassedNoService),
+        _ => return maps::unserved(),
     }
     let header = u32::from(ip.version_ihl & 0x0f) * 4;
     let total = u32::from(u16::from_be(ip.total_length));
@@ -53,20 +60,24 @@ pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32) -> u32 {
     let first = ip.fragment & IPV4_FRAGMENT_OFFSET.to_be() == 0;
     let key = FragmentKey {
         source: [u64::from(ip.source), 0],
-        address: address.id,
+        destination: ipv4_key(ip.destination),
         protocol: u32::from(ip.protocol),
         identification: u32::from(ip.identification),
-        version: 4,
     };
     let pending = Pending { total, tos: ip.tos, ttl: ip.ttl, v6: false, ..Pending::NOTHING };
     let l4 = if first { (l3 + header) as usize } else { 0 };
-    handle(frame, index, address, Part { l3, l4, rest: total - header, key, pending })
+    handle(
+        frame,
+        index,
+        address,
+        Part { l3, l4, rest: total - header, admitted: admitted == ADMITTED, key, pending },
+    )
 }
 
 /// An IPv6 fragment.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32) -> u32 {
+pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
     let l3 = l3 & 0x1f;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv6>(l3 as usize) else { return maps::pass(Event::Passed) };
@@ -81,14 +92,13 @@ pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32) -> u32 {
     match walk.protocol {
         protocol::TCP | protocol::UDP => {}
         protocol::ICMPV6 => return maps::discard(0, DropReason::IcmpFragment),
-        _ => return maps::pass(Event::PassedNoService),
+        _ => return maps::unserved(),
     }
     let key = FragmentKey {
         source: ip.source,
-        address: address.id,
+        destination: ip.destination,
         protocol: u32::from(walk.protocol),
         identification: walk.identification,
-        version: 6,
     };
     let pending = Pending {
         total: payload + IPV6_LENGTH as u32,
@@ -98,7 +108,12 @@ pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32) -> u32 {
         ..Pending::NOTHING
     };
     let l4 = if walk.first { walk.offset } else { 0 };
-    handle(frame, index, address, Part { l3, l4, rest: payload - extensions, key, pending })
+    handle(
+        frame,
+        index,
+        address,
+        Part { l3, l4, rest: payload - extensions, admitted: admitted == ADMITTED, key, pending },
+    )
 }
 
 #[inline(always)]
@@ -135,21 +150,20 @@ fn first(frame: Frame, index: Index, address: &AddressEntry, mut part: Part, pro
         return maps::discard(0, DropReason::MalformedTransport);
     };
     let Some(vip) = index.vip(address, packet::second_port(ports), protocol) else {
-        return maps::pass(Event::PassedNoService);
+        return maps::unserved();
     };
-    let (Some(config), Some(entry)) = (CONFIG.get(0), VIPS.get(vip)) else {
-        return maps::discard(vip, DropReason::NoReal);
-    };
+    let Some(entry) = VIPS.get(vip) else { return maps::discard(vip, DropReason::NoReal) };
     part.pending.syn = syn;
-    let prefix = if part.pending.v6 {
-        part.key.source[0] & entry.prefix_mask_v6
-    } else {
-        part.key.source[0] & u64::from(entry.prefix_mask_v4)
-    };
-    if syn && let Err(reason) = admission::admit(config, vip, entry, prefix) {
-        return maps::discard(vip, reason);
+    if syn && !part.admitted {
+        let Some(pending) = PENDING.get_ptr_mut(0) else { return maps::discard(vip, DropReason::NoReal) };
+        // SAFETY: the element is this CPU's own.
+        unsafe { (*pending).vip = vip };
+        return Step::FragmentAdmission.at(part.l3 as usize, usize::from(part.pending.v6));
     }
-    by_table(vip, entry, part, ports, Some(now))
+    // Where later ones find the same real without a record, none is left.
+    let needs_none =
+        entry.flags & vip_flags::SOURCE_AFFINITY != 0 && index::any_port(address, protocol) == Some(vip);
+    by_table(vip, entry, part, ports, if needs_none { None } else { Some(now) })
 }
 
 /// Sends a fragment to its slot's owner; `note` is the time to leave a record with.
@@ -167,6 +181,10 @@ fn by_table(vip: u32, entry: &VipEntry, part: Part, ports: u32, note: Option<u64
     if let Some(seen) = note
         && let Some((id, _)) = forward::identity(real)
     {
+        if !admission::may_note_fragment(config) {
+            // Those behind it could not follow.
+            return maps::discard(vip, DropReason::FragmentRateLimited);
+        }
         let owner = FragmentOwner { id, seen, real, hash };
         // Without a record later fragments are counted as unknown; nothing else is lost.
         if FRAGMENTS.insert(&part.key, &owner, 0).is_ok() {

@@ -1,10 +1,10 @@
 //! ICMP and ICMPv6 to a VIP, and the node's own ICMP errors.
 //!
 //! Echo requests are answered. Errors about a flow of a VIP go to the real that holds the flow, found
-//! from the packet embedded in them, of which eight bytes behind the IP header are enough. Everything
-//! else (neighbour discovery among it) is left to the kernel.
+//! from the packet embedded in them, of which eight bytes behind the IP header are enough. Neighbour
+//! discovery is left to the kernel. Everything else is no service of the VIP.
 
-use crate::admission;
+use crate::admission::{self, Answers};
 use crate::forward;
 use crate::index;
 use crate::ipv6::{self, Walk, traffic_class};
@@ -22,14 +22,18 @@ use lb_ebpf::lb::{DropReason, Event, ipv4_key, vip_flags};
 use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, icmp, icmpv6, protocol};
 use slot_table::flow::{self, Seed};
 
-/// Bytes of an offending packet that the node's errors quote: its headers and then some, well below
-/// what the smallest path carries.
-const QUOTED: usize = 256;
 const ICMP_LENGTH: usize = 8;
+/// Longest ICMP error over IPv4, in bytes (RFC 1812, section 4.3.2.3).
+const LONGEST_V4: usize = 576;
+/// Longest ICMP error over IPv6: what every path carries (RFC 4443, section 2.4 (c); RFC 8200, section 5).
+const LONGEST_V6: usize = 1280;
+/// The smallest MTU that an IPv4 path has (RFC 791, section 3.2), and an IPv6 path: less is never told.
+const SMALLEST_MTU_V4: u32 = 68;
+const SMALLEST_MTU_V6: u32 = 1280;
 /// At least an Ethernet header with two VLAN tags, and less than that and an IPv4 header.
 const LINK_ROOM: u32 = 24;
-/// Room for an IPv6 header, an ICMP header and the quotation.
-pub const MESSAGE_ROOM: usize = IPV6_LENGTH + ICMP_LENGTH + QUOTED;
+/// Room for the longest message.
+pub const MESSAGE_ROOM: usize = LONGEST_V6;
 /// TTL and hop limit of what the node says itself.
 const TTL: u8 = 64;
 
@@ -53,7 +57,10 @@ pub extern "C" fn icmp_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
         icmp::ECHO => {
             // Options of a request (routes, time stamps) are nothing to reflect.
             if header != IPV4_LENGTH as u32 {
-                return maps::pass(Event::PassedNoService);
+                return maps::unserved();
+            }
+            if let Err(reason) = may_echo(is_host_v4(ip.source)) {
+                return maps::discard(0, reason);
             }
             let checksum = adjust_checksum(message.checksum, u16::from_ne_bytes([icmp::ECHO, 0]), 0);
             // The adjusted checksum of nothing but zeros comes out as 0, which does not verify. Everywhere
@@ -73,7 +80,7 @@ pub extern "C" fn icmp_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
         icmp::UNREACHABLE | icmp::TIME_EXCEEDED | icmp::PARAMETER_PROBLEM => {
             icmp_error_v4(ctx, l3 as u32, l4 as u32)
         }
-        _ => maps::pass(Event::PassedNoService),
+        _ => maps::unserved(),
     }
 }
 
@@ -96,7 +103,10 @@ pub extern "C" fn icmp_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     match message.kind {
         icmpv6::ECHO_REQUEST => {
             if l4 != l3 + IPV6_LENGTH {
-                return maps::pass(Event::PassedNoService);
+                return maps::unserved();
+            }
+            if let Err(reason) = may_echo(is_host_v6(ip.source)) {
+                return maps::discard(0, reason);
             }
             let old = u16::from_ne_bytes([icmpv6::ECHO_REQUEST, message.code]);
             let new = u16::from_ne_bytes([icmpv6::ECHO_REPLY, message.code]);
@@ -113,7 +123,11 @@ pub extern "C" fn icmp_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
         icmpv6::UNREACHABLE | icmpv6::PACKET_TOO_BIG | icmpv6::TIME_EXCEEDED | icmpv6::PARAMETER_PROBLEM => {
             icmp_error_v6(ctx, l3 as u32, l4 as u32)
         }
-        _ => maps::pass(Event::PassedNoService),
+        // The kernel may have the address. From beyond the segment it cannot come (RFC 4861, section 6.1).
+        icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT if ip.hop_limit == 255 => {
+            maps::pass(Event::PassedNoService)
+        }
+        _ => maps::unserved(),
     }
 }
 
@@ -217,6 +231,31 @@ fn to_holder(
     Pending { vip, real, hash, ..error }.forward()
 }
 
+/// Whether an IPv4 source can be a single host beyond this one (RFC 1122, section 3.2.2): not "this network",
+/// loopback, multicast, reserved or broadcast.
+#[inline(always)]
+fn is_host_v4(source: u32) -> bool {
+    let first = source as u8;
+    first != 0 && first != 127 && first < 224
+}
+
+/// The same for IPv6 (RFC 4443, section 2.4 (e)): not multicast, unspecified or loopback, and none of the addresses
+/// made of IPv4's, which are all below `::/64`.
+#[inline(always)]
+fn is_host_v6(source: [u64; 2]) -> bool {
+    source[0] as u8 != 0xff && source[0] != 0
+}
+
+/// Whether an echo request is to be answered.
+#[inline(always)]
+fn may_echo(is_host: bool) -> Result<(), DropReason> {
+    if !is_host {
+        return Err(DropReason::InvalidSource);
+    }
+    let config = CONFIG.get(0).ok_or(DropReason::EchoRateLimited)?;
+    if admission::may_answer(config, Answers::Echoes) { Ok(()) } else { Err(DropReason::EchoRateLimited) }
+}
+
 /// Addresses the frame to where it came from.
 #[inline(always)]
 fn turn_round(ethernet: &mut Ethernet) {
@@ -227,11 +266,17 @@ fn turn_round(ethernet: &mut Ethernet) {
 /// Answers a packet that does not fit the path with the size that does (RFC 1191, RFC 8201).
 ///
 /// IPv4 packets without DF are answered as well: XDP cannot fragment, and a sender that learns the
-/// size is better off than one that learns nothing.
+/// size is better off than one that learns nothing. Where the path takes less than the smallest size that senders
+/// may be told, they are told that one; a packet that is no longer is lost without an answer, which could only ask
+/// for what the sender does already.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn too_big(ctx: *mut xdp_md, l3: u32, v6: u32, vip: u32, mtu: u32) -> u32 {
-    let sent = if v6 != 0 {
+    let smallest = if v6 != 0 { SMALLEST_MTU_V6 } else { SMALLEST_MTU_V4 };
+    let mtu = if mtu < smallest { smallest } else { mtu };
+    let sent = if length_of(&Frame::new(ctx), (l3 & 0x1f) as usize, v6 != 0).is_none_or(|all| all <= mtu) {
+        Answer::Impossible
+    } else if v6 != 0 {
         answer::<true>(ctx, l3, icmpv6::PACKET_TOO_BIG, 0, mtu.to_be())
     } else {
         let mtu = u32::from((mtu as u16).to_be()) << 16;
@@ -250,6 +295,16 @@ pub extern "C" fn time_exceeded(ctx: *mut xdp_md, l3: u32, v6: u32, vip: u32) ->
         answer::<false>(ctx, l3, icmp::TIME_EXCEEDED, 0, 0)
     };
     finish(sent, vip, DropReason::TtlExpired, Event::TimeExceededSent)
+}
+
+/// Length of the IP packet at `l3`, by its header.
+#[inline(always)]
+fn length_of(frame: &Frame, l3: usize, v6: bool) -> Option<u32> {
+    if v6 {
+        Some(u32::from(u16::from_be(frame.header::<Ipv6>(l3)?.payload_length)) + IPV6_LENGTH as u32)
+    } else {
+        Some(u32::from(u16::from_be(frame.header::<Ipv4>(l3)?.total_length)))
+    }
 }
 
 /// How an attempt to answer ended.
@@ -276,30 +331,28 @@ fn finish(answer: Answer, vip: u32, reason: DropReason, event: Event) -> u32 {
 /// wire.
 #[inline(always)]
 fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u32) -> Answer {
-    let header = if V6 { IPV6_LENGTH } else { IPV4_LENGTH };
+    let (header, longest) = if V6 { (IPV6_LENGTH, LONGEST_V6) } else { (IPV4_LENGTH, LONGEST_V4) };
+    let most = longest - header - ICMP_LENGTH;
     let l3 = (l3 & 0x1f) as usize;
     let (Some(config), Some(scratch)) = (CONFIG.get(0), SCRATCH.get_ptr_mut(0)) else {
         return Answer::Impossible;
     };
-    if !admission::may_send_icmp(config) {
+    let frame = Frame::new(ctx);
+    if !may_be_told::<V6>(&frame, l3) {
+        return Answer::Impossible;
+    }
+    if !admission::may_answer(config, Answers::Errors) {
         return Answer::Limited;
     }
-    let frame = Frame::new(ctx);
     let scratch = scratch.cast::<u8>();
-    let quoted = if V6 {
-        let Some(ip) = frame.header::<Ipv6>(l3) else { return Answer::Impossible };
-        u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32
-    } else {
-        let Some(ip) = frame.header::<Ipv4>(l3) else { return Answer::Impossible };
-        u32::from(u16::from_be(ip.total_length))
-    };
-    let quoted = if quoted > QUOTED as u32 { QUOTED as u32 } else { quoted };
-    let Some(quoted) = bounded(quoted, QUOTED).filter(|quoted| *quoted >= header as u32) else {
+    let Some(quoted) = length_of(&frame, l3, V6) else { return Answer::Impossible };
+    let quoted = if quoted > most as u32 { most as u32 } else { quoted };
+    let Some(quoted) = bounded(quoted, most).filter(|quoted| *quoted >= header as u32) else {
         return Answer::Impossible;
     };
     let length = ICMP_LENGTH as u32 + quoted;
     // SAFETY: `scratch` has MESSAGE_ROOM bytes of this CPU alone; all offsets are constants below that,
-    // and `quoted` is at most QUOTED.
+    // and `quoted` is at most `most`.
     let checksum = unsafe {
         core::ptr::write_bytes(scratch, 0, MESSAGE_ROOM);
         if bpf_xdp_load_bytes(ctx, l3 as u32, scratch.add(header + ICMP_LENGTH).cast(), quoted) != 0 {
@@ -310,7 +363,11 @@ fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u
         message.code = code;
         message.rest = rest;
         // The quotation is followed by zeros, which do not change the sum.
-        bpf_csum_diff(core::ptr::null_mut(), 0, scratch.add(header).cast(), (ICMP_LENGTH + QUOTED) as u32, 0)
+        if V6 {
+            sum::<{ LONGEST_V6 - IPV6_LENGTH }>(scratch.add(header))
+        } else {
+            sum::<{ LONGEST_V4 - IPV4_LENGTH }>(scratch.add(header))
+        }
     };
     if checksum < 0 {
         return Answer::Impossible;
@@ -319,9 +376,9 @@ fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u
     // SAFETY: as above.
     let written = unsafe {
         if V6 {
-            ipv6_error(&frame, scratch, l3, length, sum, config.source_v6)
+            ipv6_error(&frame, scratch, l3, length, sum)
         } else {
-            ipv4_error(&frame, scratch, l3, length, sum, config.source_v4)
+            ipv4_error(&frame, scratch, l3, length, sum)
         }
     };
     let size = header as u32 + length;
@@ -340,6 +397,40 @@ fn answer<const V6: bool>(ctx: *mut xdp_md, l3: u32, kind: u8, code: u8, rest: u
     let Some(ethernet) = frame.header::<Ethernet>(0) else { return Answer::Impossible };
     turn_round(ethernet);
     Answer::Sent
+}
+
+/// Sum of `LENGTH` bytes, a multiple of four, for a checksum; negative if the kernel refuses. Kernels before 6.13 take
+/// no more than 512 bytes at a time.
+///
+/// # Safety
+/// So many bytes must lie at `at`.
+#[inline(always)]
+unsafe fn sum<const LENGTH: usize>(at: *mut u8) -> i64 {
+    const PART: usize = 256;
+    let mut sum = 0;
+    let mut done = 0;
+    while done < LENGTH && sum >= 0 {
+        let part = if LENGTH - done < PART { LENGTH - done } else { PART };
+        // SAFETY: as the caller promises.
+        let at = unsafe { at.add(done) }.cast();
+        // SAFETY: likewise.
+        sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, at, part as u32, sum as u32) };
+        done += part;
+    }
+    sum
+}
+
+/// Whether an error about the packet may be sent to its source: a single host, and about nothing but the first
+/// fragment of a packet (RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e)).
+#[inline(always)]
+fn may_be_told<const V6: bool>(frame: &Frame, l3: usize) -> bool {
+    if V6 {
+        frame.header::<Ipv6>(l3).is_some_and(|ip| is_host_v6(ip.source))
+    } else {
+        frame
+            .header::<Ipv4>(l3)
+            .is_some_and(|ip| is_host_v4(ip.source) && ip.fragment & IPV4_FRAGMENT_OFFSET.to_be() == 0)
+    }
 }
 
 /// Makes the frame so much longer or shorter, and keeps its Ethernet header at the start.
@@ -361,18 +452,14 @@ fn resize(ctx: *mut xdp_md, grow: i32) -> bool {
     }
 }
 
-/// Writes the IPv4 header and the ICMP checksum; false where the sender must not be answered.
+/// Writes the IPv4 header and the ICMP checksum. The message comes from the VIP's address: it speaks for the VIP, the
+/// answers of the reals come from there too, and the node's own address may be one that routers on the way drop.
 ///
 /// # Safety
 /// `scratch` must have [`MESSAGE_ROOM`] bytes.
 #[inline(always)]
-unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, sum: u32, own: u32) -> bool {
+unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, sum: u32) -> bool {
     let Some(ip) = frame.header::<Ipv4>(l3) else { return false };
-    let first = ip.source as u8;
-    // No unicast source, or not a packet's first fragment (RFC 1122, section 3.2.2).
-    if first == 0 || first >= 224 || ip.fragment & IPV4_FRAGMENT_OFFSET.to_be() != 0 {
-        return false;
-    }
     // SAFETY: as the caller promises.
     unsafe {
         let out = &mut *scratch.cast::<Ipv4>();
@@ -382,7 +469,7 @@ unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, su
         out.fragment = IPV4_DONT_FRAGMENT.to_be(); // so that it needs no identification (RFC 6864)
         out.ttl = TTL;
         out.protocol = protocol::ICMP;
-        out.source = if own != 0 { own } else { ip.destination };
+        out.source = ip.destination;
         out.destination = ip.source;
         let sum4 = bpf_csum_diff(core::ptr::null_mut(), 0, scratch.cast(), IPV4_LENGTH as u32, 0);
         out.checksum = !fold(sum4 as u32);
@@ -396,19 +483,8 @@ unsafe fn ipv4_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, su
 /// # Safety
 /// `scratch` must have [`MESSAGE_ROOM`] bytes.
 #[inline(always)]
-unsafe fn ipv6_error(
-    frame: &Frame,
-    scratch: *mut u8,
-    l3: usize,
-    length: u32,
-    sum: u32,
-    own: [u64; 2],
-) -> bool {
+unsafe fn ipv6_error(frame: &Frame, scratch: *mut u8, l3: usize, length: u32, sum: u32) -> bool {
     let Some(ip) = frame.header::<Ipv6>(l3) else { return false };
-    let source = ip.source;
-    if source[0] as u8 == 0xff || (source[0] == 0 && source[1] == 0) {
-        return false; // RFC 4443, section 2.4 (e)
-    }
     // SAFETY: as the caller promises.
     unsafe {
         let out = &mut *scratch.cast::<Ipv6>();
@@ -416,9 +492,8 @@ unsafe fn ipv6_error(
         out.payload_length = (length as u16).to_be();
         out.next_header = protocol::ICMPV6;
         out.hop_limit = TTL;
-        let from = if own[0] | own[1] != 0 { own } else { ip.destination };
-        out.source = from;
-        out.destination = source;
+        out.source = ip.destination;
+        out.destination = ip.source;
         let addresses = bpf_csum_diff(core::ptr::null_mut(), 0, scratch.add(8).cast(), 32, sum);
         if addresses < 0 {
             return false;

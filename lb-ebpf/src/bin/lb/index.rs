@@ -1,8 +1,11 @@
 //! From a destination to a VIP.
 
 use crate::maps::{ADDRESSES, CONFIG, SERVICES};
+use crate::packet::{Destination, Frame};
+use aya_ebpf::bindings::xdp_md;
 use lb_ebpf::lb::{
-    ADDRESS_SLOTS, AddressEntry, Config, SERVICE_SLOTS, address_positions, service_key, service_positions,
+    ADDRESS_SLOTS, AddressEntry, Config, MAC_MASK, SERVICE_SLOTS, address_positions, service_key,
+    service_positions,
 };
 use lb_ebpf::wire::protocol;
 
@@ -55,6 +58,26 @@ impl Index {
         }
         any_port(address, protocol)
     }
+}
+
+/// Whether a frame is for this host. Others' frames arrive where a switch floods, and in promiscuous mode:
+/// each node on the segment would send the packet on.
+#[inline(always)]
+pub fn is_ours(frame: &Frame, config: &Config) -> bool {
+    let Some(destination) = frame.header::<Destination>(0) else { return false };
+    destination.word & MAC_MASK == config.mac || has_another_mac(frame.ctx) != 0
+}
+
+/// Whether a frame is for one of the host's further MAC addresses.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn has_another_mac(ctx: *mut xdp_md) -> u32 {
+    let frame = Frame::new(ctx);
+    let (Some(config), Some(destination)) = (CONFIG.get(0), frame.header::<Destination>(0)) else { return 0 };
+    let mac = destination.word & MAC_MASK;
+    // An empty place is 0, which no frame is sent to.
+    let listed = config.more_macs.iter().any(|&other| other == mac);
+    u32::from(config.mac == 0 || (listed && mac != 0))
 }
 
 /// What the rare paths, which get no pointers from their callers, look up again.

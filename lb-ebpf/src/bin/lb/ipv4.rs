@@ -16,6 +16,9 @@ pub fn handle(frame: Frame, l3: usize) -> u32 {
     let Some(config) = CONFIG.get(0) else { return maps::pass(Event::Passed) };
     let index = Index(config.index);
     let Some(address) = index.address(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
+    if !index::is_ours(&frame, config) {
+        return maps::pass(Event::PassedOtherHost);
+    }
     let total = u32::from(u16::from_be(ip.total_length));
     if total < IPV4_LENGTH as u32 || l3 as u32 + total > frame.length() {
         return maps::discard(0, DropReason::MalformedIp);
@@ -66,10 +69,10 @@ fn payload(
         Err(forward::Other::Protocol) if ip.protocol == protocol::ICMP => {
             return Step::Icmp.at(l3, l3 + header);
         }
-        Err(forward::Other::Protocol) => return maps::pass(Event::PassedNoService),
+        Err(forward::Other::Protocol) => return maps::unserved(),
     };
     let Some(vip) = index.vip(address, crate::packet::second_port(ports), ip.protocol) else {
-        return maps::pass(Event::PassedNoService);
+        return maps::unserved();
     };
     let source = ip.source;
     forward::to_vip::<false>(

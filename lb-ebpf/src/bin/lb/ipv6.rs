@@ -25,6 +25,9 @@ pub fn handle(frame: Frame, l3: usize) -> u32 {
         return maps::pass(Event::Passed); // a multicast address that looks like an IPv4 VIP's key
     }
     let Some(address) = index.address(destination) else { return maps::pass(Event::Passed) };
+    if !index::is_ours(&frame, config) {
+        return maps::pass(Event::PassedOtherHost);
+    }
     let rest = u32::from(u16::from_be(ip.payload_length));
     if ip.version_class_label & 0xf0 != 0x60 || (l3 + IPV6_LENGTH) as u32 + rest > frame.length() {
         return maps::discard(0, DropReason::MalformedIp);
@@ -35,7 +38,7 @@ pub fn handle(frame: Frame, l3: usize) -> u32 {
         }
         protocol::ICMPV6 => Step::Icmpv6.at(l3, l3 + IPV6_LENGTH),
         next if is_extension(next) => Step::Ipv6Extensions.at(l3, 0),
-        _ => maps::pass(Event::PassedNoService),
+        _ => maps::unserved(),
     }
 }
 
@@ -63,7 +66,7 @@ pub extern "C" fn ipv6_with_extensions(ctx: *mut xdp_md, l3: u32) -> u32 {
             payload(frame, l3, walk.offset, rest - extensions, walk.protocol, ip, config, index, address)
         }
         protocol::ICMPV6 => Step::Icmpv6.at(l3, walk.offset),
-        _ => maps::pass(Event::PassedNoService),
+        _ => maps::unserved(),
     }
 }
 
@@ -84,7 +87,7 @@ fn payload(
         return maps::discard(0, DropReason::MalformedTransport);
     };
     let Some(vip) = index.vip(address, packet::second_port(ports), protocol) else {
-        return maps::pass(Event::PassedNoService);
+        return maps::unserved();
     };
     let source = ip.source;
     let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;

@@ -8,12 +8,15 @@
 //! checks once each instead of once per path that leads to them.
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![allow(internal_features, reason = "atomic operations on map values: see `atomic`")]
 #![allow(
     clippy::needless_borrows_for_generic_args,
     reason = "keys by value are copied on a stack of 512 bytes"
 )]
 
 mod admission;
+mod atomic;
 mod capture;
 mod encapsulate;
 mod forward;

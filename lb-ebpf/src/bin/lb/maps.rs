@@ -9,7 +9,7 @@ use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray, RingBuf};
 use lb_ebpf::lb::{
     ADDRESS_SLOTS, AddressEntry, Capture, Config, DROP_REASONS, DropReason, EVENTS, Event, FragmentKey,
     FragmentOwner, Limiter, NextHop, PREFIX_LINES, PrefixLine, RealCounters, RealEntry, SERVICE_SLOTS,
-    ServiceEntry, SlotPair, VipEntry,
+    ServiceEntry, SlotPair, VipEntry, config_flags,
 };
 
 #[map]
@@ -36,10 +36,18 @@ pub static DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(DROP_REASONS,
 pub static EVENTS_SEEN: PerCpuArray<u64> = PerCpuArray::with_max_entries(EVENTS, 0);
 #[map]
 pub static VIP_LIMITERS: Array<Limiter> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+/// By source prefix, in ticks.
 #[map]
 pub static PREFIX_LIMITERS: Array<PrefixLine> = Array::with_max_entries(PREFIX_LINES, BPF_F_MMAPABLE);
+/// The same for packets; its ticks are shorter. Apart, so that a flood of packets refuses no connection.
 #[map]
-pub static ICMP_LIMITER: Array<Limiter> = Array::with_max_entries(1, 0);
+pub static PREFIX_PACKET_LIMITERS: Array<PrefixLine> = Array::with_max_entries(PREFIX_LINES, BPF_F_MMAPABLE);
+/// By [`crate::admission::Answers`].
+#[map]
+pub static ICMP_LIMITERS: Array<Limiter> = Array::with_max_entries(2, 0);
+/// Arrival time of the first fragments that a CPU notes.
+#[map]
+pub static FRAGMENT_LIMITER: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentOwner> = LruHashMap::with_max_entries(16_384, 0);
 #[map]
@@ -69,10 +77,27 @@ pub fn pass(event: Event) -> u32 {
     xdp_action::XDP_PASS
 }
 
+/// What becomes of a packet to a VIP's address that no VIP serves. A host that forwards would send it to its
+/// gateway, which has the address from this host: it would go round until its TTL ends.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unserved() -> u32 {
+    match CONFIG.get(0) {
+        Some(config) if config.flags & config_flags::PASS_UNSERVED != 0 => pass(Event::PassedNoService),
+        _ => discard(0, DropReason::NoService),
+    }
+}
+
 /// Drops the packet and counts why.
 #[inline(always)]
 pub fn discard(vip: u32, reason: DropReason) -> u32 {
     discard_counted(vip * DROP_REASONS + reason as u32)
+}
+
+/// The same for a reason that a function returned as a number.
+#[inline(always)]
+pub fn discard_for(vip: u32, reason: u32) -> u32 {
+    discard_counted(vip * DROP_REASONS + (reason & (DROP_REASONS - 1)))
 }
 
 #[unsafe(no_mangle)]

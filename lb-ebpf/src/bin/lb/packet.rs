@@ -60,6 +60,10 @@ macro_rules! header {
 }
 
 header!(Ethernet { addresses: [u8; 12], ethertype: u16 });
+header!(
+    /// The destination's MAC address, and two bytes of the source's.
+    Destination { word: u64 }
+);
 header!(Vlan { control: u16, ethertype: u16 });
 header!(Ipv4 {
     version_ihl: u8,

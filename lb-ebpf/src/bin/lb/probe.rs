@@ -1,6 +1,9 @@
 //! The node's own health probes: connections to the VIP whose socket's mark names the real. They leave
 //! through the front interface and are wrapped here as clients' packets are in XDP, so that a broken
 //! decapsulation at the real is seen.
+//!
+//! The program decides about nothing but probes that it cannot wrap. All else goes on to the next program on the
+//! interface (`TC_ACT_UNSPEC`, which tcx calls `TCX_NEXT`); any other verdict would end the chain.
 
 use crate::encapsulate;
 use crate::forward::Inner;
@@ -8,7 +11,7 @@ use crate::maps::{self, NEXT_HOPS, REALS};
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::bindings::{
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP,
-    BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_OK, TC_ACT_SHOT,
+    BPF_F_ADJ_ROOM_FIXED_GSO, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
 use aya_ebpf::helpers::generated::{
     bpf_redirect, bpf_skb_adjust_room, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_skb_vlan_push,
@@ -25,13 +28,13 @@ pub fn handle(skb: *mut __sk_buff) -> i32 {
     // SAFETY: the kernel hands the program a valid context; the verifier checks the loads.
     let (mark, ethertype) = unsafe { ((*skb).mark, (*skb).protocol as u16) };
     if mark & PROBE_MARK_MASK != PROBE_MARK {
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     }
     let index = mark & SLOT_REAL_MASK;
     match u16::from_be(ethertype) {
         ETHERTYPE_IPV4 => wrap::<false>(skb, index),
         ETHERTYPE_IPV6 => wrap::<true>(skb, index),
-        _ => TC_ACT_OK,
+        _ => TC_ACT_UNSPEC,
     }
 }
 
@@ -44,14 +47,14 @@ fn wrap<const V6: bool>(skb: *mut __sk_buff, index: u32) -> i32 {
     let Some(inner) = inner::<V6>(skb) else { return refuse() };
     // Neighbour discovery and ICMP of the kernel that inherit a socket's mark stay as they are.
     if inner.l4 != protocol::TCP {
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     }
     if !push::<V6>(skb, real, inner.inner, inner.hash) || !address(skb, hop) {
         return refuse();
     }
     maps::count(Event::ProbeSent);
     if hop.ifindex == 0 {
-        return TC_ACT_OK;
+        return TC_ACT_UNSPEC;
     }
     // SAFETY: a helper without pointers.
     unsafe { bpf_redirect(hop.ifindex, 0) as i32 }

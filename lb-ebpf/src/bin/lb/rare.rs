@@ -4,9 +4,9 @@
 //! takes it from there. So calls stay flat: BPF gives a chain of calls 512 bytes of stack in all.
 
 use crate::forward::{self, Inner};
-use crate::maps::{self, CONFIG, PENDING};
+use crate::maps::{self, CONFIG, PENDING, VIPS};
 use crate::packet::Frame;
-use crate::{fragment, icmp, ipv4, ipv6};
+use crate::{admission, fragment, icmp, ipv4, ipv6};
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use lb_ebpf::lb::DropReason;
 
@@ -28,6 +28,8 @@ pub enum Step {
     Ipv6Fragment = 6 << 24,
     /// ICMP over IPv6.
     Icmpv6 = 7 << 24,
+    /// A first fragment that opens a connection to the VIP that [`PENDING`] names.
+    FragmentAdmission = 8 << 24,
 }
 
 impl Step {
@@ -86,17 +88,18 @@ impl Pending {
 #[inline(never)]
 pub extern "C" fn resume(ctx: *mut xdp_md, step: u32) -> u32 {
     let mut code = step;
-    // Extensions, then fragment or ICMP, then forward: no packet needs more.
-    for _ in 0..3 {
+    // Extensions, fragment, its admission, fragment, forward: no packet needs more.
+    for _ in 0..5 {
         let (l3, l4) = (code & 0x1f, code >> 8 & 0x3ff);
         code = match code & 0xff00_0000 {
             kind if kind == Step::Forward as u32 => forward_pending(ctx),
             kind if kind == Step::Ipv4Options as u32 => ipv4::ipv4_with_options(ctx, l3),
-            kind if kind == Step::Ipv4Fragment as u32 => fragment::fragment_v4(ctx, l3),
+            kind if kind == Step::Ipv4Fragment as u32 => fragment::fragment_v4(ctx, l3, l4),
             kind if kind == Step::Icmp as u32 => icmp::icmp_v4(ctx, l3, l4),
             kind if kind == Step::Ipv6Extensions as u32 => ipv6::ipv6_with_extensions(ctx, l3),
-            kind if kind == Step::Ipv6Fragment as u32 => fragment::fragment_v6(ctx, l3),
+            kind if kind == Step::Ipv6Fragment as u32 => fragment::fragment_v6(ctx, l3, l4),
             kind if kind == Step::Icmpv6 as u32 => icmp::icmp_v6(ctx, l3, l4),
+            kind if kind == Step::FragmentAdmission as u32 => admission::admit_fragment(ctx, l3, l4),
             _ => return code,
         };
     }
@@ -112,6 +115,12 @@ pub extern "C" fn forward_pending(ctx: *mut xdp_md) -> u32 {
     };
     let Pending { l3, hash, vip, real, total, tos, ttl, v6, syn, icmp_error, .. } = *pending;
     let inner = Inner { l3: (l3 & 0x1f) as usize, total, tos, ttl };
+    if VIPS.get(vip).is_some_and(admission::limits_packets) {
+        let refusal = admission::admit_packet(ctx, vip, l3, u32::from(v6));
+        if refusal != 0 {
+            return maps::discard_for(vip, refusal);
+        }
+    }
     let frame = Frame::new(ctx);
     if v6 {
         forward::to_real::<true>(frame, config, vip, real, hash, syn, icmp_error, inner)

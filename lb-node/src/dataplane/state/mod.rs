@@ -5,6 +5,7 @@
 
 mod hops;
 mod inherit;
+mod mac;
 mod vips;
 
 use super::entries::{SECOND, identity, vip_id};
@@ -15,14 +16,14 @@ use crate::nexthop::NextHops;
 use crate::program::{Program, RealProgram, VipProgram};
 use hops::HopKey;
 use lb_ebpf::LAYOUT_VERSION;
-use lb_ebpf::lb::{ADDRESS_SLOTS, Config, RealEntry, SERVICE_SLOTS, VipEntry};
+use lb_ebpf::lb::{self, ADDRESS_SLOTS, Config, RealEntry, SERVICE_SLOTS, VipEntry, config_flags};
 use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem::offset_of;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use zk_schema::{Encapsulation, RealName, VipName};
+use zk_schema::{Encapsulation, RealName, Unserved, VipName};
 
 /// Next hops beyond one per real: room for the new ones while the old ones may still be read.
 pub(super) const SPARE_NEXT_HOPS: u32 = 1024;
@@ -33,12 +34,18 @@ pub(super) const fn spare_reals(reals: u32) -> u32 {
 /// ICMP errors that the node sends at most, per second and in a burst.
 const ICMP_PER_SECOND: u64 = 1000;
 const ICMP_BURST: u64 = 200;
+/// Echo requests that it answers at most.
+const ECHOES_PER_SECOND: u64 = 1000;
+const ECHO_BURST: u64 = 200;
+const _: () = assert!(zk_schema::Node::MOST_MACS == lb::MORE_MACS);
 
 /// The data plane's bookkeeping.
 pub(super) struct State {
     pub(super) maps: Maps,
     settings: Settings,
     front: u32,
+    /// MAC address of the front interface; `None`: it has none.
+    mac: Option<[u8; 6]>,
     vips: BTreeMap<VipName, VipHandle>,
     free_vips: Free,
     free_reals: Free,
@@ -119,6 +126,8 @@ impl State {
         .map_err(|source| interface_error(settings, source))?;
         Ok(Self {
             front,
+            mac: mac::of(&settings.interface)
+                .map_err(|source| Error::Interface { interface: settings.interface.clone(), source })?,
             vips: BTreeMap::new(),
             free_vips: Free::new(1..maps.vips.entries()),
             free_reals: Free::new(1..maps.reals.entries()),
@@ -297,10 +306,15 @@ impl State {
             seed: [program.seed.k0, program.seed.k1],
             prefix_seed: if old.prefix_seed == 0 { random_word() } else { old.prefix_seed },
             tick: tick(),
+            flags: if self.settings.unserved == Unserved::Pass { config_flags::PASS_UNSERVED } else { 0 },
             icmp_interval: SECOND / ICMP_PER_SECOND,
             icmp_tolerance: SECOND / ICMP_PER_SECOND * ICMP_BURST,
-            source_v4: self.settings.source_v4.map_or(0, |ip| u32::from_le_bytes(ip.octets())),
-            source_v6: self.settings.source_v6.map_or([0, 0], |ip| words(ip.octets())),
+            echo_interval: SECOND / ECHOES_PER_SECOND,
+            echo_tolerance: SECOND / ECHOES_PER_SECOND * ECHO_BURST,
+            mac: self.mac.map_or(0, lb::mac_word),
+            more_macs: std::array::from_fn(|place| {
+                self.settings.accept_macs.get(place).map_or(0, |mac| lb::mac_word(mac.0))
+            }),
             ..old
         };
         if config != old {
@@ -318,6 +332,22 @@ impl State {
             word(0).store(term, Ordering::SeqCst);
         }
         word(1).store(epoch, Ordering::SeqCst);
+    }
+
+    /// Has the program take frames for the MAC address that the front interface has now, if that is another. Where
+    /// the kernel does not say, what was known stays.
+    pub(super) fn refresh_mac(&mut self) {
+        let Ok(mac) = mac::of(&self.settings.interface) else { return };
+        if self.mac != mac {
+            self.mac = mac;
+            let word = self.maps.config.word64(0, offset_of!(Config, mac));
+            word.store(mac.map_or(0, lb::mac_word), Ordering::Relaxed);
+        }
+    }
+
+    /// MAC address of the front interface.
+    pub(super) fn mac(&self) -> Option<[u8; 6]> {
+        self.mac
     }
 
     fn full(&self, what: &'static str, entries: u32, field: &'static str) -> Error {

@@ -3,7 +3,7 @@
 use super::super::Error;
 use super::super::entries::{real_entry, vip_entry, vip_id};
 use super::super::maps::{grace_period, publish};
-use super::{RealHandle, State, VipHandle, pack};
+use super::{RealHandle, State, VipHandle, pack, tick};
 use crate::program::VipProgram;
 use lb_ebpf::lb::{DROP_REASONS, Limiter, REASONS, RealEntry, VipEntry};
 use std::collections::BTreeMap;
@@ -27,11 +27,14 @@ impl State {
                 }
             };
         let old = self.maps.vips.read(index);
-        let entry = VipEntry { table: old.table, ..vip_entry(id, vip) };
+        let entry = VipEntry { table: old.table, ..vip_entry(id, vip, tick()) };
         if old != entry {
             // Words other than the table may change one by one: at worst one packet meets the old limit.
             self.maps.vips.write(index, entry);
-            if (old.rate_interval, old.rate_tolerance) != (entry.rate_interval, entry.rate_tolerance) {
+            let rates = |entry: &VipEntry| {
+                (entry.rate_interval, entry.rate_tolerance, entry.packet_interval, entry.packet_tolerance)
+            };
+            if rates(&old) != rates(&entry) {
                 // What it holds is a time up to which connections were admitted at the old rate; under
                 // the new one that may be minutes away. (Prefixes' limiters see that by themselves.)
                 self.maps.vip_limiters.write(index, Limiter::default());

@@ -11,9 +11,10 @@ use lb_node::nexthop::{NextHop, NextHops};
 use lb_node::program::{Program, RealProgram, VipProgram};
 use slot_table::flow::{self, Flow, Seed};
 use slot_table::maglev::{self, Real, Table, TableSize};
-use zk_schema::{Affinity, Capacity, Limits, RealName, VipName, XdpMode};
+use zk_schema::{Affinity, Capacity, Limits, MacAddress, RealName, Unserved, VipName, XdpMode};
 
 use crate::case::{Limited, Scenario, Version};
+use crate::frame::NODE_MAC;
 
 /// Outer sources.
 pub(crate) const SOURCE_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -53,6 +54,7 @@ impl Bed {
             host.sysctl("net.ipv6.conf.default.disable_ipv6", "1")?;
         }
         link(&Port::new(&node, INTERFACE), &Port::new(&peer, PEER), 1500)?;
+        node.ip(&format!("link set dev {INTERFACE} address {}", MacAddress(NODE_MAC)))?;
 
         let table_size = TableSize::DEFAULT;
         let names: Vec<String> = (0..REALS).map(real_name).collect();
@@ -72,6 +74,8 @@ impl Bed {
             source_v4: Some(SOURCE_V4),
             source_v6: Some(SOURCE_V6),
             gue_port: GUE_PORT,
+            unserved: Unserved::Drop,
+            accept_macs: vec![],
             capacity,
             table_size: table_size.slots(),
             bpffs: node.bpffs().to_owned(),

@@ -20,7 +20,7 @@ const CLIENT_V4: [u8; 4] = [10, 1, 2, 3];
 const CLIENT_V6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 9];
 const CLIENT_PORT: u16 = 40_001;
 /// MAC address of the node, and of the router that clients' packets come from.
-const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(crate) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const ROUTER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
 const TTL: u8 = 64;
 
