@@ -149,6 +149,7 @@ impl World {
             digest: String::new(),
             mode: Mode::Live,
             announced: None,
+            sources: Default::default(),
             problem: None,
             extra: Default::default(),
         };

@@ -336,6 +336,7 @@ mod tests {
             weight,
             share,
             next_hop: None,
+            obstacle: None,
         }
     }
 
@@ -358,6 +359,8 @@ mod tests {
             mode: None,
             xdp_native: true,
             apply_error: None,
+            detached: None,
+            reattachments: 0,
             self_test: Some(SelfTestStatus { tested: 1, failures: BTreeMap::new() }),
             vips: [(name("mqtt"), vip)].into(),
         }

@@ -68,6 +68,7 @@ mod tests {
             weight: 100,
             share,
             next_hop: None,
+            obstacle: None,
         };
         let vip = VipStatus {
             address: VIP,

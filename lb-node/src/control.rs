@@ -13,13 +13,14 @@
 //! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
 //! 4. Verdicts arrive, and tables are filled: see [`crate::policy::assign`].
 
+use crate::attachment::Attachment;
 use crate::cluster::probers::probers;
 use crate::compile::{CompileError, TableCache, compile_with};
 use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
 use crate::guard::PULSE_EVERY;
 use crate::health::{Key, Target, Verdicts};
 use crate::metrics::ControlMetrics;
-use crate::nexthop::{NextHops, Wanted};
+use crate::nexthop::{NextHops, Obstacle, Wanted};
 use crate::policy::{Assignment, Exclusions, Situation, adopt, assign};
 use crate::program::{Program, VipProgram};
 use crate::status::{self, SelfTestStatus, Shares, Status};
@@ -77,6 +78,11 @@ pub trait Forwarding: Send + 'static {
     /// See [`Dataplane::unresolved`].
     fn unresolved(&self) -> BTreeSet<Key>;
 
+    /// See [`Dataplane::obstacles`].
+    fn obstacles(&self) -> BTreeMap<Key, Obstacle> {
+        BTreeMap::new()
+    }
+
     /// See [`Dataplane::probe_marks`].
     fn probe_marks(&self) -> BTreeMap<Key, u32>;
 
@@ -91,6 +97,11 @@ pub trait Forwarding: Send + 'static {
 
     /// See [`Dataplane::self_test`].
     fn self_test(&mut self) -> SelfTest;
+
+    /// See [`Dataplane::look_after_attachment`].
+    fn look_after_attachment(&mut self) -> Attachment {
+        Attachment::default()
+    }
 
     /// See [`Dataplane::table_digests`].
     fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64>;
@@ -122,6 +133,10 @@ impl Forwarding for Dataplane {
         Self::unresolved(self)
     }
 
+    fn obstacles(&self) -> BTreeMap<Key, Obstacle> {
+        Self::obstacles(self)
+    }
+
     fn probe_marks(&self) -> BTreeMap<Key, u32> {
         Self::probe_marks(self)
     }
@@ -136,6 +151,10 @@ impl Forwarding for Dataplane {
 
     fn self_test(&mut self) -> SelfTest {
         Self::self_test(self)
+    }
+
+    fn look_after_attachment(&mut self) -> Attachment {
+        Self::look_after_attachment(self)
     }
 
     fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64> {
@@ -171,6 +190,8 @@ pub struct Inputs {
     pub next_hops: watch::Receiver<Arc<NextHops>>,
     /// How this node stands to the tree. It matters only where a leader decides.
     pub mode: watch::Receiver<Mode>,
+    /// Whether packets meet the programs.
+    pub attachment: watch::Receiver<Attachment>,
 }
 
 /// What the loop publishes.
@@ -275,6 +296,9 @@ pub struct Control<D> {
     known_since: BTreeMap<VipName, Instant>,
     failure: Option<Failure>,
     self_test: Option<SelfTestStatus>,
+    attachment: Attachment,
+    /// Reals that packets cannot be sent to, as the data plane said last.
+    obstacles: BTreeMap<Key, Obstacle>,
     xdp_native: bool,
 }
 
@@ -325,6 +349,8 @@ impl<D: Forwarding> Control<D> {
             known_since: BTreeMap::new(),
             failure: None,
             self_test: None,
+            attachment: Attachment::default(),
+            obstacles: BTreeMap::new(),
             xdp_native: false,
         }
     }
@@ -343,8 +369,8 @@ impl<D: Forwarding> Control<D> {
         self_tests.reset();
         let mut pulses = tokio::time::interval(PULSE_EVERY);
         pulses.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut snapshots_end, mut verdicts_end, mut next_hops_end, mut mode_ends) =
-            (false, false, false, false);
+        let (mut snapshots_end, mut verdicts_end, mut next_hops_end, mut mode_ends, mut attachment_ends) =
+            (false, false, false, false, false);
         loop {
             let wake = self.reconcile(&mut inputs).await;
             loop {
@@ -357,6 +383,7 @@ impl<D: Forwarding> Control<D> {
                     changed = inputs.verdicts.changed(), if !verdicts_end => verdicts_end = changed.is_err(),
                     changed = inputs.next_hops.changed(), if !next_hops_end => next_hops_end = changed.is_err(),
                     changed = inputs.mode.changed(), if !mode_ends => mode_ends = changed.is_err(),
+                    changed = inputs.attachment.changed(), if !attachment_ends => attachment_ends = changed.is_err(),
                     () = sleep_until(wake) => {}
                     // Only to show that it turns, where somebody might care.
                     _ = pulses.tick(), if D::BLOCKS => {
@@ -375,6 +402,7 @@ impl<D: Forwarding> Control<D> {
         let verdicts = Arc::clone(&inputs.verdicts.borrow_and_update());
         let next_hops = Arc::clone(&inputs.next_hops.borrow_and_update());
         let mode = *inputs.mode.borrow_and_update();
+        self.attachment.clone_from(&inputs.attachment.borrow_and_update());
         let desired = &snapshot.desired;
         replace(&self.outputs.wanted, wanted(desired));
 
@@ -388,6 +416,7 @@ impl<D: Forwarding> Control<D> {
                 verdicts: &verdicts,
                 next_hops: &next_hops,
                 in_force: &self.in_force,
+                obstacles: &self.obstacles,
                 overdue: &overdue,
             };
             self.issued = match &snapshot.decided {
@@ -397,8 +426,13 @@ impl<D: Forwarding> Control<D> {
                     adopt(decided, &self.exclusions)
                 }
             };
+            let obstacles = self.obstacles.clone();
             self.apply(&snapshot, &next_hops, mode).await;
             wake = self.next_wake(desired);
+            if self.obstacles != obstacles {
+                // Nobody's probes may tell of these.
+                wake = Some(now);
+            }
         }
         self.publish_status(desired, &verdicts, &next_hops, mode);
         self.publish_report(mode);
@@ -476,6 +510,7 @@ impl<D: Forwarding> Control<D> {
             );
             self.tested(test);
         }
+        self.obstacles = done.obstacles;
         let mut targets = targets(&snapshot.desired, &done.marks);
         // A node that is on its own probes everything.
         if let (Some(decided), Some(node)) = (&snapshot.decided, &self.node)
@@ -543,6 +578,7 @@ impl<D: Forwarding> Control<D> {
             desired,
             verdicts,
             next_hops,
+            obstacles: &self.obstacles,
             assignment: &in_force.assignment,
             shares: &in_force.shares,
             digests: &in_force.digests,
@@ -555,6 +591,8 @@ impl<D: Forwarding> Control<D> {
             xdp_native: self.xdp_native,
             apply_error: self.failure.as_ref().map(|failure| failure.message.clone()),
             self_test: self.self_test.clone(),
+            detached: self.attachment.problem.as_ref().map(ToString::to_string),
+            reattachments: self.attachment.restored,
             vips: status::vips(&sources),
         };
         replace(&self.outputs.status, Arc::new(status));
@@ -578,7 +616,8 @@ impl<D: Forwarding> Control<D> {
             .map(|(_, vip)| vip.address)
             .collect();
         let has_reals = |vip: &VipProgram| !vip.table.owners().is_empty();
-        let serving = vips().filter(|(_, vip)| has_reals(vip) && !faulty.contains(&vip.address));
+        let attached = self.attachment.problem.is_none();
+        let serving = vips().filter(|(_, vip)| attached && has_reals(vip) && !faulty.contains(&vip.address));
         let digests = in_force.digests.iter().map(|(name, digest)| format!("{name}={digest:016x}"));
         let digests = digests.collect::<Vec<_>>().join(" ");
         let report = Report {
@@ -587,7 +626,7 @@ impl<D: Forwarding> Control<D> {
             digest: zk_schema::tree::Assignment::digest(digests.as_bytes()),
             mode: self.mode(mode),
             problem: self.failure.as_ref().map(|failure| failure.message.clone()),
-            healthy: failures.is_some_and(BTreeMap::is_empty),
+            healthy: attached && failures.is_some_and(BTreeMap::is_empty),
             serving: serving.map(|(_, vip)| vip.address).collect(),
         };
         replace(&self.outputs.report, Arc::new(report));
@@ -623,6 +662,7 @@ struct Done {
     /// Unless nothing but next hops changed.
     applied: Option<(Applied, SelfTest)>,
     marks: BTreeMap<Key, u32>,
+    obstacles: BTreeMap<Key, Obstacle>,
     xdp_native: bool,
 }
 
@@ -679,6 +719,7 @@ impl<D: Forwarding> Job<D> {
             in_force: Arc::new(in_force),
             applied,
             marks: dataplane.probe_marks(),
+            obstacles: dataplane.obstacles(),
             xdp_native: dataplane.is_native(),
         })
     }

@@ -4,6 +4,7 @@
 
 pub mod admin;
 mod announced;
+pub mod attachment;
 mod bpffs;
 pub mod capture;
 pub mod cli;

@@ -225,6 +225,11 @@ fn encode_status(
         ),
         ("config_valid", "Whether the cluster file as it is now is in force: 0 or 1", flag(file_is_valid)),
         (
+            "attached",
+            "Whether packets meet this node's programs, as far as the kernel says: 0 or 1",
+            flag(status.detached.is_none()),
+        ),
+        (
             "xdp_native",
             "Whether XDP runs in the driver rather than in the network stack: 0 or 1",
             flag(status.xdp_native),
@@ -233,7 +238,11 @@ fn encode_status(
     for (name, help, value) in single {
         families.gauge(name, help, value)?;
     }
-    Ok(())
+    families.counters(
+        "reattachments",
+        "Times that a program which had been taken off the interface was put back",
+        [(NO_LABELS, status.reattachments)],
+    )
 }
 
 /// The part of a table's digest that a float holds.

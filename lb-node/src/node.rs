@@ -4,6 +4,7 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
+use crate::attachment::{self, Attachment, Lost};
 use crate::bpffs;
 use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
@@ -65,11 +66,13 @@ const REREAD: Duration = Duration::from_secs(45);
 /// Runs a node from a cluster file until SIGTERM or SIGINT. Forwarding goes on when this returns.
 ///
 /// # Errors
-/// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it.
+/// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it; that its
+/// interface is gone does.
 pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
     let signals = Signals::new()?;
     let mut hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
     check_capabilities()?;
+    dataplane::check_kernel(&dataplane::kernel_release())?;
 
     let notifier = Notifier::from_env(control::SELF_TEST_EVERY);
     let supervisor = Supervisor::default();
@@ -102,14 +105,18 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
             }
         }),
     );
-    tokio::select! {
+    let lost = tokio::select! {
         biased;
-        () = signals.wait() => {}
+        () = signals.wait() => None,
+        lost = running.lost() => Some(lost),
         fault = supervisor.fault() => return Err(fault.into()),
-    }
+    };
     drop(teller);
     Notifier::from_env(control::SELF_TEST_EVERY).stopping(Duration::ZERO, "stopping; forwarding goes on");
     running.stop().await;
+    if let Some(lost) = lost {
+        bail!("{lost}");
+    }
     info!("stopping; forwarding goes on as it is until the next lb-node, or `lb-node detach`");
     Ok(())
 }
@@ -118,11 +125,13 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
 /// packets to find other ways, leaves the tree, and ends. Forwarding goes on when this returns.
 ///
 /// # Errors
-/// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it.
+/// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it; that its
+/// interface is gone does.
 pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) -> Result<()> {
     let signals = Signals::new()?;
     let mut stop = std::pin::pin!(signals.wait());
     check_capabilities()?;
+    dataplane::check_kernel(&dataplane::kernel_release())?;
 
     let mut notifier = Notifier::from_env(control::SELF_TEST_EVERY);
     let NodeFile { node, zookeeper, front, cluster } = read_node_file(file, instead)?;
@@ -233,11 +242,12 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         tasks.push(supervisor.spawn("sign of life", keep_pulse(pulse, turned, supervisor.clone())));
     }
 
-    tokio::select! {
+    let lost = tokio::select! {
         biased;
-        () = &mut stop => {}
+        () = &mut stop => None,
+        lost = running.lost() => Some(lost),
         fault = supervisor.fault() => return Err(fault.into()),
-    }
+    };
     drop(teller);
     Notifier::from_env(control::SELF_TEST_EVERY)
         .stopping(cluster.drain_wait(), "withdrawing the VIPs, and waiting for packets to find other ways");
@@ -249,13 +259,17 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         Some(Err(error)) => error!("{error}"),
         None => error!("the front is at fault itself"),
     }
-    if served {
+    // Where nothing is forwarded, nothing is worth waiting for.
+    if served && lost.is_none() {
         info!(wait = ?cluster.drain_wait(), "waiting for packets to find other ways");
         tokio::time::sleep(cluster.drain_wait()).await;
     }
     drop(leave);
     agent.ended().await;
     running.stop().await;
+    if let Some(lost) = lost {
+        bail!("{lost}");
+    }
     info!("stopping; forwarding goes on as it is until the next lb-node, or `lb-node detach`");
     Ok(())
 }
@@ -324,6 +338,7 @@ struct Running {
     verdicts: watch::Receiver<Arc<health::Verdicts>>,
     status: watch::Receiver<Arc<Status>>,
     turned: watch::Receiver<Option<Instant>>,
+    attachment: watch::Receiver<Attachment>,
     stop: oneshot::Sender<()>,
     control: Task<()>,
     supervisor: Supervisor,
@@ -453,7 +468,15 @@ impl Base {
             let following = scene.tree.clone().follow(learnt.followed.clone(), status_receiver.clone());
             tasks.push(supervisor.spawn("metrics of the tree", following));
         }
-        let inputs = Inputs { snapshots, verdicts: verdicts.clone(), next_hops: follower.next_hops, mode };
+        let attachment = attachment::follow(Arc::clone(&dataplane));
+        tasks.push(supervisor.watch("attachment", attachment.clone()));
+        let inputs = Inputs {
+            snapshots,
+            verdicts: verdicts.clone(),
+            next_hops: follower.next_hops,
+            mode,
+            attachment: attachment.clone(),
+        };
         let left_out = exclusions.borrow().clone();
         let outputs = Outputs { targets, wanted, status, report, turned, exclusions };
         let prober = scene.in_cluster.is_some().then(|| node.name.clone());
@@ -483,6 +506,7 @@ impl Base {
             verdicts,
             status: status_receiver,
             turned: turned_receiver,
+            attachment,
             stop,
             control,
             supervisor,
@@ -516,6 +540,20 @@ impl Running {
                 }
                 let well = status.borrow().not_healthy().is_empty() && supervisor.hung().is_empty();
                 notifier.alive(well);
+            }
+        }
+    }
+
+    /// Waits until only a new process can go on, and says why: the interface is gone, or another one has its name.
+    fn lost(&self) -> impl Future<Output = String> + use<> {
+        let mut attachment = self.attachment.clone();
+        async move {
+            let gone = |now: &Attachment| matches!(now.problem, Some(Lost::Interface(_)));
+            let problem = attachment.wait_for(gone).await.ok().and_then(|now| now.problem.clone());
+            match problem {
+                Some(problem) => problem.to_string(),
+                // Nobody looks any more, since the node is being stopped.
+                None => std::future::pending().await,
             }
         }
     }

@@ -4,7 +4,7 @@
 
 use crate::health::panic::{self, Held, Standing};
 use crate::health::{Key, State, Verdicts};
-use crate::nexthop::NextHops;
+use crate::nexthop::{NextHops, Obstacle};
 use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::{Desired, Real, RealName, VipName, VipState};
@@ -59,6 +59,8 @@ pub struct Situation<'a> {
     pub verdicts: &'a Verdicts,
     /// Next hops that are known.
     pub next_hops: &'a NextHops,
+    /// Reals that packets cannot be sent to although they have one.
+    pub obstacles: &'a BTreeMap<Key, Obstacle>,
     /// The reals that hold slots in the tables in force.
     pub in_force: &'a BTreeSet<Key>,
     /// VIPs that have waited long enough for all their reals' first verdicts.
@@ -73,7 +75,7 @@ pub struct Situation<'a> {
 ///   be found up would hold every slot for a moment, and connections of that moment would break when the next
 ///   real takes its share.
 /// - A real without a health check is up, but it does not join while its next hop is unknown: packets to it would
-///   be dropped.
+///   be dropped. Where they cannot be sent that way, it is down.
 #[must_use]
 pub fn assign(situation: &Situation<'_>, last: &Assignment) -> Assignment {
     let vips: BTreeMap<VipName, VipAssignment> = situation
@@ -97,7 +99,8 @@ fn assign_vip(situation: &Situation<'_>, name: &VipName, state: &VipState) -> Vi
                 let verdict = situation.verdicts.get(&(name.clone(), real_name.clone()));
                 verdict.map_or(Standing::Pending, Standing::from)
             } else {
-                unchecked(real, situation.next_hops, overdue)
+                let blocked = situation.obstacles.contains_key(&(name.clone(), real_name.clone()));
+                if blocked { Standing::Down } else { unchecked(real, situation.next_hops, overdue) }
             };
             (real_name.clone(), standing)
         })
@@ -239,6 +242,7 @@ mod tests {
         desired: Desired,
         verdicts: Verdicts,
         next_hops: NextHops,
+        obstacles: BTreeMap<Key, Obstacle>,
         in_force: BTreeSet<Key>,
         overdue: BTreeSet<VipName>,
     }
@@ -249,6 +253,7 @@ mod tests {
                 desired: &self.desired,
                 verdicts: &self.verdicts,
                 next_hops: &self.next_hops,
+                obstacles: &self.obstacles,
                 in_force: &self.in_force,
                 overdue: &self.overdue,
             };
@@ -340,6 +345,14 @@ mod tests {
         assert_eq!(case.members(), ["a"], "what cannot be reached does not take slots");
         case.next_hops.clear();
         assert_eq!(case.members(), ["a", "b"], "a table of doubtful reals is better than none");
+    }
+
+    #[test]
+    fn an_unchecked_real_that_packets_cannot_be_sent_to_is_down() {
+        let all = desired([("mqtt", unchecked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
+        let mut case = Case { next_hops: next_hops(&all), desired: all, ..Case::default() };
+        case.obstacles = [(key("mqtt", "b"), Obstacle::NotOnLink)].into();
+        assert_eq!(case.members(), ["a", "c"]);
     }
 
     #[test]

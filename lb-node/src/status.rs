@@ -2,8 +2,8 @@
 
 use crate::cluster::agent::{Learnt, Name};
 use crate::dataplane::SelfTest;
-use crate::health::{State, Verdicts};
-use crate::nexthop::{Mac, NextHop, NextHops};
+use crate::health::{Key, State, Verdicts};
+use crate::nexthop::{Mac, NextHop, NextHops, Obstacle};
 use crate::policy::Assignment;
 use crate::program::Program;
 use coordination::follow::Decided;
@@ -29,6 +29,12 @@ pub struct Status {
     pub xdp_native: bool,
     /// Why the newest state is not in force, while it is not.
     pub apply_error: Option<String>,
+    /// Why packets do not meet the programs, while they do not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detached: Option<String>,
+    /// How often a program that had been taken off the interface was put back.
+    #[serde(skip)]
+    pub reattachments: u64,
     /// The newest self-test; `None` until there was one.
     pub self_test: Option<SelfTestStatus>,
     /// VIPs that are wanted.
@@ -92,6 +98,9 @@ pub struct RealStatus {
     pub share: f64,
     /// How packets reach it; `None` while that is not known.
     pub next_hop: Option<NextHopStatus>,
+    /// Why this node cannot send packets that way, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub obstacle: Option<String>,
 }
 
 impl RealStatus {
@@ -248,6 +257,8 @@ pub struct Sources<'a> {
     pub verdicts: &'a Verdicts,
     /// Next hops that are known.
     pub next_hops: &'a NextHops,
+    /// Reals that packets cannot be sent to although they have a next hop.
+    pub obstacles: &'a BTreeMap<Key, Obstacle>,
     /// The assignment in force.
     pub assignment: &'a Assignment,
     /// The slots in force.
@@ -283,6 +294,7 @@ fn vip(sources: &Sources<'_>, name: &VipName, state: &VipState) -> VipStatus {
             weight: assigned.and_then(|vip| vip.weights.get(real_name)).copied().unwrap_or(0),
             share: if slots == 0 { 0.0 } else { f64::from(held) / f64::from(slots) },
             next_hop: sources.next_hops.get(&real.address).map(NextHopStatus::from),
+            obstacle: sources.obstacles.get(&(name.clone(), real_name.clone())).map(ToString::to_string),
         };
         if state.vip.health.is_some() {
             status.state = match verdict.map(|verdict| verdict.state) {
@@ -343,12 +355,14 @@ impl Status {
     /// What is wrong with the data plane, a line for each; empty when it works.
     #[must_use]
     pub fn not_healthy(&self) -> Vec<String> {
+        let mut wrong: Vec<String> = self.detached.iter().cloned().collect();
         match &self.self_test {
-            None => vec!["there was no self-test yet".into()],
+            None => wrong.push("there was no self-test yet".into()),
             Some(test) => {
-                test.failures.iter().map(|(vip, failure)| format!("VIP {vip}: {failure}")).collect()
+                wrong.extend(test.failures.iter().map(|(vip, failure)| format!("VIP {vip}: {failure}")));
             }
         }
+        wrong
     }
 
     /// All of it in one line; `announced` counts addresses, on a node that announces some itself.
@@ -380,7 +394,9 @@ impl Status {
 
 impl RealStatus {
     fn waits_for(&self) -> &str {
-        if self.state == RealState::Unchecked && self.next_hop.is_none() {
+        if let Some(obstacle) = &self.obstacle {
+            obstacle
+        } else if self.state == RealState::Unchecked && self.next_hop.is_none() {
             "its next hop is not known"
         } else {
             &self.reason

@@ -42,7 +42,15 @@ pub(crate) fn unchecked_vip(reals: &[(&str, u16)]) -> VipState {
 
 /// A next hop for every real.
 pub(crate) fn next_hops(desired: &Desired) -> NextHops {
-    let hop = NextHop { ifindex: 2, source_mac: [2; 6], destination_mac: [4; 6], vlan: None, mtu: 1500 };
+    let hop = NextHop {
+        ifindex: 2,
+        source_mac: [2; 6],
+        destination_mac: [4; 6],
+        vlan: None,
+        mtu: 1500,
+        on_link: true,
+        takes_redirects: true,
+    };
     let reals = desired.vips.values().flat_map(|state| state.reals.values());
     reals.map(|real| (real.address, hop)).collect()
 }

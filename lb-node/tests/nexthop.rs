@@ -9,17 +9,23 @@ mod lab;
 use lab::{Host, follow, mac, until, until_problem, v4_packet, v6_packet};
 use lb_node::nexthop::resolve::Problem;
 use lb_node::nexthop::sources::{Interface, InterfaceError, Sources, interface};
-use lb_node::nexthop::{NextHop, pmtu};
+use lb_node::nexthop::{NextHop, NextHops, Obstacle, pmtu};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use zk_schema::Encapsulation;
 
 const REAL4: &str = "10.77.0.2";
 const REAL6: &str = "fd77::2";
 
 fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
+}
+
+/// Whether the interface takes redirected frames: a veth does only while its peer has NAPI, which it has not by default.
+fn takes_redirects(_: &Interface) -> bool {
+    false
 }
 
 /// A balancer and a host on one segment: `front` with .1, `eth` with .2.
@@ -68,6 +74,8 @@ fn reals_on_the_link_are_resolved_and_their_announced_mac_change_is_followed() {
                 destination_mac,
                 vlan: None,
                 mtu: 1500,
+                on_link: true,
+                takes_redirects: takes_redirects(&front),
             };
             let both = [(ip(REAL4), expected), (ip(REAL6), expected)].into();
             until(&mut follower, |hops| *hops == both).await;
@@ -112,6 +120,8 @@ fn a_route_is_followed_from_gateway_to_gateway_and_its_last_next_hop_outlives_it
             destination_mac: mac(router, "eth"),
             vlan: None,
             mtu,
+            on_link: false,
+            takes_redirects: takes_redirects(interface),
         };
         until(&mut follower, |hops| hops.get(&far) == Some(&by(&front, &first, 1500))).await;
         until(&mut follower, |hops| hops.get(&crossed) == Some(&by(&front, &first, 1300))).await;
@@ -130,6 +140,41 @@ fn a_route_is_followed_from_gateway_to_gateway_and_its_last_next_hop_outlives_it
         until_problem(&mut follower, far, |problem| *problem == Problem::NoRoute).await;
         let kept = follower.next_hops.borrow().get(&far).copied();
         assert!(kept.is_some(), "the last next hop stays");
+    });
+}
+
+#[test]
+fn an_interface_takes_redirected_frames_as_soon_as_its_driver_can() {
+    let (balancer, host) = segment();
+    balancer.run(async {
+        let mut follower = follow(front().await.index, &[REAL4]).await;
+        let takes = |expected| {
+            move |hops: &NextHops| hops.get(&ip(REAL4)).is_some_and(|hop| hop.takes_redirects == expected)
+        };
+        until(&mut follower, takes(false)).await;
+        // The peer of a veth with NAPI has somewhere to put such frames.
+        host.ethtool(&["-K", "eth", "gro", "on"]);
+        balancer.ip("link set front txqueuelen 999");
+        until(&mut follower, takes(true)).await;
+    });
+}
+
+#[test]
+fn a_real_behind_a_gateway_is_not_on_the_link_and_becomes_so_when_its_connected_route_goes() {
+    let (balancer, host) = segment();
+    balancer.ip("route add default via 10.77.0.2");
+    host.address("eth", &["10.80.0.9/24"]);
+    balancer.address("front", &["10.80.0.1/24"]);
+    balancer.run(async {
+        let front = front().await;
+        let mut follower = follow(front.index, &["10.80.0.9"]).await;
+        let real = ip("10.80.0.9");
+        until(&mut follower, |hops| hops.get(&real).is_some_and(|hop| hop.on_link)).await;
+        balancer.ip("address del 10.80.0.1/24 dev front");
+        until(&mut follower, |hops| hops.get(&real).is_some_and(|hop| !hop.on_link)).await;
+        let hop = follower.next_hops.borrow()[&real];
+        assert_eq!(hop.obstacle(Encapsulation::L2, front.index, true), Some(Obstacle::NotOnLink));
+        assert_eq!(hop.obstacle(Encapsulation::Gue, front.index, true), None);
     });
 }
 
@@ -154,6 +199,8 @@ fn a_vlan_device_is_resolved_to_the_interface_below_and_its_tag() {
             destination_mac: mac(&host, "tagged"),
             vlan: Some(7),
             mtu: 1480,
+            on_link: true,
+            takes_redirects: takes_redirects(&front),
         };
         until(&mut follower, |hops| hops.get(&ip("10.79.0.2")) == Some(&expected)).await;
     });

@@ -85,6 +85,7 @@ pub(crate) fn good() -> Tree {
             digest: "d".into(),
             mode: Mode::Live,
             announced: None,
+            sources: Default::default(),
             problem: None,
             extra: Default::default(),
         };

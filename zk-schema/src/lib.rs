@@ -14,6 +14,7 @@ mod decode;
 mod desired_file;
 mod file;
 mod json;
+mod kernel;
 mod mac;
 pub mod names;
 mod node_file;
@@ -27,6 +28,7 @@ pub use cluster_file::ClusterFile;
 pub use desired_file::DesiredFile;
 pub use file::{FileErrors, FileProblem};
 pub use json::{MAX_RECORD_BYTES, Record, RecordError, from_json, to_json};
+pub use kernel::{OLDEST_KERNEL, kernel_version};
 pub use mac::{MacAddress, MacError};
 pub use names::{NameError, NodeName, RealName, VipName};
 pub use node_file::{

@@ -435,6 +435,7 @@ impl<S: Store> Agent<S> {
                     mode: now.mode,
                     problem: problem.as_deref().map(|problem| shortened(problem, LONGEST_PROBLEM)),
                     announced: announced.borrow_and_update().clone(),
+                    sources: self.settings.member.sources().collect(),
                     extra: Default::default(),
                 };
                 put(applied, record.bytes().ok());

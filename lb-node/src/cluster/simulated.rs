@@ -3,6 +3,7 @@
 
 use super::agent::{Agent, Learnt, Settings};
 use super::vote;
+use crate::attachment::Attachment;
 use crate::compile::TableCache;
 use crate::control::{Control, Forwarding, Inputs, Outputs, Report, Shared};
 use crate::dataplane::{Applied, SelfTest, Start, Statistics};
@@ -182,6 +183,7 @@ impl SimulatedNode {
                     verdicts: scheduler.verdicts(),
                     next_hops: watch::channel(Arc::default()).1,
                     mode: learnt.mode.clone(),
+                    attachment: watch::channel(Attachment::default()).1,
                 };
                 let (wanted, _) = watch::channel(Arc::default());
                 let outputs = Outputs {

@@ -1,6 +1,7 @@
 //! The loop on a data plane that only takes notes.
 
 use super::*;
+use crate::attachment::Lost;
 use crate::health::{State, Verdict};
 use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
 use coordination::Snapshots;
@@ -96,6 +97,8 @@ struct Bench {
     store: Snapshots,
     verdicts: watch::Sender<Arc<Verdicts>>,
     next_hops: watch::Sender<Arc<NextHops>>,
+    attachment: watch::Sender<Attachment>,
+    report: watch::Receiver<Arc<Report>>,
     targets: watch::Receiver<Arc<Vec<Target>>>,
     wanted: watch::Receiver<Wanted>,
     status: watch::Receiver<Arc<Status>>,
@@ -121,13 +124,15 @@ impl Bench {
         let (targets, targets_receiver) = watch::channel(Arc::default());
         let (wanted, wanted_receiver) = watch::channel(Arc::default());
         let (status, status_receiver) = watch::channel(Arc::default());
+        let (attachment, attached) = watch::channel(Attachment::default());
         let inputs = Inputs {
             snapshots: store.subscribe(),
             verdicts: verdicts_receiver,
             next_hops: next_hops_receiver,
             mode: watch::channel(Mode::Live).1,
+            attachment: attached,
         };
-        let (report, _) = watch::channel(Arc::default());
+        let (report, report_receiver) = watch::channel(Arc::default());
         let outputs = Outputs {
             targets,
             wanted,
@@ -147,6 +152,8 @@ impl Bench {
             store,
             verdicts,
             next_hops,
+            attachment,
+            report: report_receiver,
             targets: targets_receiver,
             wanted: wanted_receiver,
             status: status_receiver,
@@ -406,10 +413,31 @@ async fn the_self_test_follows_every_program_and_then_the_clock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_whose_programs_are_off_the_interface_is_unhealthy_and_serves_nothing_until_they_are_back() {
+    let bench = Bench::start(three(), Start::TakenOver, &[("mqtt", "a"), ("mqtt", "b"), ("mqtt", "c")]);
+    bench.pass(2_000).await;
+    assert!(bench.report.borrow().healthy);
+    assert_eq!(bench.report.borrow().serving.len(), 1);
+    for lost in [Lost::Interface("interface eth0 is gone".into()), Lost::Program("taken off".into())] {
+        let message = lost.to_string();
+        bench.attachment.send_replace(Attachment { problem: Some(lost), restored: 0 });
+        bench.pass(1).await;
+        assert_eq!(bench.status().not_healthy(), [message]);
+        assert!(!bench.report.borrow().healthy);
+        assert!(bench.report.borrow().serving.is_empty(), "nothing is to be announced");
+        bench.attachment.send_replace(Attachment { problem: None, restored: 1 });
+        bench.pass(1).await;
+        assert!(bench.status().not_healthy().is_empty());
+        assert_eq!(bench.report.borrow().serving.len(), 1);
+        assert_eq!(bench.status().reattachments, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn senders_that_end_leave_everything_in_force_and_the_loop_running() {
-    let Bench { dataplane, store, verdicts, next_hops, status, stop, task, .. } =
+    let Bench { dataplane, store, verdicts, next_hops, attachment, status, stop, task, .. } =
         Bench::start(three(), Start::TakenOver, &[("mqtt", "a")]);
-    drop((store, verdicts, next_hops));
+    drop((store, verdicts, next_hops, attachment));
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!task.is_finished());
     assert_eq!(status.borrow().vips["mqtt"].reals["a"].weight, 100);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use zk_schema::VipName;
+use zk_schema::{OLDEST_KERNEL, VipName};
 
 /// Errors name the map, program or file at fault.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,41 @@ pub enum Error {
         path: PathBuf,
         /// Cause.
         source: aya::pin::PinError,
+    },
+    /// The kernel lacks what the programs need.
+    #[error(
+        "Linux {release} is too old: lb-node needs {}.{} or later, where a program on an interface's egress can \
+         outlive the daemon; nothing was changed",
+        OLDEST_KERNEL.0, OLDEST_KERNEL.1
+    )]
+    OldKernel {
+        /// Release of the running kernel.
+        release: String,
+    },
+    /// A program forwards, but nothing is known of its maps.
+    #[error(
+        "program {program} is attached and forwards, but its maps are not pinned in {}, so they cannot be taken \
+         over: `lb-node detach` takes it off, then start again", root.display()
+    )]
+    NoMapsOf {
+        /// The kernel's number of the program.
+        program: u32,
+        /// Where they should be.
+        root: PathBuf,
+    },
+    /// A program forwards, and which of the pinned maps it uses cannot be told.
+    #[error(
+        "program {program} is attached and forwards; which of the maps in {} it uses cannot be told: {source}. \
+         Start lb-node once with CAP_SYS_ADMIN, or take the program off by `lb-node detach` and start again",
+        root.display()
+    )]
+    UnknownMapsOf {
+        /// The kernel's number of the program.
+        program: u32,
+        /// Where the maps are pinned.
+        root: PathBuf,
+        /// Why the kernel does not tell.
+        source: Box<aya::programs::ProgramError>,
     },
     /// A link is of a kind that the kernel cannot pin.
     #[error("the kernel gives no pinnable link for this program (Linux 5.9 for XDP, 6.6 for tc): {source}")]

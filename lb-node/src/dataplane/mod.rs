@@ -11,7 +11,8 @@ mod statistics;
 
 pub use error::Error;
 
-use crate::nexthop::NextHops;
+use crate::attachment::{self, Attachment, Lost};
+use crate::nexthop::{NextHops, Obstacle};
 use crate::program::Program;
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
@@ -26,7 +27,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use zk_schema::{Capacity, Desired, MacAddress, RealName, Unserved, VipName, XdpMode};
+use zk_schema::{
+    Capacity, Desired, MacAddress, OLDEST_KERNEL, RealName, Unserved, VipName, XdpMode, kernel_version,
+};
 
 /// What a data plane is made for.
 #[derive(Clone, Debug)]
@@ -102,8 +105,12 @@ pub struct Dataplane {
     pins: Pins,
     object: Ebpf,
     state: State,
-    /// Whether this process's programs are the attached ones.
+    /// Whether this process's programs have been attached.
     attached: bool,
+    /// How often a program that had been taken off was put back.
+    restored: u64,
+    /// The obstacles that were logged last.
+    told: BTreeMap<(VipName, RealName), Obstacle>,
     /// Whether the maps in use are still a predecessor's.
     replacing: bool,
     native: bool,
@@ -116,9 +123,18 @@ impl Dataplane {
     /// before the first [`Self::apply`].
     ///
     /// # Errors
-    /// If the bpffs cannot be used, the kernel refuses a program or map, or another daemon is at work on
-    /// the interface.
+    /// If the kernel is too old, the bpffs cannot be used, the kernel refuses a program or map, another daemon is at work
+    /// on the interface, or a program is attached whose maps cannot be found.
     pub fn open(settings: &Settings) -> Result<(Self, Start), Error> {
+        Self::open_on(&kernel_release(), settings)
+    }
+
+    /// [`Self::open`] on a kernel of this release.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(release: &str, settings: &Settings) -> Result<(Self, Start), Error> {
+        check_kernel(release)?;
         let pins = Pins::open(&settings.bpffs, &settings.interface)?;
         pins.recover()?;
         let sizes = sizes(settings);
@@ -142,6 +158,8 @@ impl Dataplane {
             object,
             state,
             attached: false,
+            restored: 0,
+            told: BTreeMap::new(),
             replacing: start == Start::Replacing,
             native: false,
             program: None,
@@ -167,6 +185,10 @@ impl Dataplane {
         if !self.attached {
             self.attach()?;
         }
+        if self.state.set_native(self.native) {
+            self.state.apply_next_hops(hops)?;
+        }
+        self.tell_obstacles();
         applied.duration = started.elapsed();
         self.state.reclaim();
         self.program = Some(program.clone());
@@ -174,23 +196,74 @@ impl Dataplane {
     }
 
     fn attach(&mut self) -> Result<(), Error> {
-        let xdp: &mut Xdp = self
-            .object
-            .program_mut(XDP_PROGRAM)
-            .and_then(|program| program.try_into().ok())
-            .ok_or(Error::NoProgram { name: XDP_PROGRAM })?;
-        self.native = self.pins.attach_xdp(xdp, &self.settings.interface, self.settings.xdp_mode)?;
-        if self.replacing {
-            self.pins.adopt_next()?;
-            self.replacing = false;
-        }
+        // The program that a kernel is the likelier to refuse goes first: clients' packets must not meet a program that
+        // nobody looks after.
         let probe: &mut SchedClassifier = self
             .object
             .program_mut(PROBE_PROGRAM)
             .and_then(|program| program.try_into().ok())
             .ok_or(Error::NoProgram { name: PROBE_PROGRAM })?;
         self.pins.attach_probe(probe, &self.settings.interface)?;
+        let folder = if self.replacing { self.pins.next() } else { self.pins.maps() };
+        let xdp: &mut Xdp = self
+            .object
+            .program_mut(XDP_PROGRAM)
+            .and_then(|program| program.try_into().ok())
+            .ok_or(Error::NoProgram { name: XDP_PROGRAM })?;
+        self.native = self.pins.attach_xdp(xdp, &folder, &self.settings.interface, self.settings.xdp_mode)?;
+        if self.replacing {
+            self.pins.adopt_next()?;
+            self.replacing = false;
+        }
         self.attached = true;
+        Ok(())
+    }
+
+    /// Looks whether the programs are still on the interface, and puts back what was taken off. Before the first
+    /// [`Self::apply`] nothing is missing. Takes note of a new MAC address of the interface, too.
+    pub fn look_after_attachment(&mut self) -> Attachment {
+        self.state.refresh_mac();
+        let problem = if self.attached { self.reattach().err() } else { None };
+        Attachment { problem, restored: self.restored }
+    }
+
+    fn reattach(&mut self) -> Result<(), Lost> {
+        let name = self.settings.interface.clone();
+        let front = self.state.front();
+        match attachment::interface_index(&name) {
+            Ok(Some(index)) if index == front => {}
+            Ok(Some(index)) => {
+                return Err(Lost::Interface(format!(
+                    "interface {name} was made anew (it was number {front} and is {index}): lb-node has to start anew, too"
+                )));
+            }
+            Ok(None) => return Err(Lost::Interface(format!("interface {name} is gone"))),
+            Err(error) => {
+                return Err(Lost::Program(format!("interface {name} cannot be looked at: {error}")));
+            }
+        }
+        let Err((program, why)) = self.all_attached(front) else { return Ok(()) };
+        match self.attach() {
+            Ok(()) => {
+                self.restored += 1;
+                tracing::warn!(interface = %name, "{program} was taken off and has been put back: {why}");
+                Ok(())
+            }
+            Err(error) => Err(Lost::Program(format!(
+                "{program} was taken off {name} ({why}) and cannot be put back: {error}"
+            ))),
+        }
+    }
+
+    /// Whether both programs are on the interface with this number; if not, which is not, and why.
+    fn all_attached(&self, front: u32) -> Result<(), (&'static str, String)> {
+        for (program, pin) in
+            [(XDP_PROGRAM, self.pins.xdp_link(self.native)), (PROBE_PROGRAM, self.pins.probe_link())]
+        {
+            let id = self.object.program(program).and_then(|program| program.info().ok());
+            let Some(id) = id.map(|info| info.id()) else { continue };
+            attachment::check(&pin, id, front).map_err(|why| (program, why.to_string()))?;
+        }
         Ok(())
     }
 
@@ -202,14 +275,36 @@ impl Dataplane {
     pub fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Error> {
         // The interface may have another MAC address, which next hops show as well.
         self.state.refresh_mac();
+        self.state.set_native(self.native);
         self.state.apply_next_hops(hops)?;
         self.state.reclaim_next_hops();
+        self.tell_obstacles();
         Ok(())
     }
 
     /// Keeps with the tables which decision they are from, by (term, epoch); `None` on a node that decides itself.
     pub fn set_order(&mut self, order: Option<(u64, u64)>) {
         self.state.set_order(order.unwrap_or_default());
+    }
+
+    /// Reals that this node cannot send packets to although they have a next hop, and why.
+    #[must_use]
+    pub fn obstacles(&self) -> BTreeMap<(VipName, RealName), Obstacle> {
+        self.state.obstacles()
+    }
+
+    /// Logs what is new of obstacles.
+    fn tell_obstacles(&mut self) {
+        let now = self.state.obstacles();
+        for ((vip, real), obstacle) in &now {
+            if self.told.get(&(vip.clone(), real.clone())) != Some(obstacle) {
+                tracing::error!(%vip, %real, "this node sends nothing to the real: {obstacle}");
+            }
+        }
+        for (vip, real) in self.told.keys().filter(|key| !now.contains_key(*key)) {
+            tracing::info!(%vip, %real, "nothing keeps packets from the real any more");
+        }
+        self.told = now;
     }
 
     /// Reals whose next hop is not known (packets to them are dropped).
@@ -283,6 +378,23 @@ impl Dataplane {
 pub fn pinned_order(interface: &str, bpffs: &Path) -> Option<(u64, u64)> {
     let [term, epoch] = pins::pinned_config(bpffs, interface)?.order;
     (term > 0 || epoch > 0).then_some((term, epoch))
+}
+
+/// The running kernel's release.
+#[must_use]
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Whether a node runs on a kernel of this release. A release that cannot be read counts as new enough.
+///
+/// # Errors
+/// If it is too old.
+pub fn check_kernel(release: &str) -> Result<(), Error> {
+    match kernel_version(release) {
+        Some(version) if version < OLDEST_KERNEL => Err(Error::OldKernel { release: release.to_owned() }),
+        _ => Ok(()),
+    }
 }
 
 /// Removes programs and pins of an interface; true if there was anything.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <bpffs>/<interface>/lb/maps/<MAP>   the maps in use
+//! <bpffs>/<interface>/lb/maps/program-<number>  the XDP program that uses them
 //! <bpffs>/<interface>/lb/next/<MAP>   maps of another layout, filled but not in use yet
 //! <bpffs>/<interface>/lb/xdp-native   link of drover_lb in the driver, or
 //! <bpffs>/<interface>/lb/xdp-generic  in the network stack
@@ -11,15 +12,20 @@
 //! A daemon that finds maps of its own layout and size uses them and replaces the programs through the
 //! pinned links, which the kernel does atomically. Otherwise it builds `next` beside them, fills it, and
 //! only then replaces the programs; `next` becomes `maps` by a rename. A crash between the two steps is
-//! found at the next start: the program that is attached tells by its maps which folder is live.
+//! found at the next start: each program is pinned beside its maps before it is attached, and the link
+//! tells the number of the program behind it. So the live folder is known without the kernel's list of
+//! programs, which takes CAP_SYS_ADMIN. Where it cannot be known, nothing is touched: empty maps must
+//! never replace those of a program that forwards.
 
 use super::Error;
+use crate::attachment::{self, Link};
 use crate::bpffs;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
 use lb_ebpf::lb::Config;
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fs;
 use std::io;
@@ -32,6 +38,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/dr
 pub(super) const XDP_PROGRAM: &str = "drover_lb";
 /// Name of the tc program.
 pub(super) const PROBE_PROGRAM: &str = "drover_probe";
+
+/// What the pin of an XDP program is called, before its number.
+const PROGRAM_PIN: &str = "program-";
 
 /// A map's name and the size it must have; `None`: the size in the object.
 pub(super) type Size = (&'static str, Option<u32>);
@@ -78,22 +87,39 @@ impl Pins {
 
     /// Links of the XDP program by whether it runs in the driver; at most one of them exists.
     fn xdp_links(&self) -> [(PathBuf, bool); 2] {
-        [(self.root.join("xdp-native"), true), (self.root.join("xdp-generic"), false)]
+        [true, false].map(|native| (self.xdp_link(native), native))
     }
 
-    fn probe_link(&self) -> PathBuf {
+    /// The link of the XDP program, in the driver (native) or in the network stack.
+    pub(super) fn xdp_link(&self, native: bool) -> PathBuf {
+        self.root.join(if native { "xdp-native" } else { "xdp-generic" })
+    }
+
+    /// The link of the tc program.
+    pub(super) fn probe_link(&self) -> PathBuf {
         self.root.join("probe")
     }
 
     /// Finishes or undoes what a crashed daemon began.
+    ///
+    /// # Errors
+    /// If a program is attached and its maps cannot be told.
     pub(super) fn recover(&self) -> Result<(), Error> {
-        let next = self.next();
-        if !next.exists() {
-            return Ok(());
+        let (maps, next) = (self.maps(), self.next());
+        let Some(live) = self.attached_program()? else { return self.remove(&next) };
+        if self.programs(&next)?.contains_key(&live) {
+            return self.adopt_next();
         }
-        let live = self.live_maps();
-        let config = MapInfo::from_pin(next.join("CONFIG")).map(|info| info.id()).ok();
-        if config.is_some_and(|id| live.contains(&id)) { self.adopt_next() } else { self.remove(&next) }
+        if !self.programs(&maps)?.contains_key(&live) {
+            // A predecessor that pinned no programs.
+            if next.exists() && self.uses(live, &next)? {
+                return self.adopt_next();
+            }
+            if !maps.join("CONFIG").exists() {
+                return Err(Error::NoMapsOf { program: live, root: self.root.clone() });
+            }
+        }
+        self.remove(&next)
     }
 
     /// Makes `next` the maps in use.
@@ -103,13 +129,63 @@ impl Pins {
         fs::rename(&next, &maps).map_err(|source| self.error(&next, source))
     }
 
-    /// Identifiers of the maps that the attached program uses.
-    fn live_maps(&self) -> Vec<u32> {
-        let program = self.xdp_links().into_iter().find_map(|(path, _)| {
-            let info = FdLink::from(PinnedLink::from_pin(path).ok()?).info().ok()?;
-            aya::programs::loaded_programs().flatten().find(|program| program.id() == info.program_id())
-        });
-        program.and_then(|program| program.map_ids().ok().flatten()).unwrap_or_default()
+    /// The number of the XDP program that is attached by a pinned link.
+    fn attached_program(&self) -> Result<Option<u32>, Error> {
+        for (path, _) in self.xdp_links() {
+            match attachment::link(&path) {
+                Ok(Link { program, interface: Some(_) }) => return Ok(Some(program)),
+                // Its interface is gone, or somebody took it off.
+                Ok(Link { interface: None, .. }) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(source) => return Err(self.error(&path, source)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The XDP programs that are pinned beside their maps in `folder`, by number.
+    fn programs(&self, folder: &Path) -> Result<BTreeMap<u32, PathBuf>, Error> {
+        let entries = match fs::read_dir(folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(source) => return Err(self.error(folder, source)),
+        };
+        let mut programs = BTreeMap::new();
+        for entry in entries {
+            let path = entry.map_err(|source| self.error(folder, source))?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if let Some(number) = name.and_then(|name| name.strip_prefix(PROGRAM_PIN)?.parse().ok()) {
+                programs.insert(number, path);
+            }
+        }
+        Ok(programs)
+    }
+
+    /// Pins the XDP program beside its maps in `folder`; returns its number.
+    fn pin_program(&self, program: &mut Xdp, folder: &Path) -> Result<u32, Error> {
+        let info = program
+            .info()
+            .map_err(|source| Error::Verify { program: XDP_PROGRAM.to_owned(), source: Box::new(source) })?;
+        let path = folder.join(format!("{PROGRAM_PIN}{}", info.id()));
+        if !path.exists() {
+            program.pin(&path).map_err(|source| Error::PinLink { path, source })?;
+        }
+        Ok(info.id())
+    }
+
+    /// Whether a program uses the maps in `folder`, by the kernel's list of programs.
+    fn uses(&self, program: u32, folder: &Path) -> Result<bool, Error> {
+        let Ok(config) = MapInfo::from_pin(folder.join("CONFIG")) else { return Ok(false) };
+        let unknown =
+            |source| Error::UnknownMapsOf { program, root: self.root.clone(), source: Box::new(source) };
+        for loaded in aya::programs::loaded_programs() {
+            let loaded = loaded.map_err(unknown)?;
+            if loaded.id() == program {
+                let maps = loaded.map_ids().map_err(unknown)?.unwrap_or_default();
+                return Ok(maps.contains(&config.id()));
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the maps in use have the layout and sizes wanted; `None`: there are none.
@@ -154,14 +230,26 @@ impl Pins {
         Ok(object)
     }
 
-    /// Attaches the XDP program, or puts it in place of a predecessor's. Returns whether it runs in
-    /// the driver.
+    /// Attaches the XDP program, whose maps are in `folder`, or puts it in place of a predecessor's.
+    /// Returns whether it runs in the driver.
     pub(super) fn attach_xdp(
         &self,
         program: &mut Xdp,
+        folder: &Path,
         interface: &str,
         mode: XdpMode,
     ) -> Result<bool, Error> {
+        let own = self.pin_program(program, folder)?;
+        let native = self.link_xdp(program, interface, mode)?;
+        for (number, path) in self.programs(folder)? {
+            if number != own {
+                fs::remove_file(&path).map_err(|source| self.error(&path, source))?;
+            }
+        }
+        Ok(native)
+    }
+
+    fn link_xdp(&self, program: &mut Xdp, interface: &str, mode: XdpMode) -> Result<bool, Error> {
         for (path, native) in self.xdp_links() {
             let Ok(pinned) = PinnedLink::from_pin(&path) else { continue };
             let wanted = match mode {
@@ -242,7 +330,9 @@ impl Pins {
 
 /// What the maps in use are configured with; `None` where there are none, or their layout is another.
 pub(super) fn pinned_config(bpffs: &Path, interface: &str) -> Option<Config> {
-    config(&bpffs::directory(bpffs, interface, "lb").join("maps"))
+    let root = bpffs::directory(bpffs, interface, "lb");
+    // A crash inside `adopt_next` leaves only the latter.
+    config(&root.join("maps")).or_else(|| config(&root.join("next")))
 }
 
 fn config(maps: &Path) -> Option<Config> {

@@ -3,12 +3,11 @@
 
 use super::state::{Restarted, State};
 use super::{SelfTest, Settings};
+use crate::nexthop::NextHop;
 use crate::program::{Program, VipProgram};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_ebpf::lb::{DROP_REASONS, DropReason, RealCounters};
-use lb_ebpf::wire::{
-    ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH, UDP_LENGTH, VLAN_LENGTH, protocol,
-};
+use lb_ebpf::wire::{ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, UDP_LENGTH, protocol};
 use slot_table::flow::Flow;
 use slot_table::placement::Ground;
 use std::collections::HashMap;
@@ -65,11 +64,26 @@ pub(super) fn run(
     let mut result = SelfTest::default();
     for (name, vip) in &program.vips {
         result.tested += 1;
-        if let Err(failure) = test(xdp, program, name, vip, state, settings, tally) {
+        if let Some(failure) = unreachable(name, vip, state) {
+            result.failures.insert(name.clone(), failure);
+        } else if let Err(failure) = test(xdp, program, name, vip, state, settings, tally) {
             result.failures.insert(name.clone(), failure);
         }
     }
     result
+}
+
+/// Why no packet of a VIP can be sent to any of the reals in its table, if so. That this node alone drops what is for one
+/// of several is for probes to tell, and for the leader to act upon.
+fn unreachable(name: &VipName, vip: &VipProgram, state: &State) -> Option<String> {
+    let mut first = None;
+    for (real, _) in vip.reals.iter().zip(vip.table.shares()).filter(|(_, slots)| *slots > 0) {
+        let obstacle = state.real(name, &real.name)?.obstacle?;
+        first.get_or_insert_with(|| {
+            format!("no packet can be sent to any real; to {}: {obstacle}", real.name)
+        });
+    }
+    first
 }
 
 fn test(
@@ -105,12 +119,7 @@ fn test(
     let ground = Ground { seed: program.seed, size: vip.table.size() };
     let owner = vip.table.owner(ground.slot(&flow, vip.affinity));
     let expected = owner.and_then(|owner| vip.reals.get(owner));
-    let handle = expected.and_then(|real| {
-        state
-            .reals()
-            .find(|(vip_name, real_name, _)| *vip_name == name && **real_name == real.name)
-            .map(|found| found.2)
-    });
+    let handle = expected.and_then(|real| state.real(name, &real.name));
     // Beyond its limit a VIP is not broken: withdrawn, it would be at the mercy of whoever floods it.
     if run.return_value == XDP_DROP
         && let (Some(before), Some(after)) = (before, refusals(state, name, vip))
@@ -142,13 +151,19 @@ fn test(
             Err("an unresolved real got a packet".into())
         };
     }
-    if run.return_value != XDP_TX && run.return_value != XDP_REDIRECT {
-        return Err(format!("the packet for {} was not sent: verdict {}", real.name, run.return_value));
+    let way = state.way(handle);
+    let verdict = if way.ifindex == state.front() { XDP_TX } else { XDP_REDIRECT };
+    if run.return_value != verdict {
+        let found = run.return_value;
+        return Err(format!(
+            "the packet for {} was not sent: verdict {found} instead of {verdict}",
+            real.name
+        ));
     }
     let length = packet.len() as u64;
     let mut inner = packet;
     lower_ttl(&mut inner);
-    check(&out, &inner, vip.encapsulation, real.address, settings)
+    check(&out, &inner, vip.encapsulation, real.address, &way, settings)
         .map_err(|what| format!("towards {}: {what}", real.name))?;
     let counters = tally.sent.entry(handle.index).or_default();
     counters.packets += 1;
@@ -169,47 +184,113 @@ fn refusals(state: &State, name: &VipName, vip: &VipProgram) -> Option<u64> {
     Some(of(DropReason::PacketRateLimited) + of(DropReason::PrefixPacketRateLimited))
 }
 
-/// Whether a frame carries `inner` to `real` as it should.
+/// TTL and hop limit of outer headers.
+const OUTER_TTL: u8 = 64;
+/// DSCP and ECN of the packets that are sent: none.
+const TRAFFIC_CLASS: u8 = 0;
+/// The UDP source ports that carry entropy: the dynamic ones.
+const ENTROPY_PORTS: [u8; 2] = [0xc0, 0x00];
+
+/// A part of the frame that is expected: what it is, its bytes, and which bits of them count (all, where it is empty).
+type Part = (&'static str, Vec<u8>, &'static [u8]);
+
+/// Whether a frame carries `inner` to `real` as it should: every bit of it but those that spread flows over paths.
 fn check(
     frame: &[u8],
     inner: &[u8],
     encapsulation: Encapsulation,
     real: IpAddr,
+    way: &NextHop,
     settings: &Settings,
 ) -> Result<(), String> {
-    let l2 = if frame.get(12..14) == Some(&[0x81, 0x00]) {
-        ETHERNET_LENGTH + VLAN_LENGTH
-    } else {
-        ETHERNET_LENGTH
-    };
-    let packet = frame.get(l2..).unwrap_or_default();
-    let outer = match (encapsulation, real) {
-        (Encapsulation::L2, _) => 0,
-        (_, IpAddr::V4(real)) => {
-            let source = settings.source_v4.map(|ip| ip.octets());
-            if packet.get(16..20) != Some(&real.octets())
-                || packet.get(12..16) != source.as_ref().map(|ip| &ip[..])
-            {
-                return Err("wrong outer addresses".into());
-            }
-            IPV4_LENGTH
+    let mut rest = frame;
+    for (what, expected, mask) in parts(inner, encapsulation, real, way, settings)? {
+        let (found, behind) = rest
+            .split_at_checked(expected.len())
+            .ok_or_else(|| format!("the frame of {} bytes ends in its {what}", frame.len()))?;
+        let counts = |at: usize| mask.get(at).copied().unwrap_or(0xff);
+        let differs = found.iter().zip(&expected).enumerate().any(|(at, (a, b))| (a ^ b) & counts(at) != 0);
+        if differs {
+            return Err(format!("wrong {what}: {found:02x?} instead of {expected:02x?}"));
         }
-        (_, IpAddr::V6(real)) => {
-            let source = settings.source_v6.map(|ip| ip.octets());
-            if packet.get(24..40) != Some(&real.octets())
-                || packet.get(8..24) != source.as_ref().map(|ip| &ip[..])
-            {
-                return Err("wrong outer addresses".into());
-            }
-            IPV6_LENGTH
-        }
-    };
-    let wrapped = outer + if encapsulation == Encapsulation::Gue { UDP_LENGTH + GUE_LENGTH } else { 0 };
-    if packet.get(wrapped..) == Some(inner) {
+        rest = behind;
+    }
+    if rest.is_empty() {
         Ok(())
     } else {
-        Err("the inner packet came out changed".into())
+        Err(format!("{} bytes too many behind the inner packet", rest.len()))
     }
+}
+
+/// What a frame should consist of, from its first byte to its last.
+fn parts(
+    inner: &[u8],
+    encapsulation: Encapsulation,
+    real: IpAddr,
+    way: &NextHop,
+    settings: &Settings,
+) -> Result<Vec<Part>, String> {
+    let all: &[u8] = &[];
+    let mut parts: Vec<Part> = vec![
+        ("destination MAC address", way.destination_mac.to_vec(), all),
+        ("source MAC address", way.source_mac.to_vec(), all),
+    ];
+    if let Some(vlan) = way.vlan {
+        parts.push(("VLAN tag", [[0x81, 0x00], vlan.to_be_bytes()].concat(), all));
+    }
+    let inner_v6 = inner.first().is_some_and(|first| first >> 4 == 6);
+    let outer_v6 = if encapsulation == Encapsulation::L2 { inner_v6 } else { real.is_ipv6() };
+    parts.push(("EtherType", if outer_v6 { vec![0x86, 0xdd] } else { vec![0x08, 0x00] }, all));
+    let inner_protocol = if inner_v6 { protocol::IPV6 } else { protocol::IPV4 };
+    let (next, tunnel) = match encapsulation {
+        Encapsulation::L2 => {
+            parts.push(("packet", inner.to_vec(), all));
+            return Ok(parts);
+        }
+        Encapsulation::Ipip => (inner_protocol, 0),
+        Encapsulation::Gue => (protocol::UDP, UDP_LENGTH + GUE_LENGTH),
+    };
+    let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
+    let none = || format!("this node has no address to send to {real} from");
+    match real {
+        IpAddr::V4(real) => {
+            let source = settings.source_v4.ok_or_else(none)?;
+            let [high, low] = length(IPV4_LENGTH + tunnel + inner.len());
+            // Not to be fragmented, hence without an identification (RFC 6864).
+            let mut header = vec![0x45, TRAFFIC_CLASS, high, low, 0, 0, 0x40, 0, OUTER_TTL, next, 0, 0];
+            header.extend_from_slice(&source.octets());
+            header.extend_from_slice(&real.octets());
+            let checksum = ipv4_checksum(&header).to_be_bytes();
+            parts.extend([
+                ("outer version and traffic class", header[..2].to_vec(), all),
+                ("outer length", header[2..4].to_vec(), all),
+                ("outer fragment fields", header[4..8].to_vec(), all),
+                ("outer TTL and protocol", header[8..10].to_vec(), all),
+                ("outer checksum", checksum.to_vec(), all),
+                ("outer addresses", header[12..].to_vec(), all),
+            ]);
+        }
+        IpAddr::V6(real) => {
+            let source = settings.source_v6.ok_or_else(none)?;
+            parts.extend([
+                ("outer version and traffic class", vec![0x60, 0, 0, 0], &[0xff, 0xf0, 0, 0][..]),
+                ("outer length", length(tunnel + inner.len()).to_vec(), all),
+                ("outer next header and hop limit", vec![next, OUTER_TTL], all),
+                ("outer addresses", [source.octets(), real.octets()].concat(), all),
+            ]);
+        }
+    }
+    if encapsulation == Encapsulation::Gue {
+        parts.extend([
+            ("UDP source port", ENTROPY_PORTS.to_vec(), &ENTROPY_PORTS[..]),
+            ("UDP destination port", settings.gue_port.to_be_bytes().to_vec(), all),
+            ("UDP length", length(tunnel + inner.len()).to_vec(), all),
+            ("UDP checksum", vec![0, 0], all),
+            ("GUE header", vec![0, inner_protocol, 0, 0], all),
+        ]);
+    }
+    parts.push(("inner packet", inner.to_vec(), all));
+    Ok(parts)
 }
 
 /// A TCP segment (ACK) or UDP datagram without payload.
@@ -273,4 +354,92 @@ fn ipv4_checksum(header: &[u8]) -> u16 {
     let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+    use zk_schema::{Capacity, Unserved, XdpMode};
+
+    fn settings() -> Settings {
+        Settings {
+            interface: "eth0".into(),
+            xdp_mode: XdpMode::Auto,
+            source_v4: Some([10, 0, 0, 7].into()),
+            source_v6: Some("fd00::7".parse().unwrap()),
+            gue_port: 6080,
+            unserved: Unserved::default(),
+            accept_macs: Vec::new(),
+            capacity: Capacity::default(),
+            table_size: 251,
+            bpffs: PathBuf::new(),
+        }
+    }
+
+    fn way(vlan: Option<u16>) -> NextHop {
+        NextHop {
+            ifindex: 2,
+            source_mac: [2, 0, 0, 0, 0, 7],
+            destination_mac: [2, 0, 0, 0, 0, 9],
+            vlan,
+            mtu: 1500,
+            on_link: true,
+            takes_redirects: true,
+        }
+    }
+
+    /// Every kind of frame, by what makes it: inner packet, encapsulation, real, next hop.
+    fn kinds() -> Vec<(Vec<u8>, Encapsulation, IpAddr, NextHop)> {
+        let reals: [IpAddr; 2] = ["10.1.0.1".parse().unwrap(), "fd00:1::1".parse().unwrap()];
+        let clients = [
+            (IpAddr::V4(CLIENT_V4), "198.51.100.1".parse().unwrap()),
+            (IpAddr::V6(CLIENT_V6), "2001:db8:5::1".parse().unwrap()),
+        ];
+        let mut kinds = Vec::new();
+        for (client, vip) in clients {
+            let inner = ip_packet(SocketAddr::new(client, 1024), vip, 80, Protocol::Tcp);
+            for real in reals {
+                for encapsulation in [Encapsulation::L2, Encapsulation::Ipip, Encapsulation::Gue] {
+                    for vlan in [None, Some(7)] {
+                        kinds.push((inner.clone(), encapsulation, real, way(vlan)));
+                    }
+                }
+            }
+        }
+        kinds
+    }
+
+    #[test]
+    fn every_bit_of_the_frame_counts_but_those_that_spread_flows() {
+        let settings = settings();
+        for (inner, encapsulation, real, way) in kinds() {
+            let parts = parts(&inner, encapsulation, real, &way, &settings).unwrap();
+            let frame: Vec<u8> = parts.iter().flat_map(|(_, bytes, _)| bytes.clone()).collect();
+            let judge = |frame: &[u8]| check(frame, &inner, encapsulation, real, &way, &settings);
+            assert_eq!(judge(&frame), Ok(()));
+            let mut free = 0;
+            for bit in 0..frame.len() * 8 {
+                let mut other = frame.clone();
+                other[bit / 8] ^= 1 << (bit % 8);
+                free += usize::from(judge(&other).is_ok());
+            }
+            let label = if encapsulation != Encapsulation::L2 && real.is_ipv6() { 20 } else { 0 };
+            let port = if encapsulation == Encapsulation::Gue { 14 } else { 0 };
+            assert_eq!(free, label + port, "{encapsulation:?} to {real}");
+            assert!(judge(&frame[..frame.len() - 1]).is_err());
+            assert!(judge(&[frame, vec![0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let settings = settings();
+        let (inner, encapsulation, real, way) = kinds().remove(4);
+        let parts = parts(&inner, encapsulation, real, &way, &settings).unwrap();
+        let mut frame: Vec<u8> = parts.into_iter().flat_map(|(_, bytes, _)| bytes).collect();
+        frame[24] ^= 1;
+        let problem = check(&frame, &inner, encapsulation, real, &way, &settings).unwrap_err();
+        assert!(problem.starts_with("wrong outer checksum"), "{problem}");
+    }
 }

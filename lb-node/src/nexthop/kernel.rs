@@ -1,8 +1,8 @@
 //! Questions to the kernel by rtnetlink.
 
-use super::decode;
 use super::resolve::{Link, Neighbour, NeighbourKey, Path, Picture, Problem};
 use super::sources::Address;
+use super::{decode, features};
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_core::{
     ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -74,7 +74,11 @@ impl Kernel {
             .buffered(IN_FLIGHT)
             .try_collect::<BTreeMap<_, _>>()
             .await?;
-        let mut picture = Picture { links, routes, neighbours: BTreeMap::new() };
+        let takes_redirects = features::takes_redirects().unwrap_or_else(|error| {
+            tracing::debug!(%error, "the kernel does not tell which interfaces take redirected frames");
+            BTreeMap::new()
+        });
+        let mut picture = Picture { links, routes, neighbours: BTreeMap::new(), takes_redirects };
         let in_use = picture.neighbours_in_use();
         if !in_use.is_empty() {
             picture.neighbours = self.neighbours().await?;

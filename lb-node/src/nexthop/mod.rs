@@ -10,9 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use zk_schema::Encapsulation;
 
 mod decode;
 mod events;
+mod features;
 mod follow;
 mod kernel;
 mod kick;
@@ -44,6 +46,41 @@ pub struct NextHop {
     /// Largest IP packet that the path takes, in bytes: the route's MTU or the interface's, lowered
     /// by what ICMP has taught.
     pub mtu: u32,
+    /// Whether the address is on the link itself, so that the destination MAC is its own and no gateway's.
+    pub on_link: bool,
+    /// Whether XDP programs of other interfaces may redirect frames to this one. `true` where the kernel does not tell.
+    pub takes_redirects: bool,
+}
+
+/// Why packets of a VIP cannot go to one of its reals although there is a next hop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Obstacle {
+    /// Without encapsulation the real's MAC address is all that leads to it: a gateway would send the packet to the VIP's
+    /// address, back to the nodes, until its TTL ends.
+    #[error(
+        "it is not on a link of this node: without encapsulation packets to it would go to the gateway, and come back"
+    )]
+    NotOnLink,
+    /// XDP in the driver would hand the frame to an interface that cannot take it, where it vanishes.
+    #[error(
+        "it is reached by another interface (number {0}) than clients' packets arrive on, and that one's driver takes no \
+         redirected frames: make it able to (many drivers are while an XDP program is loaded on it), or set xdp_mode to \
+         generic"
+    )]
+    NoRedirect(u32),
+}
+
+impl NextHop {
+    /// What keeps packets with this encapsulation from going this way, if anything. `front` is the interface that they
+    /// arrive on, and `native` whether XDP runs in its driver.
+    #[must_use]
+    pub fn obstacle(&self, encapsulation: Encapsulation, front: u32, native: bool) -> Option<Obstacle> {
+        if encapsulation == Encapsulation::L2 && !self.on_link {
+            return Some(Obstacle::NotOnLink);
+        }
+        let redirects = native && self.ifindex != front;
+        (redirects && !self.takes_redirects).then_some(Obstacle::NoRedirect(self.ifindex))
+    }
 }
 
 /// Next hops by the real's address. An address that is not (yet) resolved is absent.

@@ -22,6 +22,8 @@ pub struct Picture {
     pub routes: BTreeMap<IpAddr, Result<Path, Problem>>,
     /// Neighbours that the routes lead to. One that the kernel does not know is absent.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
+    /// Whether interfaces take frames that XDP redirects to them, by index, as far as the kernel tells.
+    pub takes_redirects: BTreeMap<u32, bool>,
 }
 
 /// An interface.
@@ -189,7 +191,9 @@ impl Picture {
         let neighbour = path.gateway.unwrap_or(*address);
         let destination_mac = self.mac_of((path.ifindex, neighbour), link)?;
         let mtu = path.mtu.map_or(link.mtu, |mtu| mtu.min(link.mtu));
-        Ok(NextHop { ifindex, source_mac, destination_mac, vlan, mtu })
+        let on_link = path.gateway.is_none();
+        let takes_redirects = self.takes_redirects.get(&ifindex).copied().unwrap_or(true);
+        Ok(NextHop { ifindex, source_mac, destination_mac, vlan, mtu, on_link, takes_redirects })
     }
 
     /// The interface that the frame leaves by, and the tag it needs there. Where the balancer's

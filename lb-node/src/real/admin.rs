@@ -1,8 +1,9 @@
-//! `/healthz`, `/readyz`, `/status` and `/metrics` of a real.
+//! `/livez`, `/healthz`, `/readyz`, `/status` and `/metrics` of a real.
 
 use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
+use crate::attachment;
 use crate::door::{Door, Files, Limits};
 use crate::process_metrics::ProcessMetrics;
 use anyhow::{Context as _, Result};
@@ -19,6 +20,7 @@ use serde::Serialize;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -30,8 +32,12 @@ pub(super) struct Status {
     pub(super) interface: String,
     /// The kernel's number of the program that should be on the interface.
     pub(super) program: u32,
+    /// The pin of the link that should have it there.
+    pub(super) link: PathBuf,
     /// The VIPs that should be in place.
     pub(super) vips: watch::Receiver<BTreeSet<IpAddr>>,
+    /// What keeps them from it, if anything.
+    pub(super) obstacle: watch::Receiver<Option<String>>,
     /// How the registration stands, if there is to be one.
     pub(super) registration: Option<watch::Receiver<Standing>>,
 }
@@ -50,11 +56,15 @@ impl Status {
     /// What keeps this real from serving its VIPs; empty when nothing does.
     async fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        match self.host.attached(&self.interface).await {
-            Ok(Some(found)) if found.program == self.program => {}
-            Ok(_) => problems.push(format!("the decapsulation program is not on {}", self.interface)),
+        match self.host.interface_index(&self.interface).await {
+            Ok(index) => {
+                if let Err(why) = attachment::check(&self.link, self.program, index) {
+                    problems.push(format!("the decapsulation program is not on {}: {why}", self.interface));
+                }
+            }
             Err(error) => problems.push(format!("{error:#}")),
         }
+        problems.extend(self.obstacle.borrow().clone());
         match self.host.loopback_addresses().await {
             Ok(present) => {
                 let vips = self.vips.borrow();
@@ -96,6 +106,7 @@ pub(super) async fn serve(
         registry.register_collector(Box::new(Registration(registration.clone())));
     }
     let router = Router::new()
+        .route("/livez", get(livez))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/status", get(shown))
@@ -103,6 +114,11 @@ pub(super) async fn serve(
         .route("/metrics", get(metrics))
         .with_state(Arc::new(registry));
     Ok(door.serve(listener, router, Limits::default()))
+}
+
+/// What is wrong is for the agent itself to mend, or for people: a restart mends nothing.
+async fn livez() -> &'static str {
+    "ok\n"
 }
 
 async fn healthz(State(status): State<Arc<Status>>) -> (StatusCode, String) {

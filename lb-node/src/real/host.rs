@@ -2,7 +2,7 @@
 //! that does not answer ARP for them.
 
 use super::pins::Pins;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData};
 use futures_util::TryStreamExt as _;
 use rtnetlink::packet_route::address::{
@@ -165,7 +165,12 @@ impl Setting {
         PathBuf::from(format!("/proc/sys/net/ipv4/conf/{interface}/{}", self.name))
     }
 
-    /// The value that the kernel has; `None` where there is no such interface.
+    /// What an operator is to write to have it so.
+    fn wanted(self, interface: &str) -> String {
+        format!("net.ipv4.conf.{interface}.{} = {}", self.name, self.value)
+    }
+
+    /// The value that the kernel has; `None` where there is no such file.
     fn read(self, interface: &str) -> Result<Option<u32>> {
         let path = self.path(interface);
         match fs::read_to_string(&path) {
@@ -180,7 +185,15 @@ impl Setting {
 
     fn write(self, interface: &str, value: u32) -> Result<()> {
         let path = self.path(interface);
-        fs::write(&path, value.to_string()).with_context(|| format!("cannot write {}", path.display()))
+        fs::write(&path, value.to_string()).with_context(|| {
+            format!(
+                "cannot write {value} to {}; until it is so, no VIP is put on {LOOPBACK}, since the host would answer \
+                 ARP for it. Set it on the host (in a container's manifest it cannot be set): \"{}\" in a file of \
+                 /etc/sysctl.d",
+                path.display(),
+                self.wanted(interface)
+            )
+        })
     }
 }
 
@@ -330,7 +343,12 @@ impl Journal {
                 tracing::info!(interface, "set {} to {}", setting.name, setting.value);
                 Ok(())
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => bail!(
+                "{} is missing: no VIP is put on {LOOPBACK}, since the host might answer ARP for it. Is /proc/sys \
+                 mounted, and the interface in this network namespace?",
+                setting.path(interface).display()
+            ),
         }
     }
 

@@ -21,6 +21,7 @@ pub mod registration;
 
 pub use prefix::{Prefix, PrefixError};
 
+use crate::attachment;
 use crate::door::Files;
 use crate::notify::Notifier;
 use crate::quiet::{self, Quiet};
@@ -323,6 +324,8 @@ struct Real {
     pins: Pins,
     program: Program,
     journal: Journal,
+    /// What keeps the VIPs from being on the loopback as they should, if anything.
+    obstacle: watch::Sender<Option<String>>,
 }
 
 impl Real {
@@ -343,8 +346,17 @@ impl Real {
         };
         let before = Learnt { vips: vips.clone(), sources };
         let vips = watch::Sender::new(vips);
-        let mut real = Self { options, vips, from, before, has_learnt: false, host, pins, program, journal };
-        real.reconcile().await?;
+        let has_learnt = false;
+        let obstacle = watch::Sender::new(None);
+        let mut real =
+            Self { options, vips, from, before, has_learnt, host, pins, program, journal, obstacle };
+        match real.reconcile().await {
+            Err(error) if real.obstacle.borrow().is_some() => {
+                // Somebody else has to mend it; a process that ended would be started again and again meanwhile.
+                tracing::error!("this host cannot serve its VIPs, trying again later: {error:#}");
+            }
+            outcome => outcome?,
+        }
         real.pins.remove_other_layouts()?;
         tracing::info!(
             interface = real.options.interface,
@@ -366,7 +378,8 @@ impl Real {
 
     /// The VIPs that it takes packets for as it should, given that the host is in the wanted state.
     fn in_place(&self) -> BTreeSet<IpAddr> {
-        if self.is_complete() { self.vips.borrow().clone() } else { BTreeSet::new() }
+        let is_in_place = self.is_complete() && self.obstacle.borrow().is_none();
+        if is_in_place { self.vips.borrow().clone() } else { BTreeSet::new() }
     }
 
     /// Takes over what was not told on the command line.
@@ -390,11 +403,14 @@ impl Real {
         self.program.set_sources(&self.from)?;
         self.program.set_vips(&vips)?;
         let interface = &self.options.interface;
-        let attached = self.host.attached(interface).await?;
-        if attached.is_none_or(|attached| attached.program != self.program.id()) {
+        let index = self.host.interface_index(interface).await?;
+        if let Err(why) = attachment::check(&self.pins.link(), self.program.id(), index) {
+            tracing::debug!(interface, "attaching the program: {why}");
             self.program.attach(&self.host, interface, self.options.xdp_mode, &self.pins).await?;
         }
-        self.journal.apply(&self.host, interface, &vips).await
+        let applied = self.journal.apply(&self.host, interface, &vips).await;
+        self.obstacle.send_replace(applied.as_ref().err().map(|error| format!("{error:#}")));
+        applied
     }
 
     /// How it is, in one line.
@@ -410,6 +426,8 @@ impl Real {
             host: self.host.clone(),
             interface: self.options.interface.clone(),
             program: self.program.id(),
+            link: self.pins.link(),
+            obstacle: self.obstacle.subscribe(),
             vips: self.vips.subscribe(),
             registration,
         }

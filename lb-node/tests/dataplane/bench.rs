@@ -6,11 +6,13 @@ use lb_ebpf::lb::Config;
 use lb_node::dataplane::{Applied, Dataplane, Settings, Start, Statistics};
 use lb_node::nexthop::{Mac, NextHop, NextHops};
 use lb_node::program::{Program, RealProgram, VipProgram};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 use slot_table::flow::{self, Flow, Seed};
 use slot_table::maglev::{Real, TableSize, build};
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -89,6 +91,34 @@ pub(crate) fn alone<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static
         test()
     });
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Runs `test` as [`alone`], with the capabilities in force that the unit and the manifests give to lb-node.
+pub(crate) fn as_the_unit<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    alone(|| {
+        set_rights(
+            CapabilitySet::BPF | CapabilitySet::PERFMON | CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW,
+        );
+        test()
+    })
+}
+
+/// Does what the unit's capabilities do not suffice for.
+pub(crate) fn with_all_rights<T>(job: impl FnOnce() -> T) -> T {
+    let before = rights();
+    set_rights(before.permitted);
+    let done = job();
+    set_rights(before.effective);
+    done
+}
+
+fn rights() -> CapabilitySets {
+    rustix::thread::capabilities(None).unwrap()
+}
+
+/// Puts exactly these capabilities in force for this thread; they can be raised again.
+fn set_rights(effective: CapabilitySet) {
+    rustix::thread::set_capabilities(None, CapabilitySets { effective, ..rights() }).unwrap();
 }
 
 /// Gives the thread network and mount namespaces of its own, with a veth `front` (its other end is `back`) and an
@@ -332,6 +362,20 @@ pub(crate) fn unwrap(frame: &[u8], encapsulation: Encapsulation) -> (IpAddr, &[u
     (client_of(packet).1, inner)
 }
 
+/// Opens a pin.
+pub(crate) fn open_pin(pin: &Path) -> OwnedFd {
+    const BPF_OBJ_GET: libc::c_long = 7;
+    let path = CString::new(pin.to_str().unwrap()).unwrap();
+    // The part of `union bpf_attr` that BPF_OBJ_GET reads: the path, and no flags.
+    let attributes = [path.as_ptr() as u64, 0];
+    // SAFETY: the attributes have the kernel's layout, and the path lives until the call is over.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET, attributes.as_ptr(), size_of_val(&attributes)) };
+    assert!(fd >= 0, "{}: {}", pin.display(), std::io::Error::last_os_error());
+    // SAFETY: a new descriptor that nobody else knows.
+    unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap()) }
+}
+
 /// Runs a program on a frame: verdict and what the frame has become. `context` is a `__sk_buff`, or an `xdp_md`.
 pub(crate) fn test_run(program: &OwnedFd, input: &[u8], context: Option<&[u8]>) -> (u32, Vec<u8>) {
     let mut output = vec![0_u8; input.len() + 2048];
@@ -463,7 +507,7 @@ pub(crate) fn with_table_of(mut vip: VipProgram, slots: u32) -> VipProgram {
 
 /// The interface's index.
 pub(crate) fn front() -> u32 {
-    let name = std::ffi::CString::new(INTERFACE).unwrap();
+    let name = CString::new(INTERFACE).unwrap();
     // SAFETY: a C string that lives.
     unsafe { libc::if_nametoindex(name.as_ptr()) }
 }
@@ -480,5 +524,13 @@ pub(crate) fn mac_of(address: IpAddr) -> Mac {
 }
 
 pub(crate) fn hop(ifindex: u32, address: IpAddr) -> NextHop {
-    NextHop { ifindex, source_mac: NODE_MAC, destination_mac: mac_of(address), vlan: None, mtu: PATH_MTU }
+    NextHop {
+        ifindex,
+        source_mac: NODE_MAC,
+        destination_mac: mac_of(address),
+        vlan: None,
+        mtu: PATH_MTU,
+        on_link: true,
+        takes_redirects: true,
+    }
 }

@@ -9,6 +9,7 @@
 
 mod admission;
 mod apply;
+mod attachment;
 mod bench;
 mod dissect;
 mod encapsulation;

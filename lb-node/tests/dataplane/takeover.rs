@@ -1,8 +1,8 @@
-//! From one daemon to the next.
+//! From one daemon to the next, with the rights that the service's unit grants and no others.
 
 use crate::bench::{
-    BPFFS, Bench, CLIENT_4, Counted, FAMILIES, Family, INTERFACE, VIP_4, XDP_TX, alone, ip_link, settings,
-    socket, vip, with_table,
+    BPFFS, Bench, CLIENT_4, Counted, FAMILIES, Family, INTERFACE, VIP_4, XDP_TX, as_the_unit, ip_link,
+    settings, socket, vip, with_all_rights, with_table,
 };
 use crate::packet::{ACK, tcp};
 use lb_node::dataplane::{Dataplane, Settings, Start, detach};
@@ -15,14 +15,14 @@ use zk_schema::{
     Capacity, Desired, Encapsulation, Protocol, Real, RealName, Vip, VipName, VipState, XdpMode,
 };
 
-fn fill(bench: &mut Bench) {
+pub(crate) fn fill(bench: &mut Bench) {
     for (network, family) in (1..).zip(FAMILIES) {
         let service = (family.vip(), 80, Protocol::Tcp);
         bench.add(&format!("v{}", family.digit()), vip(service, Encapsulation::Gue, family, network, 4));
     }
 }
 
-fn input() -> Vec<u8> {
+pub(crate) fn input() -> Vec<u8> {
     tcp(socket(CLIENT_4, 5), socket(VIP_4, 80), ACK, b"").frame()
 }
 
@@ -49,13 +49,13 @@ fn larger() -> Settings {
 }
 
 /// The number of the XDP program on the interface.
-fn attached() -> Option<u32> {
+pub(crate) fn attached() -> Option<u32> {
     let link = ip_link(&format!("-d link show dev {INTERFACE}"));
     let mut words = link.split_whitespace().skip_while(|word| !word.starts_with("prog/xdp"));
     words.nth(2).map(|id| id.parse().unwrap())
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(BPFFS).join(INTERFACE).join("lb")
 }
 
@@ -65,16 +65,15 @@ fn pins(folder: &str) -> BTreeSet<String> {
 }
 
 /// What runs the attached program, whoever loaded it.
-fn run_attached(input: &[u8]) -> (u32, Vec<u8>) {
+pub(crate) fn run_attached(input: &[u8]) -> (u32, Vec<u8>) {
     let id = attached().expect("a program");
-    let program = aya::programs::loaded_programs().flatten().find(|program| program.id() == id).unwrap();
-    let fd = program.fd().unwrap();
-    crate::bench::test_run(&std::os::fd::AsFd::as_fd(&fd).try_clone_to_owned().unwrap(), input, None)
+    let pin = root().join("maps").join(format!("program-{id}"));
+    crate::bench::test_run(&crate::bench::open_pin(&pin), input, None)
 }
 
 #[test]
 fn a_successor_takes_over_maps_counters_and_links_and_changes_nothing() {
-    alone(|| {
+    as_the_unit(|| {
         let mut first = Bench::new();
         fill(&mut first);
         assert_eq!(attached(), None, "opening attaches nothing");
@@ -104,7 +103,7 @@ fn a_successor_takes_over_maps_counters_and_links_and_changes_nothing() {
 
 #[test]
 fn a_successor_tells_which_reals_hold_slots() {
-    alone(|| {
+    as_the_unit(|| {
         let mut first = Bench::new();
         fill(&mut first);
         first.vip("v4").reals[2].weight = 0;
@@ -143,7 +142,7 @@ fn desired(program: &Program) -> Desired {
 
 #[test]
 fn entries_of_vips_and_reals_that_the_successor_does_not_want_are_freed() {
-    alone(|| {
+    as_the_unit(|| {
         let mut first = Bench::new();
         fill(&mut first);
         first.apply();
@@ -174,7 +173,7 @@ fn entries_of_vips_and_reals_that_the_successor_does_not_want_are_freed() {
 
 #[test]
 fn another_gue_port_or_source_address_takes_effect_on_takeover() {
-    alone(|| {
+    as_the_unit(|| {
         let mut first = Bench::new();
         fill(&mut first);
         first.apply();
@@ -191,7 +190,7 @@ fn another_gue_port_or_source_address_takes_effect_on_takeover() {
 
 #[test]
 fn a_successor_with_another_capacity_replaces_maps_and_program() {
-    alone(|| {
+    as_the_unit(|| {
         let mut first = Bench::new();
         fill(&mut first);
         first.apply();
@@ -218,12 +217,13 @@ fn a_successor_with_another_capacity_replaces_maps_and_program() {
 
 /// Identifiers of the maps that are pinned as those in use.
 fn map_ids() -> BTreeSet<u32> {
-    let pins = pins("maps").into_iter().map(|name| root().join("maps").join(name));
+    let pins = pins("maps").into_iter().filter(|name| !name.starts_with("program-"));
+    let pins = pins.map(|name| root().join("maps").join(name));
     pins.map(|path| aya::maps::MapInfo::from_pin(path).unwrap().id()).collect()
 }
 
 /// Waits for what the kernel does after a grace period, and tells nobody.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..500 {
         if is_so() {
             return;
@@ -235,12 +235,12 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 fn all_map_ids() -> BTreeSet<u32> {
-    aya::maps::loaded_maps().flatten().map(|map| map.id()).collect()
+    with_all_rights(|| aya::maps::loaded_maps().flatten().map(|map| map.id()).collect())
 }
 
 #[test]
 fn a_crash_before_the_program_is_replaced_leaves_the_predecessor_s_in_force() {
-    alone(|| {
+    as_the_unit(|| {
         let mut first = Bench::new();
         fill(&mut first);
         first.apply();
@@ -258,7 +258,7 @@ fn a_crash_before_the_program_is_replaced_leaves_the_predecessor_s_in_force() {
 
 #[test]
 fn a_crash_between_replacing_the_program_and_renaming_its_maps_is_mended() {
-    alone(|| {
+    as_the_unit(|| {
         let mut first = Bench::new();
         fill(&mut first);
         first.apply();
@@ -277,8 +277,60 @@ fn a_crash_between_replacing_the_program_and_renaming_its_maps_is_mended() {
 }
 
 #[test]
+fn a_program_that_forwards_is_never_replaced_by_one_with_empty_maps() {
+    as_the_unit(|| {
+        let mut first = Bench::new();
+        fill(&mut first);
+        first.apply();
+        let program = attached();
+        let expected = first.run(&input()).frame;
+        let running = first.program_fd();
+        drop(first);
+        released();
+        // As a predecessor that pinned no programs leaves it when it dies between replacing and renaming.
+        fs::rename(root().join("maps"), root().join("next")).unwrap();
+        fs::remove_file(root().join(format!("next/program-{}", program.unwrap()))).unwrap();
+        let error = Dataplane::open(&settings()).err().expect("refused").to_string();
+        assert!(error.contains("CAP_SYS_ADMIN"), "{error}");
+        assert_eq!(attached(), program);
+        assert_eq!(crate::bench::test_run(&running, &input(), None), (XDP_TX, expected));
+        released();
+        let start = with_all_rights(|| Dataplane::open(&settings()).unwrap().1);
+        assert_eq!(start, Start::TakenOver, "the kernel's list of programs tells");
+
+        released();
+        remove_pins("maps").unwrap();
+        let error = Dataplane::open(&settings()).err().expect("refused").to_string();
+        assert!(error.contains("lb-node detach"), "{error}");
+        assert_eq!(attached(), program);
+        released();
+        assert!(detach(INTERFACE, Path::new(BPFFS)).unwrap());
+    });
+}
+
+/// Removes a folder of pins: a bpffs does not tell the types of its entries, which `remove_dir_all` relies on.
+fn remove_pins(folder: &str) -> std::io::Result<()> {
+    for pin in pins(folder) {
+        fs::remove_file(root().join(folder).join(pin))?;
+    }
+    fs::remove_dir(root().join(folder))
+}
+
+#[test]
+fn on_a_kernel_without_pinnable_links_on_egress_nothing_is_touched() {
+    as_the_unit(|| {
+        let error = Dataplane::open_on("6.1.0-13-amd64", &settings()).err().expect("refused").to_string();
+        assert!(error.contains("6.6 or later") && error.contains("6.1.0-13-amd64"), "{error}");
+        assert_eq!(attached(), None);
+        assert!(!Path::new(BPFFS).join(INTERFACE).exists());
+        drop(Dataplane::open_on("6.6.0", &settings()).unwrap());
+        assert_eq!(attached(), None, "opening attaches nothing");
+    });
+}
+
+#[test]
 fn detach_leaves_nothing_and_may_be_repeated() {
-    alone(|| {
+    as_the_unit(|| {
         let mut bench = Bench::new();
         fill(&mut bench);
         bench.apply();
@@ -304,7 +356,7 @@ fn detach_leaves_nothing_and_may_be_repeated() {
 
 #[test]
 fn a_second_daemon_on_the_interface_is_refused_and_disturbs_nothing() {
-    alone(|| {
+    as_the_unit(|| {
         let mut bench = Bench::new();
         fill(&mut bench);
         bench.apply();
@@ -318,7 +370,7 @@ fn a_second_daemon_on_the_interface_is_refused_and_disturbs_nothing() {
 
 #[test]
 fn the_mode_is_as_asked_and_can_be_changed() {
-    alone(|| {
+    as_the_unit(|| {
         let mut bench = Bench::new();
         fill(&mut bench);
         bench.apply();
@@ -343,7 +395,7 @@ fn the_mode_is_as_asked_and_can_be_changed() {
 
 #[test]
 fn an_interface_that_was_made_anew_gets_the_programs_again() {
-    alone(|| {
+    as_the_unit(|| {
         let mut bench = Bench::new();
         fill(&mut bench);
         bench.apply();

@@ -100,6 +100,16 @@ impl Host {
         if output.status.success() { Ok(()) } else { Err(errors) }
     }
 
+    /// Runs `ethtool` with the given arguments inside the host.
+    pub(crate) fn ethtool(&self, arguments: &[&str]) {
+        let output = self.enter(|| Command::new("ethtool").args(arguments).output()).expect("`ethtool`");
+        assert!(
+            output.status.success(),
+            "ethtool {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
     /// What `ip` prints inside the host.
     pub(crate) fn output(&self, arguments: &[&str]) -> String {
         let output = self.enter(|| Command::new("ip").args(arguments).output()).expect("`ip` of iproute2");

@@ -170,6 +170,16 @@ impl Lab {
 
     /// Starts what is tested, and waits until it says that it is healthy.
     fn start(&self, options: Options) -> Running {
+        let running = self.launch(options);
+        eventually("healthz says ok", || {
+            assert!(!running.thread.is_finished(), "it has ended early");
+            self.real.run(|| http_get("/healthz")).is_some_and(|(status, _)| status == 200)
+        });
+        running
+    }
+
+    /// Starts what is tested.
+    fn launch(&self, options: Options) -> Running {
         let (stop, stopped) = oneshot::channel::<End>();
         let thread = self.real.spawn(move || {
             runtime().block_on(async move {
@@ -187,12 +197,7 @@ impl Lab {
                 running.await
             })
         });
-        let running = Running { stop, thread };
-        eventually("healthz says ok", || {
-            assert!(!running.thread.is_finished(), "it has ended early");
-            self.real.run(|| http_get("/healthz")).is_some_and(|(status, _)| status == 200)
-        });
-        running
+        Running { stop, thread }
     }
 
     fn detach(&self) {
@@ -553,6 +558,30 @@ fn a_start_mends_what_another_layout_or_a_crash_left_behind() {
     running.stop();
     lab.detach();
     assert_eq!(lab.real.program(), None);
+}
+
+#[test]
+fn settings_that_only_the_host_can_change_are_named_and_end_neither_the_agent_nor_its_life() {
+    let lab = Lab::new();
+    lab.real.sh("mount --bind /proc/sys /proc/sys");
+    lab.real.sh("mount -o remount,bind,ro /proc/sys");
+    let running = lab.launch(lab.options(&[VIP_4]));
+    let page = |path: &'static str| lab.real.run(move || http_get(path));
+    eventually("readyz names the file", || {
+        assert!(!running.thread.is_finished(), "it has ended");
+        page("/readyz").is_some_and(|(status, body)| {
+            status == 503 && body.contains("/proc/sys/net/ipv4/conf/r0/arp_ignore")
+        })
+    });
+    assert_eq!(page("/livez").map(|(status, _)| status), Some(200));
+    assert!(!lab.real.has_address("lo", VIP_4), "the host would answer ARP for it");
+
+    lab.real.sh("umount /proc/sys");
+    // The kernel tells of this, and the agent looks again.
+    lab.real.sh("ip link set r0 txqueuelen 999");
+    eventually("the VIP is there", || lab.real.has_address("lo", VIP_4));
+    eventually("healthz says ok", || page("/healthz").is_some_and(|(status, _)| status == 200));
+    running.stop();
 }
 
 #[test]

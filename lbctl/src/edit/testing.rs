@@ -93,6 +93,7 @@ pub(crate) fn put_in_force(tree: &mut Tree, epoch: u64) {
         mode: Mode::Live,
         problem: None,
         announced: Some([[198, 51, 100, 0].into()].into()),
+        sources: Default::default(),
         extra: BTreeMap::new(),
     };
     tree.applied.insert(node, found(applied));

@@ -236,6 +236,13 @@ pub struct Member {
     pub extra: Extra,
 }
 
+impl Member {
+    /// Where the node's packets to reals come from.
+    pub fn sources(&self) -> impl Iterator<Item = IpAddr> {
+        self.source_v4.map(IpAddr::from).into_iter().chain(self.source_v6.map(IpAddr::from))
+    }
+}
+
 /// A real of a VIP, written `<vip>/<real>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
@@ -326,6 +333,10 @@ pub struct Applied {
     /// Addresses of VIPs that the node announces to routers; `None` where the node does not tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announced: Option<BTreeSet<IpAddr>>,
+    /// Addresses that the node's packets to reals come from; empty where the node does not tell. Unlike the node's own
+    /// record, this one stays when its session ends, while its kernel goes on forwarding.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub sources: BTreeSet<IpAddr>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,

@@ -86,6 +86,7 @@ impl Case {
         for node in &self.view.nodes {
             let record = Applied {
                 announced: None,
+                sources: Default::default(),
                 term: head.term,
                 epoch: head.epoch,
                 digest: String::new(),

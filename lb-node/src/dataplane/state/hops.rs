@@ -15,12 +15,22 @@ pub(super) type HopKey = ([u32; 3], u32, u32);
 impl State {
     /// Makes next hops and MTUs what `hops` says.
     pub(in super::super) fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Error> {
-        let reals: Vec<(u32, NextHop)> = self
-            .vips
-            .values()
-            .flat_map(|vip| vip.reals.values())
-            .filter_map(|real| Some((real.index, *hops.get(&real.address)?)))
-            .collect();
+        let (front, native) = (self.front, self.native);
+        let mut reals = Vec::new();
+        for real in self.vips.values_mut().flat_map(|vip| vip.reals.values_mut()) {
+            let Some(hop) = hops.get(&real.address) else { continue };
+            real.way = Some(*hop);
+            real.obstacle = hop.obstacle(real.encapsulation, front, native);
+            match real.obstacle {
+                None => reals.push((real.index, *hop)),
+                // Nowhere, rather than somewhere else.
+                Some(_) => self
+                    .maps
+                    .reals
+                    .word32(real.index, offset_of!(RealEntry, next_hop))
+                    .store(0, Ordering::SeqCst),
+            }
+        }
         for (index, hop) in reals {
             let entry = self.hop_entry(&hop);
             let key = hop_key(&entry);
@@ -69,6 +79,20 @@ impl State {
             vlan: hop.vlan.map_or(0, u32::from),
             ifindex: if hop.ifindex == self.front { 0 } else { hop.ifindex },
             reserved: [0; 3],
+        }
+    }
+
+    /// What [`Self::hop_entry`] made an entry from, as far as it tells.
+    pub(super) fn hop_of(&self, entry: &NextHopEntry) -> NextHop {
+        let [a, b, c] = entry.ethernet.map(u32::to_ne_bytes);
+        NextHop {
+            ifindex: if entry.ifindex == 0 { self.front } else { entry.ifindex },
+            destination_mac: [a[0], a[1], a[2], a[3], b[0], b[1]],
+            source_mac: [b[2], b[3], c[0], c[1], c[2], c[3]],
+            vlan: u16::try_from(entry.vlan).ok().filter(|vlan| *vlan != 0),
+            mtu: u32::from(u16::MAX),
+            on_link: true,
+            takes_redirects: true,
         }
     }
 

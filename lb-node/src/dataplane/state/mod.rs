@@ -12,13 +12,15 @@ use super::entries::{SECOND, identity, vip_id};
 use super::index::{self, Services, words};
 use super::maps::{Maps, grace_period, publish};
 use super::{Applied, Error, Settings};
-use crate::nexthop::NextHops;
+use crate::attachment;
+use crate::nexthop::{NextHop, NextHops, Obstacle};
 use crate::program::{Program, RealProgram, VipProgram};
 use hops::HopKey;
 use lb_ebpf::LAYOUT_VERSION;
 use lb_ebpf::lb::{self, ADDRESS_SLOTS, Config, RealEntry, SERVICE_SLOTS, VipEntry, config_flags};
 use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io;
 use std::mem::offset_of;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,6 +48,8 @@ pub(super) struct State {
     front: u32,
     /// MAC address of the front interface; `None`: it has none.
     mac: Option<[u8; 6]>,
+    /// Whether XDP runs in the driver.
+    native: bool,
     vips: BTreeMap<VipName, VipHandle>,
     free_vips: Free,
     free_reals: Free,
@@ -76,6 +80,11 @@ pub(super) struct RealHandle {
     pub(super) index: u32,
     pub(super) address: IpAddr,
     id: u64,
+    encapsulation: Encapsulation,
+    /// How packets reach it, as far as this process was told.
+    pub(super) way: Option<NextHop>,
+    /// Why they cannot go that way, if so.
+    pub(super) obstacle: Option<Obstacle>,
 }
 
 /// What packets may still refer to until a grace period has passed.
@@ -118,16 +127,15 @@ impl Free {
 impl State {
     /// The bookkeeping of empty maps.
     pub(super) fn new(maps: Maps, settings: &Settings) -> Result<Self, Error> {
-        let front = rustix::net::netdevice::name_to_index(
-            rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)
-                .map_err(|source| interface_error(settings, source))?,
-            &settings.interface,
-        )
-        .map_err(|source| interface_error(settings, source))?;
+        let missing = || io::Error::from(rustix::io::Errno::NODEV);
+        let front = attachment::interface_index(&settings.interface)
+            .and_then(|index| index.ok_or_else(missing))
+            .map_err(|source| Error::Interface { interface: settings.interface.clone(), source })?;
         Ok(Self {
             front,
             mac: mac::of(&settings.interface)
                 .map_err(|source| Error::Interface { interface: settings.interface.clone(), source })?,
+            native: false,
             vips: BTreeMap::new(),
             free_vips: Free::new(1..maps.vips.entries()),
             free_reals: Free::new(1..maps.reals.entries()),
@@ -142,6 +150,22 @@ impl State {
             settings: settings.clone(),
             maps,
         })
+    }
+
+    /// Takes note of whether XDP runs in the driver; next hops are to be applied anew then.
+    pub(super) fn set_native(&mut self, native: bool) -> bool {
+        std::mem::replace(&mut self.native, native) != native
+    }
+
+    /// Reals that packets cannot be sent to although they have a next hop, and why.
+    pub(super) fn obstacles(&self) -> BTreeMap<(VipName, RealName), Obstacle> {
+        let obstacles = self.reals().filter_map(|(vip, name, real)| Some((vip, name, real.obstacle?)));
+        obstacles.map(|(vip, name, obstacle)| ((vip.clone(), name.clone()), obstacle)).collect()
+    }
+
+    /// The number of the interface that all this is for.
+    pub(super) fn front(&self) -> u32 {
+        self.front
     }
 
     /// Whether the program fits; nothing is changed.
@@ -443,6 +467,19 @@ impl State {
             .collect()
     }
 
+    /// A real in the maps.
+    pub(super) fn real(&self, vip: &VipName, real: &RealName) -> Option<&RealHandle> {
+        self.vips.get(vip)?.reals.get(real)
+    }
+
+    /// How packets reach a real that has a next hop: as this process was told, else as a predecessor wrote it.
+    pub(super) fn way(&self, real: &RealHandle) -> NextHop {
+        real.way.unwrap_or_else(|| {
+            let entry = self.maps.next_hops.read(self.maps.reals.read(real.index).next_hop);
+            self.hop_of(&entry)
+        })
+    }
+
     /// The real's entry as the maps have it.
     pub(super) fn entry(&self, real: &RealHandle) -> RealEntry {
         self.maps.reals.read(real.index)
@@ -451,10 +488,6 @@ impl State {
     fn real_id(&self, name: &VipName, vip: &VipProgram, real: &RealProgram, source: [u64; 2]) -> u64 {
         identity(name, (vip.encapsulation, self.settings.gue_port), &real.name, real.address, source)
     }
-}
-
-fn interface_error(settings: &Settings, source: rustix::io::Errno) -> Error {
-    Error::Interface { interface: settings.interface.clone(), source: source.into() }
 }
 
 fn pack(base: u32, m: u32) -> u64 {

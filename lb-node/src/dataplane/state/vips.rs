@@ -88,7 +88,10 @@ impl State {
             if known.is_some() {
                 before.remove(&real.name);
             }
-            handle.reals.insert(real.name.clone(), RealHandle { index, address: real.address, id });
+            let (address, encapsulation) = (real.address, vip.encapsulation);
+            let (way, obstacle) = (None, None);
+            let known = RealHandle { index, address, id, encapsulation, way, obstacle };
+            handle.reals.insert(real.name.clone(), known);
         }
         Ok(())
     }

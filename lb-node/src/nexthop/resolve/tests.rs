@@ -1,3 +1,4 @@
+use super::super::Obstacle;
 use super::*;
 
 const FRONT: u32 = 2;
@@ -29,6 +30,7 @@ fn on_link() -> Picture {
         links: [(FRONT, link("eth0", 2)), (OTHER, link("eth1", 3))].into(),
         routes: [(REAL, Ok(Path { ifindex: FRONT, gateway: None, mtu: None }))].into(),
         neighbours: [((FRONT, REAL), neighbour(Reachability::Tracked, MAC))].into(),
+        takes_redirects: BTreeMap::new(),
     }
 }
 
@@ -55,6 +57,8 @@ fn a_real_on_the_link_is_reached_by_its_own_mac() {
         destination_mac: MAC,
         vlan: None,
         mtu: 1500,
+        on_link: true,
+        takes_redirects: true,
     };
     assert_eq!(hop(&resolver), Some(expected));
     assert!(resolver.problems().is_empty());
@@ -67,6 +71,40 @@ fn a_real_behind_a_gateway_of_the_other_family_is_reached_by_the_gateways_mac() 
     picture.neighbours.insert((OTHER, GATEWAY), neighbour(Reachability::Stale, ROUTER_MAC));
     let found = hop(&resolver(&picture)).expect("resolved");
     assert_eq!((found.ifindex, found.destination_mac, found.mtu), (OTHER, ROUTER_MAC, 1400));
+}
+
+#[test]
+fn without_encapsulation_a_real_whose_connected_route_is_gone_has_no_way_instead_of_the_gateway() {
+    use zk_schema::Encapsulation::{Gue, Ipip, L2};
+    let obstacles = |picture: &Picture| {
+        let found = hop(&resolver(picture)).expect("resolved");
+        [L2, Gue, Ipip].map(|encapsulation| found.obstacle(encapsulation, FRONT, true))
+    };
+    let mut picture = on_link();
+    assert_eq!(obstacles(&picture), [None; 3]);
+    picture.routes.insert(REAL, Ok(Path { ifindex: FRONT, gateway: Some(GATEWAY), mtu: None }));
+    picture.neighbours.insert((FRONT, GATEWAY), neighbour(Reachability::Tracked, ROUTER_MAC));
+    assert_eq!(obstacles(&picture), [Some(Obstacle::NotOnLink), None, None]);
+}
+
+#[test]
+fn an_interface_that_takes_no_redirected_frames_is_no_way_for_xdp_in_the_driver_of_another() {
+    let mut picture = on_link();
+    picture.routes.insert(REAL, Ok(Path { ifindex: OTHER, gateway: None, mtu: None }));
+    picture.neighbours.insert((OTHER, REAL), neighbour(Reachability::Tracked, MAC));
+    let obstacle = |picture: &Picture, native| {
+        hop(&resolver(picture)).expect("resolved").obstacle(zk_schema::Encapsulation::Gue, FRONT, native)
+    };
+    assert_eq!(obstacle(&picture, true), None, "what the kernel does not tell is taken for good");
+    picture.takes_redirects = [(FRONT, false), (OTHER, false)].into();
+    assert_eq!(obstacle(&picture, true), Some(Obstacle::NoRedirect(OTHER)));
+    assert_eq!(obstacle(&picture, false), None, "in the network stack every interface takes them");
+    picture.takes_redirects = [(FRONT, false), (OTHER, true)].into();
+    assert_eq!(obstacle(&picture, true), None);
+    picture.takes_redirects = [(FRONT, false)].into();
+    picture.routes.insert(REAL, Ok(Path { ifindex: FRONT, gateway: None, mtu: None }));
+    picture.neighbours.insert((FRONT, REAL), neighbour(Reachability::Tracked, MAC));
+    assert_eq!(obstacle(&picture, true), None, "sending back by the same interface is no redirect");
 }
 
 #[test]
@@ -100,6 +138,8 @@ fn a_vlan_device_becomes_its_lower_interface_and_a_tag() {
         destination_mac: MAC,
         vlan: Some(7),
         mtu: 1496,
+        on_link: true,
+        takes_redirects: true,
     };
     assert_eq!(hop(&resolver(&picture)), Some(expected));
 }

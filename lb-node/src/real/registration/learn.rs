@@ -5,15 +5,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Member, StateRecord as _, paths};
+use zk_schema::tree::{Applied, Member, StateRecord as _, paths};
 use zk_schema::{Desired, Real, RealName, Vip, VipName, VipState, from_json};
 
-/// How long something is taken as before that the tree names no more.
+/// How long a VIP's address is served as before that the tree names no more.
 ///
-/// A node whose session has expired is gone from the tree and forwards all the same, for as long as it takes; a VIP that
-/// was deleted, or moved to another address, is served as before while the leader holds that. To take both for a while
-/// longer costs next to nothing.
-pub(super) const GRACE: Duration = Duration::from_secs(24 * 3600);
+/// A VIP that was deleted, or moved to another address, is served as before while the leader holds that. To take its
+/// packets for a while longer costs next to nothing.
+pub(super) const VIP_GRACE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long packets are taken from a node that the tree names no more.
+///
+/// Trust goes by the address alone, so it must not outlive its reason. A node that left in good order has withdrawn before;
+/// this is for packets on their way, and for a session that has expired before the next one begins. One that was killed is
+/// named for as long as it may forward: see [`Seen::parse`].
+pub(super) const SOURCE_GRACE: Duration = Duration::from_secs(600);
 
 /// What the tree says, as far as it concerns a real.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,20 +31,18 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Parses the tree's `contents`, of which `vips` matter.
-    pub(super) fn parse(contents: &Contents, vips: &BTreeSet<VipName>) -> Self {
+    /// Parses the tree's `contents`, of which `vips` matter. Packets may come from every node that is there, and from the
+    /// `lingering` sources of those that are not.
+    pub(super) fn parse(contents: &Contents, vips: &BTreeSet<VipName>, lingering: &BTreeSet<IpAddr>) -> Self {
         let record = |name: &VipName| {
             let znode = contents.get(&paths::vip(name))?;
             Some(from_json(&znode.data).map_err(|error| error.to_string()))
         };
         let vips = vips.iter().map(|name| (name.clone(), record(name))).collect();
-        let mut sources = BTreeSet::new();
+        let mut sources = lingering.clone();
         for (node, znode) in contents.children(paths::NODES) {
             match Member::parse(&znode.data) {
-                Ok(Member { source_v4, source_v6, .. }) => {
-                    sources.extend(source_v4.map(IpAddr::from));
-                    sources.extend(source_v6.map(IpAddr::from));
-                }
+                Ok(member) => sources.extend(member.sources()),
                 Err(error) => tracing::debug!(node, %error, "not a node's record"),
             }
         }
@@ -51,20 +55,34 @@ impl Seen {
     }
 }
 
+/// Where packets may still come from of nodes that are not in the tree, by what each said last of what it has in force.
+///
+/// The kernel of a node that was killed goes on forwarding, also to reals whose agents start only now, while what the node
+/// announced stays announced. One that left in good order has withdrawn. The record is there until the node is back, or
+/// the leader forgets it.
+pub(super) fn lingering<'a>(applied: impl IntoIterator<Item = &'a [u8]>) -> BTreeSet<IpAddr> {
+    let records = applied.into_iter().filter_map(|data| Applied::parse(data).ok());
+    let announces =
+        |record: &Applied| record.announced.as_ref().is_some_and(|announced| !announced.is_empty());
+    records.filter(announces).flat_map(|record| record.sources).collect()
+}
+
 /// Addresses that the tree names, or named until recently.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
+    /// How long they are remembered then.
+    grace: Duration,
     /// Since when the tree names each no more.
     missing_since: BTreeMap<IpAddr, Option<Instant>>,
 }
 
 impl Remembered {
     /// Those that were in use before the tree was looked at.
-    pub(super) fn new(before: BTreeSet<IpAddr>, now: Instant) -> Self {
-        Self { missing_since: before.into_iter().map(|address| (address, Some(now))).collect() }
+    pub(super) fn new(grace: Duration, before: BTreeSet<IpAddr>, now: Instant) -> Self {
+        Self { grace, missing_since: before.into_iter().map(|address| (address, Some(now))).collect() }
     }
 
-    /// Takes note of what the tree names now, and forgets what it has not named for [`GRACE`]: unless it names nothing,
+    /// Takes note of what the tree names now, and forgets what it has not named for the grace: unless it names nothing,
     /// which is more likely an accident than meant.
     pub(super) fn see(&mut self, named: &BTreeSet<IpAddr>, now: Instant) {
         for (address, missing_since) in &mut self.missing_since {
@@ -74,7 +92,7 @@ impl Remembered {
         }
         self.missing_since.extend(named.iter().map(|address| (*address, None)));
         if !named.is_empty() {
-            self.missing_since.retain(|_, missing| missing.is_none_or(|since| now < since + GRACE));
+            self.missing_since.retain(|_, missing| missing.is_none_or(|since| now < since + self.grace));
         }
     }
 
@@ -135,7 +153,10 @@ pub(super) fn fitness(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zk_schema::tree::Mode;
     use zk_schema::{Encapsulation, Protocol};
+
+    const GRACE: Duration = Duration::from_secs(60);
 
     fn addresses<const N: usize>(texts: [&str; N]) -> BTreeSet<IpAddr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -144,7 +165,7 @@ mod tests {
     #[test]
     fn what_the_tree_names_no_more_is_remembered_for_the_grace_from_when_it_was_missed() {
         let start = Instant::now();
-        let mut remembered = Remembered::new(addresses(["10.0.0.9"]), start);
+        let mut remembered = Remembered::new(GRACE, addresses(["10.0.0.9"]), start);
         remembered.see(&addresses(["10.0.0.1", "10.0.0.2"]), start);
         assert_eq!(remembered.addresses(), addresses(["10.0.0.1", "10.0.0.2", "10.0.0.9"]));
         let missed = start + GRACE / 2;
@@ -159,10 +180,38 @@ mod tests {
         assert_eq!(remembered.addresses(), addresses(["10.0.0.1"]));
     }
 
+    /// What a node said last of itself.
+    fn applied(announced: Option<&[&str]>, sources: &[&str]) -> Vec<u8> {
+        let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let record = Applied {
+            term: 1,
+            epoch: 1,
+            digest: String::new(),
+            mode: Mode::Live,
+            problem: None,
+            announced: announced.map(parse),
+            sources: parse(sources),
+            extra: Default::default(),
+        };
+        record.bytes().unwrap()
+    }
+
+    #[test]
+    fn a_node_that_was_killed_is_trusted_while_it_may_forward_and_one_that_withdrew_is_not() {
+        let records = [
+            ("killed", applied(Some(&["198.51.100.1"]), &["10.0.0.1", "fd00::1"])),
+            ("withdrawn", applied(Some(&[]), &["10.0.0.2"])),
+            ("older", applied(None, &[])),
+            ("garbage", b"{".to_vec()),
+        ];
+        let seen = lingering(records.iter().map(|(_, data)| &data[..]));
+        assert_eq!(seen, addresses(["10.0.0.1", "fd00::1"]));
+    }
+
     #[test]
     fn what_is_named_again_is_not_forgotten() {
         let start = Instant::now();
-        let mut remembered = Remembered::new(addresses(["10.0.0.1"]), start);
+        let mut remembered = Remembered::new(GRACE, addresses(["10.0.0.1"]), start);
         remembered.see(&addresses(["10.0.0.1"]), start + GRACE / 2);
         remembered.see(&addresses(["10.0.0.2"]), start + GRACE);
         assert_eq!(remembered.addresses(), addresses(["10.0.0.1", "10.0.0.2"]));
@@ -171,7 +220,7 @@ mod tests {
     #[test]
     fn a_tree_that_names_nothing_makes_nothing_forgotten() {
         let start = Instant::now();
-        let mut remembered = Remembered::new(BTreeSet::new(), start);
+        let mut remembered = Remembered::new(GRACE, BTreeSet::new(), start);
         remembered.see(&addresses(["10.0.0.1"]), start);
         remembered.see(&BTreeSet::new(), start + GRACE);
         remembered.see(&BTreeSet::new(), start + GRACE * 3);

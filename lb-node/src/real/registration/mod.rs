@@ -18,7 +18,7 @@ use crate::cluster::lead::wall;
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Znode};
 use futures_util::future::join_all;
-use learn::{Fitness, Remembered, Seen, fitness};
+use learn::{Fitness, Remembered, SOURCE_GRACE, Seen, VIP_GRACE, fitness};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use zk_schema::tree::{Load, Registrant, StateRecord as _, paths};
 use zk_schema::{Protocol, Real, RealName, VipName, from_json, to_json};
 
@@ -37,6 +37,8 @@ const RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// How often the tree is read anew though nothing was told, and what it names no more is looked through.
 const REREAD: Duration = Duration::from_secs(60);
+/// Records that are read in one request.
+const READ_AT_ONCE: usize = 64;
 /// Sessions spread their rereads over this much more.
 const SPREAD_MS: u64 = 20_000;
 
@@ -228,12 +230,28 @@ impl<S: Store> Registrar<S> {
         let spread = Duration::from_millis(session.id().unsigned_abs() % SPREAD_MS);
         let mirror = Mirror::new(session.clone(), patterns, REREAD + spread);
         let mut contents = mirror.contents();
-        while contents.wait_for(|contents| contents.complete).await.is_ok() {
-            let seen = Seen::parse(&contents.borrow_and_update(), &self.settings.vips);
-            self.seen.send_if_modified(|current| replace(current, Some(seen)));
-            if contents.changed().await.is_err() {
-                return;
+        if contents.wait_for(|contents| contents.complete).await.is_err() {
+            return;
+        }
+        let mut lingering = BTreeSet::new();
+        let mut ticks = tokio::time::interval(REREAD + spread);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                // At once for the first time.
+                _ = ticks.tick() => {
+                    let present: BTreeSet<String> =
+                        contents.borrow().children(paths::NODES).map(|(node, _)| node.to_owned()).collect();
+                    match lingering_sources(session, &present).await {
+                        Ok(found) => lingering = found,
+                        Err(error) => debug!(%error, "nodes that are not in the tree are as before"),
+                    }
+                }
+                changed = contents.changed() => if changed.is_err() { return },
             }
+            let seen = Seen::parse(&contents.borrow_and_update(), &self.settings.vips, &lingering);
+            self.seen.send_if_modified(|current| replace(current, Some(seen)));
         }
     }
 
@@ -241,8 +259,8 @@ impl<S: Store> Registrar<S> {
     async fn remember(&self, before: Learnt) {
         let mut seen = self.seen.subscribe();
         let now = Instant::now();
-        let mut vips = Remembered::new(before.vips, now);
-        let mut sources = Remembered::new(before.sources, now);
+        let mut vips = Remembered::new(VIP_GRACE, before.vips, now);
+        let mut sources = Remembered::new(SOURCE_GRACE, before.sources, now);
         loop {
             let now = Instant::now();
             if let Some(seen) = &*seen.borrow_and_update() {
@@ -469,6 +487,23 @@ impl<S: Store> Registrar<S> {
             });
         }
     }
+}
+
+/// Where packets may still come from of nodes that are not among those `present`. These records change with
+/// every epoch, so they are not watched.
+async fn lingering_sources<S: Session>(
+    session: &S,
+    present: &BTreeSet<String>,
+) -> Result<BTreeSet<IpAddr>, Error> {
+    let names = session.children(paths::APPLIED).await?.unwrap_or_default();
+    let absent = names.iter().filter(|name| !present.contains(*name));
+    let absent: Vec<String> = absent.map(|name| format!("{}/{name}", paths::APPLIED)).collect();
+    let mut sources = BTreeSet::new();
+    for paths in absent.chunks(READ_AT_ONCE) {
+        let found = session.read(paths).await?;
+        sources.extend(learn::lingering(found.iter().flatten().map(|znode| &znode.data[..])));
+    }
+    Ok(sources)
 }
 
 /// Makes `parents`, the last of which is the parent of what holds `content`, where they are missing while there is

@@ -4,7 +4,7 @@ use coordination::memory::{MemoryClient, MemorySession, MemoryStore};
 use coordination::setup::{init, write_desired};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use zk_schema::tree::{Member, StateRecord as _};
+use zk_schema::tree::{Applied, Member, Mode, StateRecord as _};
 use zk_schema::{Cluster, Desired, NodeName, Protocol, Vip, VipState};
 
 const VIP: &str = "198.51.100.1";
@@ -307,7 +307,7 @@ async fn a_vip_whose_record_breaks_keeps_its_real() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nodes_are_learnt_as_they_join_and_stay_allowed_when_they_leave() {
+async fn nodes_are_learnt_as_they_join_and_stay_allowed_for_minutes_when_they_leave() {
     let tree = Tree::with_vip().await;
     tree.add_node("lb-1", "10.0.1.1").await;
     let agent = tree.ready_agent("agent", "host");
@@ -318,8 +318,41 @@ async fn nodes_are_learnt_as_they_join_and_stay_allowed_when_they_leave() {
     soon().await;
     assert_eq!(sources(), [ip("10.0.1.1"), ip("10.0.1.2")].into());
     tree.change(Change::Delete { path: "/drover/nodes/lb-1".to_owned(), version: None }).await;
-    tokio::time::sleep(learn::GRACE / 2).await;
+    tokio::time::sleep(learn::SOURCE_GRACE / 2).await;
     assert_eq!(sources(), [ip("10.0.1.1"), ip("10.0.1.2")].into());
-    tokio::time::sleep(learn::GRACE).await;
+    tokio::time::sleep(learn::SOURCE_GRACE).await;
     assert_eq!(sources(), [ip("10.0.1.2")].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_starts_while_a_killed_node_still_forwards_takes_its_packets_until_it_is_forgotten() {
+    let tree = Tree::with_vip().await;
+    tree.add_node("lb-1", "10.0.1.1").await;
+    let path = paths::applied(&"lb-2".parse().unwrap());
+    let mut record = Applied {
+        term: 1,
+        epoch: 1,
+        digest: String::new(),
+        mode: Mode::Live,
+        problem: None,
+        announced: Some([ip(VIP)].into()),
+        sources: [ip("10.0.1.2")].into(),
+        extra: Default::default(),
+    };
+    tree.create(&path, record.bytes().unwrap(), false).await;
+    let agent = tree.ready_agent("agent", "host");
+    soon().await;
+    let sources = || agent.learnt.borrow().as_ref().unwrap().sources.clone();
+    assert_eq!(sources(), [ip("10.0.1.1"), ip("10.0.1.2")].into());
+    tokio::time::sleep(learn::VIP_GRACE).await;
+    assert_eq!(
+        sources(),
+        [ip("10.0.1.1"), ip("10.0.1.2")].into(),
+        "it may forward for as long as it announces"
+    );
+
+    record.announced = Some(BTreeSet::new());
+    tree.change(Change::Set { path, data: record.bytes().unwrap(), version: None }).await;
+    tokio::time::sleep(learn::SOURCE_GRACE * 2).await;
+    assert_eq!(sources(), [ip("10.0.1.1")].into(), "who has withdrawn sends nothing");
 }

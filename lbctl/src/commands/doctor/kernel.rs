@@ -8,9 +8,8 @@ use rustix::thread::CapabilitySet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use zk_schema::{OLDEST_KERNEL, kernel_version};
 
-/// The oldest kernel that nodes are made for.
-const OLDEST: (u32, u32) = (6, 1);
 /// From here on BPF's memory is not counted as locked.
 const NO_MEMLOCK: (u32, u32) = (5, 11);
 /// `f_type` of a bpffs, from the kernel's `linux/magic.h`.
@@ -26,15 +25,8 @@ const OPTIONS: [(&str, &str); 4] = [
 /// The kernel's version and build.
 pub(super) fn kernel() -> Vec<Finding> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let version = version(&release);
-    let mut findings = vec![match version {
-        Some(found) if found < OLDEST => Finding::fault(
-            "kernel.version",
-            format!("Linux {release}"),
-            format!("run Linux {}.{} or later", OLDEST.0, OLDEST.1),
-        ),
-        _ => Finding::ok("kernel.version", format!("Linux {release}")),
-    }];
+    let version = kernel_version(&release);
+    let mut findings = vec![found_kernel(&release)];
     findings.push(features(&release));
     findings.push(match fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").as_deref().map(str::trim) {
         Ok("0") => Finding::warning(
@@ -49,10 +41,16 @@ pub(super) fn kernel() -> Vec<Finding> {
     findings
 }
 
-/// Major and minor number of a release such as `6.1.0-13-amd64`.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+/// Whether a node runs on this release.
+fn found_kernel(release: &str) -> Finding {
+    match kernel_version(release) {
+        Some(found) if found < OLDEST_KERNEL => Finding::fault(
+            "kernel.version",
+            format!("Linux {release}, on which lb-node refuses to start"),
+            format!("run Linux {}.{} or later", OLDEST_KERNEL.0, OLDEST_KERNEL.1),
+        ),
+        _ => Finding::ok("kernel.version", format!("Linux {release}")),
+    }
 }
 
 fn features(release: &str) -> Finding {
@@ -238,13 +236,14 @@ fn missing_capabilities(effective: CapabilitySet) -> Vec<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::report::Level;
     use super::*;
 
     #[test]
-    fn a_release_has_two_numbers_that_count() {
-        assert_eq!(version("6.1.0-13-amd64"), Some((6, 1)));
-        assert_eq!(version("5.10"), Some((5, 10)));
-        assert_eq!(version("odd"), None);
+    fn a_kernel_on_which_lb_node_does_not_start_is_a_fault() {
+        let is_fault = |release: &str| found_kernel(release).level == Level::Fault;
+        assert!(is_fault("6.1.0-13-amd64") && is_fault("6.5.9"));
+        assert!(!is_fault("6.6.0") && !is_fault("7.0.1"));
     }
 
     #[test]

@@ -179,6 +179,8 @@ fn next_hop(ifindex: u32, number: u8) -> NextHop {
         destination_mac: [2, 0, 0, 0, 1, number],
         vlan: None,
         mtu: 1500,
+        on_link: true,
+        takes_redirects: true,
     }
 }
 
