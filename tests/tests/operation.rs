@@ -231,3 +231,16 @@ fn an_interface_without_native_xdp_is_served_in_generic_mode_with_a_warning() {
     assert!(log.lines().any(warned), "{log}");
     assert_eq!(all.node.metrics().unwrap().sum("drover_xdp_native", &[]), Some(0.0));
 }
+
+#[test]
+fn a_node_whose_interface_is_gone_says_so_and_ends_so_that_it_is_started_anew() {
+    let mut all = deploy();
+    assert_served(&all);
+    let interface = all.station().interface;
+    assert_eq!(all.node.metrics().unwrap().sum("drover_attached", &[]), Some(1.0));
+    all.station().host.ip(&format!("link del {interface}")).unwrap();
+    let ended = all.node.process().wait(LIMIT).unwrap();
+    let log = all.node.process().log().unwrap();
+    assert!(!ended.success(), "{log}");
+    assert!(log.contains(&format!("interface {interface} is gone")), "{log}");
+}

@@ -26,3 +26,4 @@ mod probes;
 mod selection;
 mod takeover;
 mod too_big;
+mod ways;
