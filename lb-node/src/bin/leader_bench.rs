@@ -227,6 +227,7 @@ impl Stage {
                 mode: Mode::Live,
                 problem: None,
                 announced: None,
+                sources: Default::default(),
                 extra: Default::default(),
             };
             put(&mut self.contents, &paths::applied(node), applied.bytes()?);

@@ -1,8 +1,6 @@
 //! Ways that packets must not go, although there is a next hop.
 
-use crate::bench::{
-    Bench, CLIENT_4, Family, VIP_4, XDP_REDIRECT, XDP_TX, alone, settings, socket, vip,
-};
+use crate::bench::{Bench, CLIENT_4, Family, VIP_4, XDP_REDIRECT, XDP_TX, alone, settings, socket, vip};
 use crate::packet::{ACK, tcp};
 use lb_node::dataplane::Settings;
 use lb_node::nexthop::Obstacle;
@@ -109,7 +107,11 @@ fn what_redirects_cannot_reach_is_known_from_the_first_program_on() {
             (hop.ifindex, hop.takes_redirects) = (other(), false);
         }
         bench.apply();
-        assert_eq!(obstacles(&bench).len(), 1, "whether XDP runs in the driver is known only once it is attached");
+        assert_eq!(
+            obstacles(&bench).len(),
+            1,
+            "whether XDP runs in the driver is known only once it is attached"
+        );
         bench.drops(&to_port(81), "gue/no_next_hop");
     });
 }

@@ -82,6 +82,7 @@ impl Case {
                 mode: Mode::Live,
                 problem: None,
                 announced: None,
+                sources: Default::default(),
                 extra: Default::default(),
             };
             put(&mut self.contents, &paths::applied(&name(node)), applied.bytes().unwrap());

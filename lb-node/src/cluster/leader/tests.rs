@@ -721,6 +721,7 @@ fn applied(term: u64, epoch: u64) -> Applied {
         term,
         epoch,
         announced: None,
+        sources: Default::default(),
         digest: String::new(),
         mode: Mode::Live,
         problem: None,
