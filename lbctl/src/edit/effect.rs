@@ -101,7 +101,9 @@ impl Expected {
         let Some(head) = tree.head.as_ref().and_then(Found::ok) else { return BTreeSet::new() };
         let concerns = |problem: &&String| {
             let path = problem.split_once(": ").map_or(problem.as_str(), |(path, _)| path);
-            let of_vips = |vip: &VipName| path == paths::vip(vip) || path == paths::reals(vip);
+            let of_vips = |vip: &VipName| {
+                path == paths::vip(vip) || (path == paths::reals(vip) && lacks_reals(tree, vip))
+            };
             path == paths::FREEZE
                 || (path == paths::VIPS && self.vips.iter().any(|vip| !tree.vips.contains_key(vip)))
                 || self.paths.contains(path)
@@ -109,6 +111,14 @@ impl Expected {
         };
         head.problems.iter().filter(concerns).cloned().collect()
     }
+}
+
+/// Whether reals of a VIP are in force that have no record any more. Only those can be held.
+fn lacks_reals(tree: &Tree, vip: &VipName) -> bool {
+    let (there, assignment) = (tree.vips.get(vip), tree.assignment(vip));
+    assignment.is_some_and(|assignment| {
+        assignment.reals.keys().any(|real| there.is_none_or(|there| !there.reals.contains_key(real)))
+    })
 }
 
 /// What has become of `expected`, as the tree shows it at `now` (seconds since 1970), but for the leader's complaints.

@@ -81,7 +81,8 @@ fn a_vip_that_is_deleted_is_so_when_the_head_lists_it_no_more() {
 
 #[test]
 fn only_complaints_about_what_was_edited_count() {
-    let mut tree = tree(&["mqtt/a", "web/a"]);
+    let mut tree = tree(&["mqtt/a", "mqtt/b", "web/a"]);
+    tree.vips.get_mut("mqtt").unwrap().reals.remove("b");
     let complaints = [
         "/drover/vips/web: port: 70000 is not in 0..=65535",
         "/drover/vips/mqtt/reals: 3 of 4 reals vanished at once",
@@ -93,6 +94,10 @@ fn only_complaints_about_what_was_edited_count() {
     head.problems = complaints.iter().map(|text| (*text).to_owned()).collect();
     let told = expected(&["mqtt"]).problems(&tree);
     assert_eq!(told.iter().map(String::as_str).collect::<Vec<_>>(), [complaints[4], complaints[1]]);
+    // What was held is back, and the leader has not looked yet.
+    assignment(&mut tree, "mqtt").reals.remove("b");
+    let told = expected(&["mqtt"]).problems(&tree);
+    assert_eq!(told.iter().map(String::as_str).collect::<Vec<_>>(), [complaints[4]]);
     // Who deletes a VIP is told when that is held.
     tree.vips.remove("mqtt");
     assert!(expected(&["mqtt"]).problems(&tree).contains(complaints[3]));

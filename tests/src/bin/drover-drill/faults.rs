@@ -289,6 +289,13 @@ fn backup(stage: &Stage) -> PathBuf {
 /// What `lbctl` prints, which must end well.
 fn lbctl(stage: &Stage, words: &[&str]) -> Result<String> {
     let answer = stage.lbctl().limit(APPLY_LIMIT).run(words)?;
-    ensure!(answer.code == 0, "`lbctl {}` ended with {}: {}", words.join(" "), answer.code, answer.stderr);
+    ensure!(
+        answer.code == 0,
+        "`lbctl {}` ended with {}: {}{}",
+        words.join(" "),
+        answer.code,
+        answer.stdout,
+        answer.stderr
+    );
     Ok(answer.stdout)
 }
