@@ -45,6 +45,12 @@ macro_rules! name {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
+
+            /// The name that no other is less than: where a range of names begins.
+            #[must_use]
+            pub fn least() -> Self {
+                Self("0".to_owned())
+            }
         }
 
         impl fmt::Display for $name {
@@ -120,6 +126,7 @@ mod tests {
         let longest = "a".repeat(63);
         for text in ["a", "7", "lb-1", "a--b", "0x", longest.as_str()] {
             assert_eq!(text.parse::<VipName>().map(String::from), Ok(text.to_owned()));
+            assert!(VipName::least() <= text.parse().unwrap());
         }
     }
 

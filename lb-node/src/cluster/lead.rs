@@ -335,9 +335,8 @@ async fn write_with<S: Session>(
     let names = session.children(paths::ASSIGNMENTS).await?.unwrap_or_default();
     let names: BTreeSet<String> = names.into_iter().collect();
     let mut batches = Batches { leadership, changes: Vec::new(), bytes: 0 };
-    for (name, assignment) in &publication.changed {
-        let Some(assignment) = assignment else { continue };
-        let (path, data) = (paths::assignment(name), assignment.bytes()?);
+    for (name, data) in &publication.records {
+        let (path, data) = (paths::assignment(name), data.clone());
         batches
             .add(vec![match names.contains(name.as_str()) {
                 true => Change::Set { path, data, version: None },

@@ -59,11 +59,9 @@ impl Case {
         let seen = Arc::new(self.contents.clone());
         self.desk.look(&seen, 0, self.now);
         let Some(publication) = self.desk.decide(self.now).unwrap() else { return false };
-        for (vip, assignment) in &publication.changed {
-            match assignment {
-                Some(assignment) => {
-                    put(&mut self.contents, &paths::assignment(vip), assignment.bytes().unwrap());
-                }
+        for vip in publication.changed.keys() {
+            match publication.records.get(vip) {
+                Some(data) => put(&mut self.contents, &paths::assignment(vip), data.clone()),
                 None => drop(self.contents.remove(&paths::assignment(vip))),
             }
         }

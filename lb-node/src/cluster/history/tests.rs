@@ -21,7 +21,7 @@ fn publication(epoch: u64) -> Publication {
         vips: Default::default(),
         extra: Default::default(),
     };
-    Publication { head, changed: Default::default(), decisions: Vec::new() }
+    Publication { head, changed: Default::default(), records: Default::default(), decisions: Vec::new() }
 }
 
 /// A tree with these below `/drover/events`, all their parents included.

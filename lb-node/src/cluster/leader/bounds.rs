@@ -1,8 +1,9 @@
 //! How large what a leader writes may become: others' input must not keep it from writing at all. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use zk_schema::tree::{Assignment, Head, MAX_STATE_BYTES, StateRecord as _};
-use zk_schema::{NodeName, RecordError, VipName, VipState, to_json};
+use zk_schema::{NodeName, Real, RecordError, VipName, VipState, to_json};
 
 /// Problems that a head tells; how many more there are is told in one more.
 const MOST_PROBLEMS: usize = 100;
@@ -15,6 +16,8 @@ const HEAD_VIPS: usize = 256 * 1024;
 /// Bytes of an assignment that the definitions and a set of weights, as announced, may take. The rest is for those in
 /// force, for reasons, and for as much of the history as fits.
 const DEFINITION: usize = 384 * 1024;
+/// Bytes that a real takes at most, without its name and unknown fields.
+const PLAIN_REAL: usize = 128;
 /// Unknown fields of a head or an assignment that are copied from a predecessor's.
 pub(super) const EXTRA: usize = 4 * 1024;
 
@@ -68,7 +71,14 @@ pub(super) fn shorten(text: &str) -> String {
 /// # Errors
 /// In words, with the mend.
 pub(super) fn fits(state: &VipState) -> Result<(), String> {
+    // An exact count takes time, and hardly ever matters.
+    let most =
+        |real: &Real| PLAIN_REAL + serde_json::to_vec(&real.extra).map_or(DEFINITION, |json| json.len());
+    let reals = state.reals.iter().map(|(name, real)| 2 * (name.as_str().len() + 4) + 6 + most(real));
     let vip = to_json(&state.vip).map_err(in_words)?.len();
+    if vip + reals.sum::<usize>() <= DEFINITION {
+        return Ok(());
+    }
     let reals = state.reals.iter().try_fold(0, |sum, (name, real)| {
         let (name, real) = (name.as_str().len() + 4, to_json(real).map_err(in_words)?.len());
         // The name stands there a second time, with its weight.
@@ -88,15 +98,15 @@ fn in_words(error: RecordError) -> String {
     error.to_string()
 }
 
-/// Makes an assignment fit: its history is as long as there is room for.
+/// Makes an assignment fit, and writes it: its history is as long as there is room for.
 ///
 /// # Errors
 /// If it does not fit without any.
-pub(super) fn fit(assignment: &mut Assignment) -> Result<String, RecordError> {
+pub(super) fn fit(assignment: &mut Assignment) -> Result<Vec<u8>, RecordError> {
     loop {
         match assignment.bytes() {
             Err(RecordError::TooLarge { .. }) if assignment.history.pop().is_some() => {}
-            other => return other.map(|bytes| Assignment::digest(&bytes)),
+            other => return other,
         }
     }
 }
@@ -137,12 +147,14 @@ pub(super) fn bound_extra(extra: &mut BTreeMap<String, serde_json::Value>) {
 }
 
 /// Leaves out of what predecessors wrote what is too large to be copied.
-pub(super) fn bound_published(head: Option<&mut Head>, assignments: &mut BTreeMap<VipName, Assignment>) {
+pub(super) fn bound_published(head: Option<&mut Head>, assignments: &mut BTreeMap<VipName, Arc<Assignment>>) {
     if let Some(head) = head {
         bound_extra(&mut head.extra);
         bound_extra(&mut head.cluster.extra);
     }
-    assignments.values_mut().for_each(|assignment| bound_extra(&mut assignment.extra));
+    for assignment in assignments.values_mut().filter(|assignment| !assignment.extra.is_empty()) {
+        bound_extra(&mut Arc::make_mut(assignment).extra);
+    }
 }
 
 const _: () =

@@ -13,6 +13,8 @@
 //!   orders that nobody can come to are ignored.
 
 mod bounds;
+mod judge;
+mod memo;
 mod order;
 mod story;
 mod vanished;
@@ -24,16 +26,18 @@ pub use order::credible;
 pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
 
-use super::verdict::{self, Verdict};
 use crate::control::first_round;
 use bounds::Problems;
 use coordination::removal::Loss;
+use judge::{Judge, Verdicts};
+use memo::{Missing, Rest};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use vanished::Vanished;
 use wish::Accepted;
-use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Target, Term, paths};
-use zk_schema::{NodeName, RecordError, VipName, VipState};
+use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Term, paths};
+use zk_schema::{NodeName, RecordError, VipName};
 
 /// How long a node that is gone may still forward: one whose daemon is dead withdraws within this time.
 pub const WITHDRAW_AFTER: Duration = Duration::from_secs(10);
@@ -60,7 +64,13 @@ pub struct Leader {
     /// When the head was written.
     head_since: Duration,
     /// The last verdicts that votes gave.
-    verdicts: BTreeMap<Target, Verdict>,
+    judge: Judge,
+    /// What is missing, what was accepted, and what came of it, in earlier turns.
+    missing: Missing,
+    accepted: wish::Before,
+    rests: BTreeMap<VipName, Rest>,
+    /// VIPs whose weights were worked out so far.
+    decided: u64,
     /// Since when each VIP is there and each announcement is out, as far as this leader knows.
     known_since: BTreeMap<VipName, Duration>,
     announced_since: BTreeMap<VipName, Duration>,
@@ -73,7 +83,18 @@ pub struct Leader {
     /// The leadership before this one.
     predecessor: Option<Term>,
     /// The verdicts that have been told.
-    told: BTreeMap<Target, Verdict>,
+    told: Verdicts,
+}
+
+/// What a leader has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// VIPs whose definitions were put together from operators' records.
+    pub accepted: u64,
+    /// Reals whose votes were counted.
+    pub judged: u64,
+    /// VIPs whose weights were worked out.
+    pub decided: u64,
 }
 
 /// What is to be written, all of it at once or in pieces with the head last.
@@ -83,6 +104,8 @@ pub struct Publication {
     pub head: Head,
     /// Assignments that change; `None`: the VIP goes.
     pub changed: BTreeMap<VipName, Option<Assignment>>,
+    /// The bytes of those that do not go.
+    pub records: BTreeMap<VipName, Vec<u8>>,
     /// What that comes to, for people who ask later.
     pub decisions: Vec<Decision>,
 }
@@ -93,12 +116,7 @@ impl Leader {
     #[must_use]
     pub fn new(term: u64, settings: Settings, mut published: Published, beyond: u64, now: Duration) -> Self {
         bounds::bound_published(published.head.as_mut(), &mut published.assignments);
-        let mut verdicts = BTreeMap::new();
-        for (vip, assignment) in &published.assignments {
-            for real in assignment.weights.keys() {
-                verdicts.insert(Target { vip: vip.clone(), real: real.clone() }, Verdict::Up);
-            }
-        }
+        let judge = Judge::new(&published.assignments);
         let least_epoch = order::next(published.epoch().max(beyond));
         let known_since = published.assignments.keys().map(|vip| (vip.clone(), now)).collect();
         let announced = published.assignments.iter().filter(|(_, assignment)| assignment.next.is_some());
@@ -116,10 +134,14 @@ impl Leader {
             vanished: Vanished::new(&published),
             cut_off_since: BTreeMap::new(),
             predecessor: None,
-            told: verdicts.clone(),
+            told: judge.verdicts().clone(),
             published,
             head_since: now,
-            verdicts,
+            judge,
+            missing: Missing::default(),
+            accepted: wish::Before::default(),
+            rests: BTreeMap::new(),
+            decided: 0,
             known_since,
             announced_since,
         }
@@ -155,12 +177,20 @@ impl Leader {
         now: Duration,
     ) -> Result<Option<Publication>, RecordError> {
         let settling = now < self.settling_since + self.settling_time();
-        self.vanished.look(view, &self.published, !settling && !view.frozen, now);
+        self.missing.look(view, &self.published);
+        self.vanished.look(view, &self.published, &self.missing, !settling && !view.frozen, now);
         self.note_cut_off(view, now);
+        let mut before = std::mem::take(&mut self.accepted);
         let accepted = match &self.published.head {
-            Some(head) if view.frozen => Accepted::frozen(head, &self.published),
-            _ => wish::accept(view, &self.published, &self.vanished, |vip, real| self.has_gone(vip, real)),
+            Some(head) if view.frozen => Accepted::frozen(head, &self.published, &mut before),
+            _ => {
+                let gone = |vip: &VipName| {
+                    self.missing.of(vip).filter(|real| self.has_gone(vip, real)).cloned().collect()
+                };
+                wish::accept(view, &self.published, &self.vanished, gone, &mut before)
+            }
         };
+        self.accepted = before;
         // Without a cluster record there is nothing to go by.
         let Some(accepted) = accepted else { return Ok(None) };
         let mut problems = accepted.problems;
@@ -171,56 +201,82 @@ impl Leader {
         let head = self.published.head.as_ref();
         let probers = head.map(|head| head.nodes.clone()).unwrap_or_default();
         let since = head.map_or(0, |head| head.targets);
-        self.judge(&accepted.desired.vips, view, &probers, since);
-        let head = self.published.head.as_ref();
+        self.judge.judge(&accepted.vips, &self.published.assignments, &view.votes, &probers, since);
 
         let mut changed = BTreeMap::new();
-        let mut digests = BTreeMap::new();
-        let mut too_large = BTreeSet::new();
+        let mut records = BTreeMap::new();
         let trust = !settling && !missing;
-        for (name, state) in &accepted.desired.vips {
+        let mut rests = std::mem::take(&mut self.rests);
+        rests.retain(|name, _| accepted.vips.contains_key(name));
+        for (name, state) in &accepted.vips {
             let current = self.published.assignments.get(name);
+            let verdicts = self.judge.verdicts().on(name);
+            let circumstances = self.circumstances(name, state, view, trust, now);
             let rewrite = damaged.contains(name) || self.unlisted.contains(name);
+            if !rewrite {
+                if view.frozen && current.is_some() {
+                    continue;
+                }
+                if let Some(rest) = rests.get(name)
+                    && rest.holds(state, current, verdicts, &circumstances)
+                {
+                    problems.extend(rest.refused.clone());
+                    continue;
+                }
+            }
+            self.decided += 1;
             let next = match current {
-                Some(current) if view.frozen => current.clone(),
+                Some(current) if view.frozen => Assignment::clone(current),
                 _ => self.assign(name, state, view, trust, now),
             };
+            let mut refused = None;
             if rewrite || current.is_none_or(|current| !same(current, &next)) {
                 let mut next = Assignment { term: self.term, epoch, ..next };
                 match bounds::fit(&mut next) {
-                    Ok(digest) => {
-                        digests.insert(name.clone(), digest);
+                    Ok(bytes) => {
+                        records.insert(name.clone(), bytes);
                         changed.insert(name.clone(), Some(next));
+                        rests.remove(name);
+                        continue;
                     }
                     Err(problem) => {
-                        problems.insert(wish::refused(
-                            &paths::vip(name),
-                            &problem.to_string(),
-                            current.is_some(),
-                        ));
-                        too_large.insert(name.clone());
+                        let problem =
+                            wish::refused(&paths::vip(name), &problem.to_string(), current.is_some());
+                        problems.insert(problem.clone());
+                        refused = Some(problem);
                     }
                 }
             }
+            let rest = Rest {
+                state: Arc::clone(state),
+                current: current.cloned(),
+                verdicts: verdicts.cloned(),
+                circumstances,
+                refused,
+            };
+            rests.insert(name.clone(), rest);
         }
+        self.rests = rests;
+        let head = self.published.head.as_ref();
         for name in self.published.assignments.keys() {
-            if !accepted.desired.vips.contains_key(name) {
+            if !accepted.vips.contains_key(name) {
                 changed.insert(name.clone(), None);
             }
         }
 
         let targets_change = head.is_none_or(|head| head.nodes != nodes)
-            || changed
-                .iter()
-                .any(|(name, new)| probed_anew(self.published.assignments.get(name), new.as_ref()));
+            || changed.iter().any(|(name, new)| {
+                probed_anew(self.published.assignments.get(name).map(|old| &**old), new.as_ref())
+            });
         let mut vips = head.map(|head| head.vips.clone()).unwrap_or_default();
-        vips.retain(|name, _| accepted.desired.vips.contains_key(name));
-        vips.extend(digests.into_iter().map(|(name, digest)| (name, Entry { epoch, digest })));
+        vips.retain(|name, _| accepted.vips.contains_key(name));
+        let entry = |bytes: &Vec<u8>| Entry { epoch, digest: Assignment::digest(bytes) };
+        vips.extend(records.iter().map(|(name, bytes)| (name.clone(), entry(bytes))));
         problems.extend(view.problems.iter().cloned());
         let new = Head {
             term: self.term,
             epoch,
-            cluster: accepted.desired.cluster,
+            cluster: accepted.cluster,
             nodes,
             targets: if targets_change { epoch } else { since },
             settling,
@@ -238,21 +294,21 @@ impl Leader {
         }
         new.bytes()?;
         let decisions = story::tell(self, view, &new, &changed);
-        Ok(Some(Publication { head: new, changed, decisions }))
+        Ok(Some(Publication { head: new, changed, records, decisions }))
     }
 
     /// Takes note that `publication` has been written.
     pub fn published(&mut self, publication: Publication, now: Duration) {
         self.least_epoch = order::next(publication.head.epoch);
         self.head_since = now;
-        self.told.clone_from(&self.verdicts);
+        self.told.clone_from(self.judge.verdicts());
         for (name, new) in publication.changed {
             self.unlisted.remove(&name);
             let Some(new) = new else {
                 self.published.assignments.remove(&name);
                 self.known_since.remove(&name);
                 self.announced_since.remove(&name);
-                self.verdicts.retain(|target, _| target.vip != name);
+                self.judge.forget(&name);
                 continue;
             };
             self.known_since.entry(name.clone()).or_insert(now);
@@ -265,9 +321,25 @@ impl Leader {
                     self.announced_since.remove(&name);
                 }
             }
-            self.published.assignments.insert(name, new);
+            self.published.assignments.insert(name, Arc::new(new));
         }
         self.published.head = Some(publication.head);
+    }
+
+    /// How many VIPs it has accepted anew, how many reals it has judged, and of how many VIPs it has worked out the
+    /// weights so far: a measure of its work.
+    #[must_use]
+    pub const fn work(&self) -> Work {
+        Work { accepted: self.accepted.count(), judged: self.judge.judged(), decided: self.decided }
+    }
+
+    /// Forgets what it worked out in earlier turns, but for what it decided: the next turn goes through everything.
+    #[cfg(test)]
+    fn start_over(&mut self) {
+        self.judge.doubt();
+        self.missing = Missing::default();
+        self.accepted = wish::Before::default();
+        self.rests.clear();
     }
 
     /// How long nothing is removed after a takeover: until nodes that lost their sessions are back and have probed.
@@ -349,33 +421,6 @@ impl Leader {
         (term > self.term).then_some(term)
     }
 
-    /// Takes the votes into account, as far as they say anything.
-    fn judge(
-        &mut self,
-        vips: &BTreeMap<VipName, VipState>,
-        view: &View,
-        nodes: &BTreeSet<NodeName>,
-        since: u64,
-    ) {
-        for (vip, state) in vips.iter().filter(|(_, state)| state.vip.health.is_some()) {
-            // What nodes have not been told of, they cannot have found up.
-            let Some(told) = self.published.assignments.get(vip) else { continue };
-            for real in state.reals.keys().filter(|real| told.reals.contains_key(*real)) {
-                let target = Target { vip: vip.clone(), real: real.clone() };
-                match verdict::verdict(&target, nodes, &view.votes, since) {
-                    Verdict::Open => {}
-                    verdict => {
-                        self.verdicts.insert(target, verdict);
-                    }
-                }
-            }
-        }
-        let is_there = |target: &Target| {
-            vips.get(&target.vip).is_some_and(|state| state.reals.contains_key(&target.real))
-        };
-        self.verdicts.retain(|target, _| is_there(target));
-    }
-
     /// Nodes that have had the time to apply the head and have not.
     fn lagging(&self, view: &View, now: Duration) -> BTreeSet<NodeName> {
         let Some(head) = &self.published.head else { return BTreeSet::new() };
@@ -406,20 +451,36 @@ fn is_listed(head: &Head, name: &VipName, assignment: &Assignment) -> bool {
 
 /// Whether two assignments say the same, whoever wrote them when and why.
 fn same(current: &Assignment, new: &Assignment) -> bool {
-    let new =
-        Assignment { term: current.term, epoch: current.epoch, why: current.why.clone(), ..new.clone() };
-    *current == new
+    let Assignment {
+        term: _,
+        epoch: _,
+        vip,
+        reals,
+        weights,
+        since,
+        next,
+        history,
+        held,
+        held_reals,
+        why: _,
+        extra,
+    } = new;
+    current.since == *since
+        && (&current.vip, &current.weights, &current.next) == (vip, weights, next)
+        && (&current.held, &current.held_reals, &current.extra) == (held, held_reals, extra)
+        && current.reals == *reals
+        && current.history == *history
 }
 
 /// Whether nodes are to probe something else than before.
 fn probed_anew(current: Option<&Assignment>, new: Option<&Assignment>) -> bool {
-    let probed = |assignment: &Assignment| {
-        let vip = &assignment.vip;
-        let reals: BTreeMap<_, _> =
-            assignment.reals.iter().map(|(name, real)| (name.clone(), real.address)).collect();
-        (vip.address, vip.port, vip.protocol, vip.encapsulation, vip.health.clone(), reals)
-    };
-    current.map(probed) != new.map(probed)
+    let (Some(current), Some(new)) = (current, new) else { return current.is_some() != new.is_some() };
+    let (one, other) = (&current.vip, &new.vip);
+    let is_same_vip = (one.address, one.port, one.protocol, one.encapsulation)
+        == (other.address, other.port, other.protocol, other.encapsulation)
+        && one.health == other.health;
+    let reals = current.reals.iter().map(|(name, real)| (name, real.address));
+    !is_same_vip || !reals.eq(new.reals.iter().map(|(name, real)| (name, real.address)))
 }
 
 #[cfg(test)]

@@ -136,13 +136,14 @@ impl Story {
 
     /// Verdicts that differ from those told.
     fn verdicts(&mut self, leader: &Leader, view: &View) {
-        let mut news: BTreeMap<(&VipName, bool), Vec<&Target>> = BTreeMap::new();
-        for (target, verdict) in &leader.verdicts {
-            let is_down = *verdict == Verdict::Down;
+        let mut news: BTreeMap<(&VipName, bool), Vec<Target>> = BTreeMap::new();
+        for (vip, real, verdict) in leader.judge.verdicts().changed_since(&leader.told) {
+            let is_down = verdict == Verdict::Down;
             // That a new real is up goes without saying.
-            let was_down = leader.told.get(target).is_some_and(|told| *told == Verdict::Down);
+            let was_down = leader.told.of(vip, real) == Some(Verdict::Down);
             if is_down != was_down {
-                news.entry((&target.vip, is_down)).or_default().push(target);
+                let target = Target { vip: vip.clone(), real: real.clone() };
+                news.entry((vip, is_down)).or_default().push(target);
             }
         }
         let nobody = BTreeSet::new();
@@ -158,13 +159,13 @@ impl Story {
                 continue;
             }
             for target in targets {
-                let tally = verdict::tally(target, nodes, &view.votes, since);
+                let tally = verdict::tally(&target, nodes, &view.votes, since);
                 let text = match is_down {
                     true => format!(
                         "is down by {} of {} votes: {}",
                         tally.down,
                         tally.votes,
-                        verdict::reason(target, &view.votes)
+                        verdict::reason(&target, &view.votes)
                     ),
                     false => format!("is up by {} of {} votes", tally.votes - tally.down, tally.votes),
                 };

@@ -1,5 +1,6 @@
 //! Decisions, one situation each. That they hold together over time is what the simulations prove.
 
+mod lockstep;
 mod story;
 
 use super::*;
@@ -8,7 +9,7 @@ use coordination::follow::Decided;
 use coordination::removal;
 use coordination::{Contents, Znode};
 use std::sync::Arc;
-use zk_schema::tree::{Finding, Mode, Registrant};
+use zk_schema::tree::{Finding, Mode, Registrant, Target};
 use zk_schema::{Cluster, Desired, Real, Vip, to_json};
 
 const SETTINGS: Settings =
@@ -240,7 +241,7 @@ fn a_successor_finishes_an_adoption_or_rolls_it_back() {
 fn what_a_predecessor_wrote_without_a_head_is_listed_before_anything_else() {
     let mut case = three();
     let mut published = case.leader.in_force().clone();
-    let torn = published.assignments.get_mut("mqtt").unwrap();
+    let torn = Arc::make_mut(published.assignments.get_mut("mqtt").unwrap());
     (torn.epoch, torn.why) = (torn.epoch + 1, "its writer died before the head".into());
     let epoch = torn.epoch;
     case.leader = Leader::new(2, SETTINGS, published, 0, case.now);
@@ -319,8 +320,7 @@ fn a_new_leader_takes_what_is_damaged_in_the_tree_from_what_its_node_has_in_forc
     let case = three();
     let sound = case.leader.in_force().clone();
     let head = sound.head.clone().unwrap();
-    let assignments = sound.assignments.iter().map(|(vip, current)| (vip.clone(), Arc::new(current.clone())));
-    let known = Decided::written(head.clone(), assignments.collect()).unwrap();
+    let known = Decided::written(head.clone(), sound.assignments.clone()).unwrap();
     let damaged = [name::<VipName>("mqtt")].into();
 
     let mut gone = Published { head: Some(head.clone()), ..Published::default() };
@@ -331,12 +331,12 @@ fn a_new_leader_takes_what_is_damaged_in_the_tree_from_what_its_node_has_in_forc
     assert_eq!(empty, sound, "a head that is lost is known, too");
 
     let mut edited = sound.clone();
-    edited.assignments.get_mut("mqtt").unwrap().weights.clear();
+    Arc::make_mut(edited.assignments.get_mut("mqtt").unwrap()).weights.clear();
     edited.complete(Some(&known));
     assert_eq!(edited, sound);
 
     let mut newer = sound.clone();
-    newer.assignments.get_mut("mqtt").unwrap().epoch = head.epoch + 1;
+    Arc::make_mut(newer.assignments.get_mut("mqtt").unwrap()).epoch = head.epoch + 1;
     let before = newer.clone();
     assert!(
         newer.complete(Some(&known)).is_empty() && newer == before,
@@ -773,7 +773,7 @@ fn orders_that_nobody_can_come_to_are_ignored_and_told() {
     let after = case.leader.in_force().head.clone().unwrap().order();
     assert!(after.0 == before.0 && after.1 < before.1 + 10, "{after:?}");
     let mut published = case.leader.in_force().clone();
-    published.assignments.get_mut("mqtt").unwrap().epoch = u64::MAX;
+    Arc::make_mut(published.assignments.get_mut("mqtt").unwrap()).epoch = u64::MAX;
     let mut leader = Leader::new(u64::MAX, SETTINGS, published, u64::MAX, case.now);
     leader.decide(&case.view, &BTreeSet::new(), case.now).unwrap();
 }

@@ -6,6 +6,7 @@
 //!   returns or an operator confirms; the names are in what is published, so that a successor holds them too.
 //! - The rest may go.
 
+use super::memo::Missing;
 use super::view::{Published, View};
 use coordination::removal::{ALONE, Loss, Losses, QUIET, suspects};
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,8 +96,16 @@ impl Vanished {
     }
 
     /// Looks what is missing at `now` of what is `published`, and judges it if `may_judge` and it is time to.
-    pub(super) fn look(&mut self, view: &View, published: &Published, may_judge: bool, now: Duration) {
-        let missing = self.missing(view, published, may_judge);
+    /// `missing_reals` are those of what is published.
+    pub(super) fn look(
+        &mut self,
+        view: &View,
+        published: &Published,
+        missing_reals: &Missing,
+        may_judge: bool,
+        now: Duration,
+    ) {
+        let missing = Self::missing(view, published, missing_reals, may_judge);
         self.release(&missing, published, now);
         for (object, fate) in &mut self.lately {
             if let Fate::Missing { again, .. } = *fate
@@ -137,7 +146,12 @@ impl Vanished {
     }
 
     /// What is missing, and whether an operator confirmed that it goes.
-    fn missing(&self, view: &View, published: &Published, may_confirm: bool) -> BTreeMap<Object, bool> {
+    fn missing(
+        view: &View,
+        published: &Published,
+        missing_reals: &Missing,
+        may_confirm: bool,
+    ) -> BTreeMap<Object, bool> {
         let mut missing = BTreeMap::new();
         for (vip, current) in &published.assignments {
             let confirmed = may_confirm && view.confirmed.contains(vip);
@@ -147,8 +161,8 @@ impl Vanished {
                     missing.insert(Object::Vip(vip.clone()), confirmed);
                 }
                 Some(wish) => {
-                    let gone = current.reals.keys().filter(|real| !wish.reals.contains_key(*real));
-                    let gone = gone.map(|real| Target { vip: vip.clone(), real: real.clone() });
+                    let gone =
+                        missing_reals.of(vip).map(|real| Target { vip: vip.clone(), real: real.clone() });
                     let says_goodbye = |target: &Target| took_leave(current, wish, &target.real);
                     missing.extend(gone.map(|target| {
                         let goes = confirmed || (may_confirm && says_goodbye(&target));

@@ -55,7 +55,7 @@ pub struct Published {
     /// The head.
     pub head: Option<Head>,
     /// Assignments by VIP.
-    pub assignments: BTreeMap<VipName, Assignment>,
+    pub assignments: BTreeMap<VipName, Arc<Assignment>>,
 }
 
 /// The patterns of the znodes that a [`View`] is read from.
@@ -316,7 +316,7 @@ impl Published {
                 && let Ok(assignment) = Assignment::parse(&znode.data)
                 && is_plausible((assignment.term, assignment.epoch))
             {
-                published.assignments.insert(name, assignment);
+                published.assignments.insert(name, Arc::new(assignment));
             }
         }
         published
@@ -339,7 +339,7 @@ impl Published {
                 Some(there) => !is_right(there) && known.head.vips.get(name) == Some(entry),
             };
             if is_lost {
-                self.assignments.insert(name.clone(), Assignment::clone(last));
+                self.assignments.insert(name.clone(), Arc::clone(last));
                 completed.insert(name.clone());
             }
         }

@@ -1,5 +1,6 @@
 //! From what is accepted and found to a VIP's weights: which, and when they take effect. Pure.
 
+use super::memo::Circumstances;
 use super::{Leader, View, WITHDRAW_AFTER, bounds, has_applied, story};
 use crate::cluster::verdict::{self, Verdict};
 use crate::control::first_round;
@@ -27,7 +28,7 @@ impl Leader {
         now: Duration,
     ) -> Assignment {
         let current = self.published.assignments.get(name);
-        let mut new = current.cloned().unwrap_or_else(|| Assignment {
+        let mut new = current.map(|current| Assignment::clone(current)).unwrap_or_else(|| Assignment {
             term: 0,
             epoch: 0,
             vip: state.vip.clone(),
@@ -111,11 +112,9 @@ impl Leader {
         now: Duration,
     ) -> Choice {
         let target = |real: &RealName| Target { vip: name.clone(), real: real.clone() };
-        let overdue = self
-            .known_since
-            .get(name)
-            .is_some_and(|since| now >= *since + first_round(&state.vip) + NEW_VIP_SLACK);
-        let standing = |real: &RealName| match self.verdicts.get(&target(real)) {
+        let overdue = self.is_overdue(name, state, now);
+        let verdicts = self.judge.verdicts().on(name);
+        let standing = |real: &RealName| match verdicts.and_then(|verdicts| verdicts.get(real)) {
             _ if state.vip.health.is_none() => Standing::Up,
             Some(Verdict::Up) => Standing::Up,
             Some(Verdict::Down) => Standing::Down,
@@ -175,6 +174,41 @@ impl Leader {
         assignment.why = bounds::shorten(&why);
     }
 
+    /// Whether a VIP's reals have had the time to be judged.
+    fn is_overdue(&self, name: &VipName, state: &VipState, now: Duration) -> bool {
+        self.known_since
+            .get(name)
+            .is_some_and(|since| now >= *since + first_round(&state.vip) + NEW_VIP_SLACK)
+    }
+
+    /// All that [`Leader::assign`] goes by beside a VIP's definition, what is in force and the verdicts on its reals.
+    pub(super) fn circumstances(
+        &self,
+        name: &VipName,
+        state: &VipState,
+        view: &View,
+        trust: bool,
+        now: Duration,
+    ) -> Circumstances {
+        let of_vip = |real: &RealName| Target { vip: name.clone(), real: real.clone() };
+        let missing = self.missing.of(name).filter(|real| state.reals.contains_key(*real));
+        let mut out: BTreeSet<RealName> =
+            missing.filter(|real| self.is_away(&of_vip(real), view, now)).cloned().collect();
+        let first = Target { vip: name.clone(), real: RealName::least() };
+        let drained = view.drains.range(first..).take_while(|target| target.vip == *name);
+        out.extend(drained.map(|target| target.real.clone()).filter(|real| state.reals.contains_key(real)));
+        let current = self.published.assignments.get(name);
+        let announced = current.and_then(|current| Some((current.term, current.next.as_ref()?.epoch)));
+        Circumstances {
+            out,
+            held: self.vanished.held().reals.get(name).cloned().unwrap_or_default(),
+            confirmed: view.confirmed.contains(name),
+            trust,
+            overdue: self.is_overdue(name, state, now),
+            adopted: announced.is_some_and(|announced| self.is_adopted(name, announced, view, now)),
+        }
+    }
+
     /// Whether every node that is there knows what was `announced` at an order, or has had the time to, and those that are
     /// cut off have had the time to withdraw.
     fn is_adopted(&self, vip: &VipName, announced: (u64, u64), view: &View, now: Duration) -> bool {
@@ -198,10 +232,13 @@ impl Leader {
 
     /// Whether a real is to get no new connections: drained by an operator, about to end, or gone for long.
     fn is_out(&self, target: &Target, record: &Real, view: &View, now: Duration) -> bool {
+        Registrant::is_leaving(record) || self.is_away(target, view, now)
+    }
+
+    /// Whether a real is drained by an operator, or gone for long.
+    fn is_away(&self, target: &Target, view: &View, now: Duration) -> bool {
         let gone = self.vanished.real_goes(&target.vip, &target.real);
-        view.drains.contains(target)
-            || Registrant::is_leaving(record)
-            || gone.is_some_and(|going| now >= going.since + UNREGISTERED)
+        view.drains.contains(target) || gone.is_some_and(|going| now >= going.since + UNREGISTERED)
     }
 }
 

@@ -4,36 +4,137 @@
 //! missing stays until it [may go](super::vanished).
 
 use super::bounds::{self, Problems};
+use super::memo::is_same;
 use super::story;
 use super::vanished::Vanished;
 use super::view::{Published, View, Wish};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use zk_schema::tree::{Assignment, Head, paths};
 use zk_schema::{Cluster, Desired, Real, RealName, VipName, VipState};
 
 /// The accepted part, and what was refused or held.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Accepted {
-    /// What is to be served.
-    pub(super) desired: Desired,
+    /// What all VIPs share.
+    pub(super) cluster: Cluster,
+    /// What is to be served: each the same object until it changes.
+    pub(super) vips: BTreeMap<VipName, Arc<VipState>>,
     /// What was refused or held, one sentence each, with the mend.
     pub(super) problems: Problems,
 }
 
+/// What was accepted in earlier turns.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    vips: BTreeMap<VipName, Known>,
+    /// Definitions in force, where they were asked for.
+    in_force: BTreeMap<VipName, (Arc<Assignment>, Definition)>,
+    count: u64,
+}
+
+/// What was accepted of a VIP, and from what.
+#[derive(Debug)]
+struct Known {
+    wish: Arc<Wish>,
+    current: Option<Arc<Assignment>>,
+    gone: BTreeSet<RealName>,
+    definition: Option<Definition>,
+    problems: Vec<String>,
+}
+
+/// What a VIP is to be.
+#[derive(Clone, Debug)]
+struct Definition {
+    state: Arc<VipState>,
+    /// What is wrong with it, whatever else there is.
+    fault: Option<String>,
+    /// Whether it is another than the one in force.
+    is_changed: bool,
+}
+
+impl Definition {
+    fn new(name: &VipName, state: VipState, is_changed: bool) -> Self {
+        let mut alone = Desired::default();
+        alone.vips.insert(name.clone(), state);
+        let fault = alone.validate().err().map(|problems| problems.to_string());
+        let state = alone.vips.remove(name).expect("it is there");
+        Self { state: Arc::new(state), fault, is_changed }
+    }
+}
+
+impl Before {
+    /// How many definitions were put together so far.
+    pub(super) const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The definition in force.
+    fn last_good(&mut self, name: &VipName, current: &Arc<Assignment>) -> Definition {
+        if let Some((known, definition)) = self.in_force.get(name)
+            && Arc::ptr_eq(known, current)
+        {
+            return definition.clone();
+        }
+        self.count += 1;
+        let definition = Definition::new(name, last_good(current), false);
+        self.in_force.insert(name.clone(), (Arc::clone(current), definition.clone()));
+        definition
+    }
+
+    /// What is accepted of a VIP that operators ask for.
+    fn accept(
+        &mut self,
+        name: &VipName,
+        wish: &Arc<Wish>,
+        current: Option<&Arc<Assignment>>,
+        gone: BTreeSet<RealName>,
+        problems: &mut Problems,
+    ) -> Option<Definition> {
+        let is_known = self.vips.get(name).is_some_and(|known| {
+            Arc::ptr_eq(&known.wish, wish) && is_same(known.current.as_ref(), current) && known.gone == gone
+        });
+        if !is_known {
+            self.count += 1;
+            let mut found = Vec::new();
+            let state = vip(name, wish, current.map(|current| &**current), &gone, &mut found);
+            let definition = state.map(|state| {
+                let is_changed =
+                    current.is_none_or(|current| current.vip != state.vip || current.reals != state.reals);
+                Definition::new(name, state, is_changed)
+            });
+            let (wish, current) = (Arc::clone(wish), current.cloned());
+            let known = Known { wish, current, gone, definition, problems: found };
+            self.vips.insert(name.clone(), known);
+        }
+        let known = self.vips.get(name)?;
+        problems.extend(known.problems.iter().cloned());
+        known.definition.clone()
+    }
+
+    /// Forgets VIPs of which there is nothing left.
+    fn retain(&mut self, view: &View, published: &Published) {
+        self.vips.retain(|name, _| view.wishes.contains_key(name));
+        self.in_force.retain(|name, _| published.assignments.contains_key(name));
+    }
+}
+
 impl Accepted {
     /// What is served already, and nothing else.
-    pub(super) fn frozen(head: &Head, published: &Published) -> Option<Self> {
-        let vips = published.assignments.iter().map(|(name, current)| (name.clone(), last_good(current)));
-        let desired = Desired { cluster: head.cluster.clone(), vips: vips.collect() };
+    pub(super) fn frozen(head: &Head, published: &Published, before: &mut Before) -> Option<Self> {
+        let vips = published.assignments.iter();
+        let vips =
+            vips.map(|(name, current)| (name.clone(), before.last_good(name, current).state)).collect();
         let frozen = format!("{}: nothing changes until it is deleted", paths::FREEZE);
         let mut problems = Problems::default();
         problems.insert(frozen);
-        Some(Self { desired, problems })
+        Some(Self { cluster: head.cluster.clone(), vips, problems })
     }
 }
 
 /// Accepts what is sound of the operators' records in `view`, given what is `published`, and `vanished` of that: what is
-/// missing stays until it may go.
+/// missing stays until it may go, as the reals that have `gone` may. What was accepted `before` stays if it follows from
+/// the same.
 ///
 /// `None` while there is neither a cluster record nor a head that holds one: there is nothing to go by.
 #[must_use]
@@ -41,34 +142,35 @@ pub(super) fn accept(
     view: &View,
     published: &Published,
     vanished: &Vanished,
-    has_gone: impl Fn(&VipName, &RealName) -> bool,
+    gone: impl Fn(&VipName) -> BTreeSet<RealName>,
+    before: &mut Before,
 ) -> Option<Accepted> {
-    let mut accepted = Accepted::default();
-    held(vanished, published, &mut accepted.problems);
-    accepted.desired.cluster = cluster(view, published, &mut accepted.problems)?;
+    let mut problems = Problems::default();
+    held(vanished, published, &mut problems);
+    let cluster = cluster(view, published, &mut problems)?;
 
+    before.retain(view, published);
     let names: BTreeSet<&VipName> = view.wishes.keys().chain(published.assignments.keys()).collect();
     let in_head = bounds::in_head(names.iter().copied(), |name| published.assignments.contains_key(name));
+    let mut wanted = BTreeMap::new();
     for name in names {
         if !in_head.contains(name) {
             let problem = "there are more VIPs than a head has room for";
-            accepted.problems.insert(refused(&paths::vip(name), problem, false));
+            problems.insert(refused(&paths::vip(name), problem, false));
             continue;
         }
         let current = published.assignments.get(name);
-        let state = match (view.wishes.get(name), current) {
-            (Some(wish), _) => vip(name, wish, current, |real| has_gone(name, real), &mut accepted.problems),
-            (None, Some(current)) if !vanished.vip_goes(name) => Some(last_good(current)),
+        let definition = match (view.wishes.get(name), current) {
+            (Some(wish), _) => before.accept(name, wish, current, gone(name), &mut problems),
+            (None, Some(current)) if !vanished.vip_goes(name) => Some(before.last_good(name, current)),
             (None, _) => None,
         };
-        if let Some(state) = state {
-            accepted.desired.vips.insert(name.clone(), state);
+        if let Some(definition) = definition {
+            wanted.insert(name.clone(), definition);
         }
     }
-    if accepted.desired.validate().is_err() {
-        keep_peace(&mut accepted, published);
-    }
-    Some(accepted)
+    let vips = keep_peace(wanted, published, before, &mut problems);
+    Some(Accepted { cluster, vips, problems })
 }
 
 /// Tells what is held.
@@ -131,18 +233,18 @@ fn cluster(view: &View, published: &Published, problems: &mut Problems) -> Optio
     }
 }
 
-/// What is accepted of a VIP. Of its reals whose records are missing those are left out that have gone.
+/// What is accepted of a VIP. Of its reals whose records are missing those are left out that have `gone`.
 fn vip(
     name: &VipName,
     wish: &Wish,
     current: Option<&Assignment>,
-    has_gone: impl Fn(&RealName) -> bool,
-    problems: &mut Problems,
+    gone: &BTreeSet<RealName>,
+    problems: &mut Vec<String>,
 ) -> Option<VipState> {
     let record = match (&wish.vip, current) {
         (Ok(vip), _) => vip.clone(),
         (Err(problem), current) => {
-            problems.insert(refused(&paths::vip(name), problem, current.is_some()));
+            problems.push(refused(&paths::vip(name), problem, current.is_some()));
             current?.vip.clone()
         }
     };
@@ -154,43 +256,68 @@ fn vip(
         match wanted {
             Ok(wanted) => reals.insert(real.clone(), wanted.clone()),
             Err(problem) => {
-                problems.insert(refused(&paths::real(name, real), problem, last.is_some()));
+                problems.push(refused(&paths::real(name, real), problem, last.is_some()));
                 last.and_then(|last| reals.insert(real.clone(), last.clone()))
             }
         };
     }
-    let stay = known.iter().filter(|(real, _)| !wish.reals.contains_key(*real) && !has_gone(real));
+    let stay = known.iter().filter(|(real, _)| !wish.reals.contains_key(*real) && !gone.contains(*real));
     reals.extend(stay.map(|(real, record)| (real.clone(), record.clone())));
     let state = VipState { vip: record, reals };
     let is_last = current.is_some_and(|current| current.vip == state.vip && current.reals == state.reals);
     if let Some(problem) = (!is_last).then(|| bounds::fits(&state).err()).flatten() {
-        problems.insert(refused(&paths::vip(name), &problem, current.is_some()));
+        problems.push(refused(&paths::vip(name), &problem, current.is_some()));
         return current.map(last_good);
     }
     Some(state)
 }
 
-/// Records that are sound alone may not go together (two VIPs of one address and port): those in force go first.
-fn keep_peace(accepted: &mut Accepted, published: &Published) {
-    let wanted = std::mem::take(&mut accepted.desired.vips);
-    let is_changed = |name: &VipName, state: &VipState| {
-        published.assignments.get(name).is_none_or(|current| last_good(current) != *state)
-    };
+/// What is sound, and goes together: records that are sound alone may not (two VIPs of one address and port). Then those
+/// in force go first.
+fn keep_peace(
+    wanted: BTreeMap<VipName, Definition>,
+    published: &Published,
+    before: &mut Before,
+    problems: &mut Problems,
+) -> BTreeMap<VipName, Arc<VipState>> {
+    let claim = |state: &VipState| (state.vip.address, state.vip.port, state.vip.protocol);
+    let claims: BTreeSet<_> = wanted.values().map(|definition| claim(&definition.state)).collect();
+    let is_sound = |definition: &Definition| definition.fault.is_none();
+    if claims.len() == wanted.len() && wanted.values().all(is_sound) {
+        return wanted.into_iter().map(|(name, definition)| (name, definition.state)).collect();
+    }
+    let mut accepted: BTreeMap<VipName, Arc<VipState>> = BTreeMap::new();
+    let mut owners: BTreeMap<_, VipName> = BTreeMap::new();
     let (changed, same): (Vec<_>, Vec<_>) =
-        wanted.into_iter().partition(|(name, state)| is_changed(name, state));
-    for (name, state) in same.into_iter().chain(changed) {
-        accepted.desired.vips.insert(name.clone(), state);
-        let Err(refusal) = accepted.desired.validate() else { continue };
-        accepted.desired.vips.remove(&name);
+        wanted.into_iter().partition(|(_, definition)| definition.is_changed);
+    for (name, definition) in same.into_iter().chain(changed) {
+        let refusal = definition.fault.or_else(|| {
+            let owner = owners.get(&claim(&definition.state))?;
+            Some(clash(&name, &definition.state, owner, &accepted[owner]))
+        });
+        let Some(refusal) = refusal else {
+            owners.insert(claim(&definition.state), name.clone());
+            accepted.insert(name, definition.state);
+            continue;
+        };
         let current = published.assignments.get(&name);
-        accepted.problems.insert(refused(&paths::vip(&name), &refusal.to_string(), current.is_some()));
-        if let Some(current) = current {
-            accepted.desired.vips.insert(name.clone(), last_good(current));
-            if accepted.desired.validate().is_err() {
-                accepted.desired.vips.remove(&name);
-            }
+        problems.insert(refused(&paths::vip(&name), &refusal, current.is_some()));
+        let last = current.map(|current| before.last_good(&name, current));
+        if let Some(last) = last.filter(|last| is_sound(last) && !owners.contains_key(&claim(&last.state))) {
+            owners.insert(claim(&last.state), name.clone());
+            accepted.insert(name, last.state);
         }
     }
+    accepted
+}
+
+/// How it is told that two VIPs claim the same.
+fn clash(one: &VipName, state: &VipState, other: &VipName, its: &VipState) -> String {
+    let mut both = Desired::default();
+    for (name, state) in [(one, state), (other, its)] {
+        both.vips.insert(name.clone(), VipState { vip: state.vip.clone(), reals: BTreeMap::new() });
+    }
+    both.validate().err().map(|problems| problems.to_string()).unwrap_or_default()
 }
 
 fn last_good(current: &Assignment) -> VipState {

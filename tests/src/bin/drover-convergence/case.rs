@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use coordination::{Mirror, Pattern, Session as _, Store as _};
+use lb_node::cluster::desk::Desk;
 use lb_node::cluster::leader::{Leader, PATTERNS, Published, View};
 use lb_node::compile::compile;
 use lb_node::health::Key;
@@ -228,19 +229,21 @@ pub(crate) fn decide(stage: &Stage, rounds: usize) -> Result<Figures> {
         session.close().await;
         Ok(first)
     })??;
-    let mut leader =
+    let leader =
         Leader::new(u64::MAX / 2, stage.leader_settings(), Published::parse(&contents), 0, Duration::ZERO);
+    let mut desk = Desk::new(leader, Arc::clone(&contents), Default::default(), 0, Duration::ZERO);
     let later = Duration::from_secs(3600);
     let (mut parse, mut decide) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
         let began = Instant::now();
-        let view = View::parse(&contents, 0);
+        std::hint::black_box(View::parse(&contents, 0));
         let parsed = Instant::now();
-        let publication = leader.decide(&view, &Default::default(), later)?;
+        desk.look(&contents, 0, later);
+        let publication = desk.decide(later)?;
         parse.push(parsed - began);
         decide.push(parsed.elapsed());
         if let Some(publication) = publication {
-            leader.published(publication, later);
+            desk.published(publication, later);
         }
     }
     let mut figures = Figures::new();

@@ -1,0 +1,104 @@
+//! What a leader worked out in earlier turns. Pure.
+//!
+//! What becomes of a VIP follows from its inputs alone. They are kept beside what came of them: as long as they are the
+//! same, nothing is worked out again. So a turn costs what changed.
+
+use super::View;
+use super::view::{Published, Wish};
+use crate::cluster::verdict::Verdict;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use zk_schema::tree::Assignment;
+use zk_schema::{RealName, VipName, VipState};
+
+/// Whether two are the same object, or none.
+pub(super) fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+/// Which reals of what is published have no record.
+#[derive(Debug, Default)]
+pub(super) struct Missing {
+    of: BTreeMap<VipName, Compared>,
+}
+
+/// A VIP's records compared with what is published.
+#[derive(Debug)]
+struct Compared {
+    wish: Arc<Wish>,
+    current: Arc<Assignment>,
+    missing: BTreeSet<RealName>,
+}
+
+impl Missing {
+    /// Looks what is missing now. Of a VIP whose own record is missing nothing is known.
+    pub(super) fn look(&mut self, view: &View, published: &Published) {
+        self.of.retain(|vip, _| view.wishes.contains_key(vip) && published.assignments.contains_key(vip));
+        for (vip, current) in &published.assignments {
+            let Some(wish) = view.wishes.get(vip) else { continue };
+            let is_known = self.of.get(vip).is_some_and(|compared| {
+                Arc::ptr_eq(&compared.wish, wish) && Arc::ptr_eq(&compared.current, current)
+            });
+            if !is_known {
+                let missing = current.reals.keys().filter(|real| !wish.reals.contains_key(*real));
+                let missing = missing.cloned().collect();
+                let (wish, current) = (Arc::clone(wish), Arc::clone(current));
+                self.of.insert(vip.clone(), Compared { wish, current, missing });
+            }
+        }
+    }
+
+    /// The reals of a VIP that are missing.
+    pub(super) fn of(&self, vip: &VipName) -> impl Iterator<Item = &RealName> + use<'_> {
+        self.of.get(vip).into_iter().flat_map(|compared| &compared.missing)
+    }
+}
+
+/// What else a VIP's weights follow from, beside its definition, what is in force and the verdicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Circumstances {
+    /// Reals that are to get no new connections.
+    pub(super) out: BTreeSet<RealName>,
+    /// Reals that are held.
+    pub(super) held: BTreeSet<RealName>,
+    /// Whether an operator confirmed what looks like an accident.
+    pub(super) confirmed: bool,
+    /// Whether anything may be removed.
+    pub(super) trust: bool,
+    /// Whether its reals have had the time to be judged.
+    pub(super) overdue: bool,
+    /// Whether what was announced may take effect.
+    pub(super) adopted: bool,
+}
+
+/// A VIP of which nothing was to be written.
+#[derive(Debug)]
+pub(super) struct Rest {
+    /// What it follows from.
+    pub(super) state: Arc<VipState>,
+    pub(super) current: Option<Arc<Assignment>>,
+    pub(super) verdicts: Option<Arc<BTreeMap<RealName, Verdict>>>,
+    pub(super) circumstances: Circumstances,
+    /// Why what would have been is not written, if so.
+    pub(super) refused: Option<String>,
+}
+
+impl Rest {
+    /// Whether it still follows.
+    pub(super) fn holds(
+        &self,
+        state: &Arc<VipState>,
+        current: Option<&Arc<Assignment>>,
+        verdicts: Option<&Arc<BTreeMap<RealName, Verdict>>>,
+        circumstances: &Circumstances,
+    ) -> bool {
+        Arc::ptr_eq(&self.state, state)
+            && is_same(self.current.as_ref(), current)
+            && is_same(self.verdicts.as_ref(), verdicts)
+            && self.circumstances == *circumstances
+    }
+}
