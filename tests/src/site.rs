@@ -541,7 +541,11 @@ fn in_table(vip: &Value) -> BTreeSet<&str> {
 }
 
 /// The cluster's VIPs and reals as records.
-fn desired(cluster: &Cluster, net: &Topology) -> Result<Desired> {
+///
+/// # Errors
+///
+/// When they are not valid.
+pub fn desired(cluster: &Cluster, net: &Topology) -> Result<Desired> {
     let station = net.nodes.first().context("a site has nodes")?;
     Ok(ClusterFile::parse(&cluster.text(station), "cluster.toml")?.desired)
 }
