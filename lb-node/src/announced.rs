@@ -100,6 +100,7 @@ mod tests {
             tree_problem: None,
             leader_problems: BTreeSet::new(),
             lagging: BTreeSet::new(),
+            cut_off: BTreeSet::new(),
             settling: false,
         }
     }

@@ -310,6 +310,11 @@ fn encode_cluster(families: &mut Families<'_>, cluster: &ClusterStatus, status: 
             count(cluster.leader_problems.len()),
         ),
         ("lagging_nodes", "Nodes that did not acknowledge in time", count(cluster.lagging.len())),
+        (
+            "cut_off_nodes",
+            "Nodes that are not in the tree and, as they told last, announce addresses",
+            count(cluster.cut_off.len()),
+        ),
     ];
     for (name, help, value) in single {
         families.gauge(name, help, value)?;

@@ -191,6 +191,8 @@ pub struct ClusterStatus {
     pub leader_problems: BTreeSet<String>,
     /// Nodes that did not acknowledge in time.
     pub lagging: BTreeSet<NodeName>,
+    /// Nodes that are not in the tree and, as they told last, announce addresses.
+    pub cut_off: BTreeSet<NodeName>,
     /// Whether the leader, new or just back, removes nothing.
     pub settling: bool,
 }
@@ -217,6 +219,7 @@ impl ClusterStatus {
             tree_problem: followed.problem.clone(),
             leader_problems: head.map(|head| head.problems.clone()).unwrap_or_default(),
             lagging: head.map(|head| head.lagging.clone()).unwrap_or_default(),
+            cut_off: head.map(|head| head.cut_off.clone()).unwrap_or_default(),
             settling: head.is_some_and(|head| head.settling),
         }
     }

@@ -2,12 +2,12 @@
 
 use crate::observer::Observer;
 use crate::world::{World, lock, real, real_name, vip, vip_name};
-use coordination::{Change, Error};
+use coordination::{Change, Error, Session as _, Store as _};
 use lb_node::compile::TableCache;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use zk_schema::tree::{Applied, StateRecord as _, paths};
+use zk_schema::tree::{Applied, Assignment, Mode, Registrant, StateRecord as _, paths};
 use zk_schema::{NodeName, RealName, VipName, VipState, to_json};
 
 /// How long chance rules.
@@ -18,6 +18,9 @@ const STEP: Duration = Duration::from_millis(250);
 const REST: Duration = Duration::from_secs(90);
 /// For how long it must stay there.
 const STAYS: Duration = Duration::from_secs(25);
+
+/// What a node that never was has in force.
+const GHOST: &str = "/drover/applied/ghost";
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,7 +235,7 @@ impl Chaos {
         let some = self.chance.of(&reals).cloned();
         let number = self.chance.number(1, self.reals);
         let mut new = state.clone();
-        match (self.chance.below(16), some) {
+        match (self.chance.below(20), some) {
             (0 | 1, Some(some)) => {
                 let weight = *self.chance.of(&[0, 50, 100, 200]).expect("not empty");
                 new.reals.get_mut(&some).expect("it is there").weight = weight;
@@ -309,22 +312,128 @@ impl Chaos {
                     self.change(Change::Delete { path: paths::assignment(&name), version: None }).await;
                 format!("the assignment of {name} is deleted: {outcome:?}")
             }
+            (15, _) => self.forge_orders().await,
+            (16, Some(some)) => self.swell(&name, &some).await,
             // What is confirmed may go, so nothing could be told of it.
             _ if self.flags.iter().any(|path| path.starts_with(paths::CONFIRM)) => "nothing".to_owned(),
-            _ => {
-                let mut all: Vec<String> = self.world.store.dump().into_keys().collect();
-                all.retain(|path| path.starts_with("/drover/vips/"));
-                all.reverse();
-                let delete = |path| Change::Delete { path, version: None };
-                let outcome = self.world.operate(all.into_iter().map(delete).collect()).await;
-                let pause = self.chance.below(8_000);
-                self.wrong = self.pass(Duration::from_millis(pause)).await.err();
-                if !self.outage {
+            (17, Some(some)) => self.flap(&name, &some).await,
+            _ => self.wipe().await,
+        }
+    }
+
+    /// All VIPs are deleted, at once or in steps, and written again likewise.
+    async fn wipe(&mut self) -> String {
+        let mut all: Vec<String> = self.world.store.dump().into_keys().collect();
+        all.retain(|path| path.starts_with("/drover/vips/"));
+        all.reverse();
+        let in_steps = self.chance.one_in(2);
+        let at_once = if in_steps { 1 + self.chance.below(3) } else { 1000 };
+        let at_once = usize::try_from(at_once).expect("small");
+        let delete = |path: &String| Change::Delete { path: path.clone(), version: None };
+        for paths in all.chunks(at_once) {
+            let outcome = self.world.operate(paths.iter().map(delete).collect()).await;
+            if outcome.is_err() {
+                break;
+            }
+            self.wait(if in_steps { 3_000 } else { 1 }).await;
+        }
+        self.wait(8_000).await;
+        let good = self.world.wanted.vips.clone();
+        if in_steps && !self.outage {
+            let there = self.world.wanted.vips.clone();
+            self.world.wanted.vips.clear();
+            for (name, state) in there {
+                let VipState { vip, reals } = state;
+                self.world.wanted.vips.insert(name.clone(), VipState { vip, reals: BTreeMap::new() });
+                for (real, record) in reals {
+                    self.wait(4_000).await;
+                    let state = self.world.wanted.vips.get_mut(&name).expect("it is there");
+                    state.reals.insert(real, record);
                     self.world.write_wanted().await;
                 }
-                format!("all VIPs are deleted ({outcome:?}) and written again after {pause} ms")
             }
         }
+        self.world.wanted.vips = good;
+        if !self.outage {
+            self.world.write_wanted().await;
+        }
+        format!("all VIPs are deleted and written again, in steps: {in_steps}")
+    }
+
+    /// Lets up to so many milliseconds pass, and keeps what goes wrong.
+    async fn wait(&mut self, most: u64) {
+        let pause = Duration::from_millis(self.chance.below(most));
+        let wrong = self.pass(pause).await.err();
+        self.wrong = self.wrong.take().or(wrong);
+    }
+
+    /// A real goes over to an agent of its own, which loses its registration; the record is there again before the time is
+    /// over for which the real is kept.
+    async fn flap(&mut self, vip: &VipName, real: &RealName) -> String {
+        let path = paths::real(vip, real);
+        let Ok(data) = to_json(&self.world.wanted.vips[vip].reals[real]) else { return "nothing".to_owned() };
+        let Ok(agent) = self.world.store.client("agent").connect().await else { return "nothing".to_owned() };
+        let again = |ephemeral| {
+            let delete = Change::Delete { path: path.clone(), version: None };
+            vec![delete, Change::Create { path: path.clone(), data: data.clone(), ephemeral }]
+        };
+        let registered = agent.commit(again(true)).await;
+        self.wait(12_000).await;
+        let assignment = self.world.store.dump().remove(&paths::assignment(vip));
+        let assignment = assignment.and_then(|there| Assignment::parse(&there.data).ok());
+        let known = assignment.as_ref().and_then(|assignment| assignment.reals.get(real));
+        let is_known = known.is_some_and(Registrant::is_registered);
+        // What no leader has seen registered vanishes as an operator's record does.
+        if !is_known && registered.is_ok() {
+            let _ = agent.commit(again(false)).await;
+        }
+        agent.close().await;
+        self.wait(12_000).await;
+        self.world.write_wanted().await;
+        format!("{vip}/{real} is registered ({registered:?}) and loses that, known to be so: {is_known}")
+    }
+
+    /// Somebody claims to have an order in force that nobody wrote.
+    async fn forge_orders(&mut self) -> String {
+        let ahead = |number: u64, by: u64| number.saturating_add(by);
+        let (term, epoch) = self.world.head().map_or((0, 0), |head| head.order());
+        let forged = [(0, 5_000), (2, 0), (u64::MAX, u64::MAX), (0, u64::MAX), (1 << 40, 3), (0, 0)];
+        let (by_term, by_epoch) = *self.chance.of(&forged).expect("not empty");
+        let record = Applied {
+            term: ahead(term, by_term),
+            epoch: ahead(epoch, by_epoch),
+            digest: String::new(),
+            mode: Mode::Live,
+            problem: None,
+            announced: None,
+            sources: BTreeSet::new(),
+            extra: BTreeMap::new(),
+        };
+        let order = record.order();
+        let (path, data) = (GHOST.to_owned(), record.bytes().expect("it is small"));
+        let create = Change::Create { path: path.clone(), data: data.clone(), ephemeral: false };
+        if self.change(create).await.is_err() {
+            let _ = self.change(Change::Set { path, data, version: None }).await;
+        }
+        format!("a ghost has {order:?} in force")
+    }
+
+    /// A record swells, or there are flags by the hundred that name nothing.
+    async fn swell(&mut self, vip: &VipName, real: &RealName) -> String {
+        if self.chance.one_in(2) {
+            let mut record = self.world.wanted.vips[vip].reals[real].clone();
+            record.extra.insert("note".into(), "x".repeat(60_000).into());
+            let data = to_json(&record).expect("it is not too large");
+            let path = paths::real(vip, real);
+            let outcome = self.change(Change::Set { path: path.clone(), data, version: None }).await;
+            self.wait(5_000).await;
+            self.world.write_wanted().await;
+            return format!("{path} has a note of 60 kB for a while: {outcome:?}");
+        }
+        let flags = (0..300).map(|number| format!("{}/No Name {number}", paths::DRAIN));
+        let create = |path| Change::Create { path, data: Vec::new(), ephemeral: false };
+        let outcome = self.world.operate(flags.map(create).collect()).await;
+        format!("300 flags name nothing: {outcome:?}")
     }
 
     /// Writes over one of these, or what is wrong with that.
@@ -426,7 +535,7 @@ impl Chaos {
         let damaged = self.world.store.dump().into_iter().filter(|(path, znode)| {
             path.starts_with("/drover/applied/") && Applied::parse(&znode.data).is_err()
         });
-        let gone = damaged.map(|(path, _)| path);
+        let gone = damaged.map(|(path, _)| path).chain([GHOST.to_owned()]);
         let flags: Vec<String> = flags.chain(gone).chain([paths::FREEZE.to_owned()]).collect();
         for path in flags {
             self.flag(&path, false).await;

@@ -3,7 +3,8 @@
 //! The observer reads the store's journal and what nodes put in force, both complete and in order. A real is **sound**
 //! for a VIP and a node if, for [`GRACE`] and until now, it has answered, every node has found it answering (one wrong
 //! node of many should not matter either, but may be the only one that votes), and the operator wanted it in the
-//! table: the last good record gave it a weight, and no flag drained it. A sound real never leaves a table.
+//! table: the last good record gave it a weight, and no flag drained it. A sound real never leaves a table, also where its
+//! record vanishes and nobody meant that. What a leader holds by name stays until it has been there again, or confirmed.
 
 use crate::world::{ACK, Apply, SESSION, World, lock, members};
 use coordination::memory::Entry;
@@ -12,7 +13,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Applied, Assignment, Event, Head, Mode, StateRecord as _, Term, Vote};
+use zk_schema::tree::{Applied, Assignment, Event, Head, Mode, StateRecord as _, Term, Vote, paths};
 use zk_schema::{NodeName, RealName, VipName};
 
 /// How long a real must have been well until nobody may take it out any more: longer than votes of the past live.
@@ -73,6 +74,12 @@ pub(crate) struct Observer {
     acknowledged: BTreeMap<NodeName, u64>,
     /// VIPs of which operators confirm whatever change.
     confirmed: BTreeSet<VipName>,
+    /// Whether operators confirm that VIPs go.
+    confirmed_vips: bool,
+    /// Records of VIPs and reals that are there.
+    records: BTreeSet<String>,
+    /// The records of what leaders hold, and whether each has been there since, or was confirmed.
+    held: BTreeMap<String, bool>,
     nodes: BTreeSet<NodeName>,
     seeing_since: BTreeMap<NodeName, Instant>,
     wanted_since: BTreeMap<(VipName, RealName), Instant>,
@@ -105,6 +112,9 @@ impl Observer {
             present: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             confirmed: BTreeSet::new(),
+            confirmed_vips: false,
+            records: BTreeSet::new(),
+            held: BTreeMap::new(),
             nodes: BTreeSet::new(),
             seeing_since: BTreeMap::new(),
             wanted_since: BTreeMap::new(),
@@ -240,14 +250,26 @@ impl Observer {
                     self.acknowledged.insert(node, applied.epoch);
                 }
             }
+            (["ops", "confirm", "_vips"], data) => {
+                self.confirmed_vips = data.is_some();
+                self.released("/drover/vips/", |_| data.is_some());
+            }
             (["ops", "confirm", vip], data) => {
                 if let Ok(vip) = vip.parse() {
+                    self.released(&paths::vip(&vip), |_| data.is_some());
                     match data {
                         Some(_) => drop(self.confirmed.insert(vip)),
                         None => drop(self.confirmed.remove(&vip)),
                     }
                 }
             }
+            (["vips", ..], Some(_)) => {
+                self.released(&entry.path, |path| path == entry.path);
+                self.records.insert(entry.path.clone());
+            }
+            (["vips", ..], None) => drop(self.records.remove(&entry.path)),
+            // Whoever damages what a leader wrote takes the names from it.
+            (["assignments"], _) if !by_leader => self.held.clear(),
             (["assignments"], Some(data)) if by_leader && !data.is_empty() => {
                 let head = Head::parse(data).map_err(|error| format!("the head: {error}"))?;
                 self.head(head)?;
@@ -264,6 +286,7 @@ impl Observer {
             }
             (["assignments", vip], _) if !by_leader => {
                 let name = vip.parse::<VipName>().map_err(|error| format!("{vip}: {error}"))?;
+                self.released(&paths::vip(&name), |_| true);
                 self.damaged.insert(name);
             }
             (["assignments", vip], Some(data)) if by_leader => {
@@ -279,6 +302,11 @@ impl Observer {
             (["assignments", vip], None) if by_leader => {
                 let vip: VipName = vip.parse().map_err(|error| format!("{vip}: {error}"))?;
                 let lost = self.current.remove(&vip);
+                if self.held.get(&paths::vip(&vip)) == Some(&false) {
+                    return Err(format!("{vip} goes, which was held"));
+                }
+                let below = format!("{}/", paths::vip(&vip));
+                self.held.retain(|path, _| *path != paths::vip(&vip) && !path.starts_with(&below));
                 for real in lost.iter().flat_map(|lost| lost.assignment.weights.keys()) {
                     if self.is_sound(&vip, real, None, entry.at) {
                         return Err(format!("{vip} is gone with {real}, which is sound"));
@@ -289,6 +317,20 @@ impl Observer {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Takes note that what is held at `prefix` may go, as far as it `is_so`.
+    fn released(&mut self, prefix: &str, is_so: impl Fn(&str) -> bool) {
+        for (path, released) in &mut self.held {
+            *released |= path.starts_with(prefix) && is_so(path);
+        }
+    }
+
+    /// Takes note that the record at `path`, of the VIP, is held.
+    fn hold(&mut self, vip: &VipName, path: String) {
+        let confirmed = self.confirmed.contains(vip) || (self.confirmed_vips && path == paths::vip(vip));
+        let released = confirmed || self.records.contains(&path);
+        self.held.entry(path).or_insert(released);
     }
 
     /// Whether a node has had nothing in force since it started.
@@ -309,6 +351,18 @@ impl Observer {
                 return Err(format!("head {:?} lists {vip} as nobody wrote it", head.order()));
             }
         }
+        for vip in &head.held_vips {
+            self.hold(vip, paths::vip(vip));
+        }
+        let is_vip = |path: &str| path.split('/').count() == 4;
+        let ended = self.held.iter().find(|(path, released)| {
+            is_vip(path) && !**released && !head.held_vips.iter().any(|vip| paths::vip(vip) == **path)
+        });
+        if let Some((path, _)) = ended {
+            return Err(format!("{path} is no longer held, and has not returned"));
+        }
+        self.held
+            .retain(|path, _| !is_vip(path) || head.held_vips.iter().any(|vip| paths::vip(vip) == *path));
         if let Some(epoch) = self.untold.replace(head.epoch) {
             return Err(format!("the head of epoch {epoch} has no event"));
         }
@@ -330,6 +384,17 @@ impl Observer {
     ) -> Result<(), String> {
         if new.term != self.term {
             return Err(format!("an assignment of {vip} of term {} in term {}", new.term, self.term));
+        }
+        for real in &new.held_reals {
+            self.hold(&vip, paths::real(&vip, real));
+        }
+        if let Some(before) = self.current.get(&vip) {
+            let lost = before.assignment.reals.keys().filter(|real| !new.reals.contains_key(*real));
+            let lost: Vec<String> = lost.map(|real| paths::real(&vip, real)).collect();
+            if let Some(path) = lost.iter().find(|path| self.held.get(*path) == Some(&false)) {
+                return Err(format!("{path} goes, which was held"));
+            }
+            self.held.retain(|path, _| !lost.contains(path));
         }
         if let Some(before) = self.current.get(&vip) {
             let gone = before.assignment.weights.keys().filter(|real| !new.weights.contains_key(*real));

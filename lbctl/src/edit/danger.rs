@@ -3,6 +3,7 @@
 use super::flags;
 use super::plan::Remark;
 use crate::tree::{Found, Tree};
+use coordination::removal::{self, Loss, Losses};
 use slot_table::flow::Seed;
 use slot_table::maglev::{self, TableSize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,13 +37,22 @@ pub(super) fn of(
         let Some(vip) = tree.vips.get(*name).and_then(|found| found.vip.ok()) else { continue };
         remarks.push(Remark::danger(format!("clients of {name} ({}) are served no more", service(vip))));
     }
-    let served = tree.assignments.len();
     let confirmed = |name: &str| tree.flags.confirm.get(name).is_some_and(|flag| flag.counts(now));
-    let vanish = gone.iter().filter(|name| tree.assignments.contains_key(**name)).count();
-    if vanish * 2 > served && !confirmed(paths::name(paths::CONFIRM_VIPS)) {
+    let losses = losses(tree, after, drains);
+    let suspects = removal::suspects(&losses);
+    let vanishes = gone.iter().any(|name| tree.assignments.contains_key(*name));
+    let Loss { lost, of } = losses.vips;
+    if suspects.vips && vanishes && !confirmed(paths::name(paths::CONFIRM_VIPS)) {
         remarks.push(Remark::danger(format!(
-            "takes {vanish} of {served} VIPs away: the leader will hold that until `lbctl confirm --vips`"
+            "takes {lost} of {of} VIPs away: the leader will hold that until `lbctl confirm --vips`"
         )));
+    } else if suspects.all
+        && touched.iter().any(|name| losses.reals.get(name).is_some_and(|loss| loss.lost > 0))
+    {
+        remarks.push(Remark::danger(
+            "takes most of what there is away, a part of each VIP: the leader will hold that until `lbctl confirm`, for \
+             each VIP and with --vips",
+        ));
     }
     for name in touched {
         let Some(state) = after.get(name) else { continue };
@@ -52,9 +62,52 @@ pub(super) fn of(
         }
         let of_this = drains.iter().filter(|target| target.vip == *name).map(|target| &target.real);
         let drained: BTreeSet<&RealName> = of_this.collect();
-        remarks.extend(reals(tree, name, state, &drained, confirmed(name.as_str())));
+        let is_suspect = suspects.reals.contains(name) && !confirmed(name.as_str());
+        let loss = losses.reals.get(name).filter(|_| is_suspect).copied();
+        let emptied = losses.emptied.contains(name);
+        remarks.extend(reals(tree, name, state, &drained, loss.map(|loss| (loss, emptied))));
     }
     remarks
+}
+
+/// What is gone of what is in force, once `after` is what there is: with what is missing already, since the leader judges
+/// all of it together. What vanished and was let go within the last seconds, which it counts as well, the tree does not
+/// tell.
+fn losses(tree: &Tree, after: &BTreeMap<VipName, VipState>, drains: &BTreeSet<Target>) -> Losses {
+    let mut losses = Losses::default();
+    for name in tree.assignments.keys() {
+        let Some(assignment) = tree.assignment(name) else { continue };
+        let known = &assignment.reals;
+        let there = tree.vips.get(name);
+        losses.vips.of += 1;
+        let Some(state) = after.get(name) else {
+            // What is broken is there.
+            let is_broken = there.is_some_and(|there| there.vip.ok().is_none());
+            losses.vips.lost += usize::from(!is_broken);
+            let lost = if is_broken { 0 } else { known.len() };
+            losses.reals.insert(name.clone(), Loss { lost, of: known.len() });
+            continue;
+        };
+        let is_broken = |real: &RealName| {
+            let found = there.and_then(|there| there.reals.get(real));
+            found.is_some_and(|found| found.ok().is_none())
+        };
+        let stays = |real: &RealName| state.reals.contains_key(real) || is_broken(real);
+        let lost = known.keys().filter(|real| !stays(real)).count();
+        losses.reals.insert(name.clone(), Loss { lost, of: known.len() });
+        let is_drained = |real: &RealName| drains.contains(&Target { vip: name.clone(), real: real.clone() });
+        let is_usable =
+            |(real, record): (&RealName, &zk_schema::Real)| record.weight > 0 && !is_drained(real);
+        let in_force = &assignment.weights;
+        let is_emptied = lost > 0
+            && !in_force.is_empty()
+            && !in_force.keys().any(stays)
+            && !state.reals.iter().any(is_usable);
+        if is_emptied {
+            losses.emptied.insert(name.clone());
+        }
+    }
+    losses
 }
 
 /// `198.51.100.10 port 1883 tcp`.
@@ -109,7 +162,7 @@ fn reals(
     name: &VipName,
     after: &VipState,
     drained: &BTreeSet<&RealName>,
-    confirmed: bool,
+    held: Option<(Loss, bool)>,
 ) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let nothing = BTreeMap::new();
@@ -125,15 +178,10 @@ fn reals(
         after.reals.get(real).is_some_and(|record| record.weight > 0) && !drained.contains(real)
     };
     let vanished: Vec<&RealName> = known.keys().filter(|real| !after.reals.contains_key(*real)).collect();
-    let empties = !in_force.is_empty()
-        && !in_force.keys().any(|real| after.reals.contains_key(*real))
-        && !after.reals.keys().any(usable);
-    if !vanished.is_empty() && (vanished.len() * 2 > known.len() || empties) && !confirmed {
-        let nothing_left = if empties { ", and nothing is left to take connections" } else { "" };
+    if let Some((Loss { lost, of }, emptied)) = held.filter(|_| !vanished.is_empty()) {
+        let nothing_left = if emptied { ", and nothing is left to take connections" } else { "" };
         remarks.push(Remark::danger(format!(
-            "takes {} of {} reals of {name} away{nothing_left}: the leader will hold that until `lbctl confirm {name}`",
-            vanished.len(),
-            known.len()
+            "takes {lost} of {of} reals of {name} away{nothing_left}: the leader will hold that until `lbctl confirm {name}`"
         )));
     }
     let in_use: Vec<&str> =

@@ -4,7 +4,7 @@ use super::flags;
 use crate::tree::{Found, Tree};
 use crate::visible;
 use anyhow::Result;
-use coordination::Session;
+use coordination::{Session, removal};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -130,7 +130,7 @@ pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
         let listed = head.vips.get(vip);
         match (tree.vips.get(vip), tree.assignment(vip)) {
             (None, None) if listed.is_none() => {}
-            (None, _) => waits_for.push(format!("{vip} is served on")),
+            (None, _) => waits_for.push(format!("{vip} is served on{}", waits_for_company())),
             (Some(_), Some(assignment)) if listed.is_some_and(|entry| entry.epoch == assignment.epoch) => {
                 waits_for.extend(lacking(tree, vip, assignment, now));
                 held.extend(assignment.held.iter().map(|held| format!("{vip}: {held}")));
@@ -154,6 +154,15 @@ pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
     }
 }
 
+/// What the leader waits for before it lets go what vanished.
+fn waits_for_company() -> String {
+    format!(
+        " until nothing else has vanished for {} s, or {} s if several things have",
+        removal::ALONE.as_secs(),
+        removal::QUIET.as_secs()
+    )
+}
+
 /// What an assignment lacks of what its VIP's records and flags say.
 fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Option<String> {
     let wanted = tree.vips.get(name)?;
@@ -162,6 +171,16 @@ fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Op
         wanted.reals.iter().filter_map(|(real, found)| Some((real, found.settled()?))).collect();
     let same_reals = reals.iter().all(|(real, record)| assignment.reals.get(*real) == Some(record))
         && assignment.reals.keys().all(|real| wanted.reals.contains_key(real));
+    let stay: Vec<&str> = assignment
+        .reals
+        .keys()
+        .filter(|real| !wanted.reals.contains_key(*real))
+        .map(|real| real.as_str())
+        .collect();
+    let same_others = reals.iter().all(|(real, record)| assignment.reals.get(*real) == Some(record));
+    if assignment.vip == vip && same_others && !stay.is_empty() {
+        return Some(format!("{name}: {} used on{}", stay.join(", "), waits_for_company()));
+    }
     if assignment.vip != vip || !same_reals {
         return Some(format!("the leader has not taken over {name}"));
     }

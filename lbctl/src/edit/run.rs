@@ -4,14 +4,15 @@ use super::carry_out::{carry_out, what_changed};
 use super::effect::{self, Effect, Expected};
 use super::fields::FieldChange;
 use super::names;
-use super::plan::{self, Action, Edit, Plan, Remark};
+use super::plan::{self, Action, Edit, Object, Plan, Remark};
 use super::time::Span;
 use crate::context::Context;
 use crate::output::{self, Format, Shown, say};
 use crate::tree::Tree;
 use anyhow::{Result, bail};
+use coordination::setup::ensure_skeleton;
 use coordination::zookeeper::ZooKeeperSession;
-use coordination::{Error, Session};
+use coordination::{Error, Session, removal};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, IsTerminal as _};
@@ -207,6 +208,8 @@ pub async fn decide<S: Session>(
     }
     let expected = expected(plan);
     let before = expected.problems(tree);
+    // Somebody may have deleted a part of the tree, and with it the parents of what is to be written.
+    ensure_skeleton(session).await?;
     if let Err(mut halt) = carry_out(session, plan).await {
         let path = match &halt.error {
             Error::BadVersion(path) | Error::Exists(path) | Error::NoNode(path) | Error::NotEmpty(path) => {
@@ -220,12 +223,20 @@ pub async fn decide<S: Session>(
     }
     outcome.written = true;
     if !expected.is_nothing() {
-        let limit = if options.wait { options.timeout.0 } else { LOOK };
+        let limit = if options.wait { options.timeout.0 } else { look(plan) };
         let mut progress = Progress::new(options.wait);
         let tell = |effect: &Effect| progress.tell(&effect.waits_for());
         outcome.effect = Some(effect::wait(session, &expected, &before, limit, tell).await?);
     }
     Ok(outcome)
+}
+
+/// How long to look without being told to wait: what is deleted stays in force for a moment in any case.
+fn look(plan: &Plan) -> Duration {
+    let is_removal = |step: &super::Step| {
+        step.action == Action::Delete && matches!(step.object, Object::Vip(_) | Object::Real(_))
+    };
+    if plan.steps.iter().any(is_removal) { removal::ALONE + LOOK } else { LOOK }
 }
 
 /// What is to follow from a plan.

@@ -89,6 +89,7 @@ fn nodes(tree: &Tree, head: Option<&Head>, now: u64) -> BTreeMap<NodeName, NodeV
             differs: different.contains(name),
             problem: applied.and_then(|applied| applied.problem.clone()),
             lagging: head.is_some_and(|head| head.lagging.contains(name)),
+            cut_off: head.is_some_and(|head| head.cut_off.contains(name)),
             maintenance: tree.flags.maintenance.get(name).filter(|flag| flag.counts(now)).map(FlagView::from),
         }
     };

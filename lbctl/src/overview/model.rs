@@ -116,6 +116,8 @@ pub struct NodeView {
     pub problem: Option<String>,
     /// Whether the leader has given up waiting for it.
     pub lagging: bool,
+    /// Whether it is not in the tree and, as it told last, announces addresses.
+    pub cut_off: bool,
     /// Set while it is out of service.
     pub maintenance: Option<FlagView>,
 }

@@ -86,6 +86,13 @@ fn of_node(name: &NodeName, node: &NodeView, overview: &Overview, list: &mut Lis
             }
             None => String::new(),
         };
+        let told = match node.cut_off {
+            true => format!(
+                "{told}; it announced addresses then, so that it may forward by old tables: if it does not return, stop its \
+                 routing daemon or its link"
+            ),
+            false => told,
+        };
         list.node(
             name,
             false,

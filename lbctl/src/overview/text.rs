@@ -103,12 +103,15 @@ fn node_row(name: &NodeName, node: &NodeView, now: u64) -> [Span; 8] {
     if node.lagging {
         remarks.push("not waited for any more".to_owned());
     }
+    if node.cut_off {
+        remarks.push("forwards, as told last, and does not follow".to_owned());
+    }
     if node.differs {
         remarks.push("its tables differ".to_owned());
     }
     let behind = node.behind.unwrap_or(0);
     let behind = Span::new(behind.to_string(), if behind > 0 { Tone::Warn } else { Tone::Plain });
-    let bad = node.lagging || node.differs;
+    let bad = node.lagging || node.cut_off || node.differs;
     [
         Span::new(name.as_str(), if node.present { Tone::Plain } else { Tone::Bad }),
         Span::new(state, tone),

@@ -404,7 +404,7 @@ pub struct Event {
 /// One decision of a leader's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// What kind of decision: `leader`, `settled`, `nodes`, `lagging`, `vip` (it came, went or changed), `verdict` (a
+    /// What kind of decision: `leader`, `settled`, `nodes`, `lagging`, `cut-off`, `vip` (it came, went or changed), `verdict` (a
     /// real is down or up), `announced`, `weights`, `held`, `refused`, or a newer kind.
     pub kind: String,
     /// The VIP that it is about, if it is about one.

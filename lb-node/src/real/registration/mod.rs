@@ -28,13 +28,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
-use zk_schema::tree::{Load, Registrant, StateRecord as _, paths};
+use zk_schema::tree::{Assignment, Load, Registrant, StateRecord as _, paths};
 use zk_schema::{Protocol, Real, RealName, VipName, from_json, to_json};
 
 /// Pause after the first failure to connect; doubled with each further one.
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
+/// How long an agent that ends waits until its real has no slots any more.
+const LEAVE: Duration = Duration::from_secs(5);
 /// How often the tree is read anew though nothing was told, and what it names no more is looked through.
 const REREAD: Duration = Duration::from_secs(60);
 /// Records that are read in one request.
@@ -194,6 +196,7 @@ impl<S: Store> Registrar<S> {
                 () = self.serve(&session) => false,
             };
             if stopped {
+                self.take_leave(&session).await;
                 session.close().await;
                 info!(real = %self.settings.name, "left the tree");
                 break;
@@ -206,6 +209,37 @@ impl<S: Store> Registrar<S> {
             standing.connected = false;
             standing.problem = Some("stopping".to_owned());
         });
+    }
+
+    /// Tells the leader that this real ends on purpose, and waits for a while until it has no slots any more: a record
+    /// that just vanishes is taken for a crash, and the real is used on.
+    async fn take_leave(&self, session: &S::Session) {
+        let leave = self.settings.vips.iter().map(|vip| self.take_leave_of(session, vip));
+        let _ = tokio::time::timeout(LEAVE, join_all(leave)).await;
+    }
+
+    /// As [`Self::take_leave`], for one VIP. What fails here, the end of the session brings about later.
+    async fn take_leave_of(&self, session: &S::Session, vip: &VipName) {
+        let path = paths::real(vip, &self.settings.name);
+        let Ok(there) = session.read(std::slice::from_ref(&path)).await else { return };
+        let own = there.into_iter().flatten().find(|there| {
+            there.owner.is_some() && registrant(there).as_ref() == Some(&self.settings.registrant)
+        });
+        let Some(own) = own else { return };
+        let Ok(mut record) = from_json::<Real>(&own.data) else { return };
+        Registrant::take_leave(&mut record);
+        let Ok(data) = to_json(&record) else { return };
+        if session.commit(vec![Change::Set { path, data, version: Some(own.version) }]).await.is_err() {
+            return;
+        }
+        loop {
+            let Ok((there, changed)) = session.watch(&paths::assignment(vip)).await else { return };
+            let assignment = there.and_then(|there| Assignment::parse(&there.data).ok());
+            if assignment.is_none_or(|assignment| !assignment.weights.contains_key(&self.settings.name)) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Everything in a session, until that has expired.

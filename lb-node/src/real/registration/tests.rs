@@ -132,6 +132,43 @@ impl Agent {
     }
 }
 
+/// What a leader writes of the VIP, where the real has slots or not.
+fn assignment(has_slots: bool) -> Vec<u8> {
+    let reals = BTreeMap::from([(name::<RealName>("broker-1"), Real::new(ip("10.0.0.1")))]);
+    let desired = VipState { vip: vip(VIP), reals };
+    let desired = Desired { vips: [(name("mqtt"), desired)].into(), ..Desired::default() };
+    let decided = crate::testing::decided(1, 1, &desired);
+    let mut assignment = Assignment::clone(&decided.assignments[&name::<VipName>("mqtt")]);
+    if !has_slots {
+        assignment.weights.clear();
+    }
+    assignment.bytes().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_stops_says_so_and_stays_until_its_real_has_no_slots() {
+    let path = paths::assignment(&name("mqtt"));
+    for is_led in [true, false] {
+        let tree = Tree::with_vip().await;
+        tree.create(&path, assignment(true), false).await;
+        let agent = tree.ready_agent("agent", "host");
+        soon().await;
+        assert!(!tree.real().unwrap().extra.contains_key("leaving"));
+        drop(agent.stop);
+        soon().await;
+        let mut real = tree.real().unwrap();
+        Registrant::settle(&mut real, true).unwrap();
+        assert!(Registrant::is_leaving(&real));
+        let now = Instant::now();
+        if is_led {
+            tree.change(Change::Set { path: path.clone(), data: assignment(false), version: None }).await;
+        }
+        agent.task.await.unwrap();
+        assert_eq!(tree.real(), None);
+        assert!(now.elapsed() <= if is_led { SOON } else { LEAVE }, "{:?}", now.elapsed());
+    }
+}
+
 async fn soon() {
     tokio::time::sleep(SOON).await;
 }

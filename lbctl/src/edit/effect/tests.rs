@@ -74,7 +74,10 @@ fn a_real_that_is_let_back_is_in_force_when_it_is_in_the_table_or_found_down() {
 fn a_vip_that_is_deleted_is_so_when_the_head_lists_it_no_more() {
     let mut tree = tree(&["mqtt/a", "web/a"]);
     tree.vips.remove("mqtt");
-    assert_eq!(waits_for(&tree), "mqtt is served on");
+    assert_eq!(
+        waits_for(&tree),
+        "mqtt is served on until nothing else has vanished for 2 s, or 10 s if several things have"
+    );
     put_in_force(&mut tree, 8);
     assert!(matches!(effect(&tree, &expected(&["mqtt"]), 0), Effect::InForce { .. }));
 }
