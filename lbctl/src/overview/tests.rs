@@ -3,7 +3,7 @@
 use super::*;
 use crate::paint::Paper;
 use crate::testing::{NOW, applied, assignment, found, good, name, target};
-use zk_schema::tree::{Adoption, Finding, Flag, Load};
+use zk_schema::tree::{Adoption, Finding, Flag, Load, Registrant};
 
 fn overview(tree: &Tree) -> Overview {
     let link = Link { servers: "zk-1:2181".into(), session: "0x1".into(), read_ms: 12 };
@@ -225,6 +225,8 @@ fn connections_and_self_registration_are_shown() {
     let load = Load { connections: 1203, at: NOW - 2, extra: Default::default() };
     tree.loads.insert(target("a"), found(load));
     tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().znode.owner = Some(7);
+    let accepted = tree.assignments.get_mut("mqtt").unwrap().record.as_mut().unwrap();
+    Registrant::settle(accepted.reals.get_mut("a").unwrap(), true).unwrap();
     let overview = overview(&tree);
     let real = &overview.vips["mqtt"].reals["a"];
     assert_eq!((real.connections, real.counted, real.self_registered), (Some(1203), Some(NOW - 2), true));

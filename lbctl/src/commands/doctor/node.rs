@@ -195,7 +195,7 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
         other => {
             let error = match other {
                 Err(error) => format!("{error:#}"),
-                _ => format!("what it answers for /status is no status of a node"),
+                _ => "what it answers for /status is no status of a node".to_owned(),
             };
             let (seen, mend) = match process {
                 Some(pid) => (
