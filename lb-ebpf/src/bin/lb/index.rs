@@ -76,7 +76,7 @@ pub extern "C" fn has_another_mac(ctx: *mut xdp_md) -> u32 {
     let (Some(config), Some(destination)) = (CONFIG.get(0), frame.header::<Destination>(0)) else { return 0 };
     let mac = destination.word & MAC_MASK;
     // An empty place is 0, which no frame is sent to.
-    let listed = config.more_macs.iter().any(|&other| other == mac);
+    let listed = config.more_macs.contains(&mac);
     u32::from(config.mac == 0 || (listed && mac != 0))
 }
 
