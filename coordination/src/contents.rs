@@ -16,7 +16,10 @@ type Directory = BTreeMap<Arc<str>, Arc<Znode>>;
 pub struct Contents {
     /// By the parent's path.
     directories: BTreeMap<Arc<str>, Arc<Directory>>,
-    /// Whether all has been read once: false only before the first publication.
+    /// What is there and cannot be read, by path, with the reason: a znode that matches or one whose children would. It
+    /// is as unknown as what such a list names. What was read of it before stays among the znodes until it is gone.
+    pub unreadable: BTreeMap<String, String>,
+    /// Whether all has been read once, as far as it can be: false only before the first publication.
     pub complete: bool,
 }
 

@@ -1,10 +1,15 @@
 //! Who leads: candidates stand in line, the first one leads, and each watches only the one before it, so that an end
 //! wakes its successor and nobody else.
 
-use crate::{Change, Error, Session, State};
+use crate::pace::Spread;
+use crate::{Change, Error, Session, Stat, State};
+use std::time::Duration;
 use tracing::debug;
 use zk_schema::NodeName;
-use zk_schema::tree::{StateRecord as _, Term, is_plausible, paths};
+use zk_schema::tree::{Candidacy, StateRecord as _, Term, is_plausible, paths};
+
+/// Candidates that one answer may hold.
+const READ_AT_ONCE: usize = 100;
 
 /// What is so wrong with a tree that nobody can lead there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,47 +42,75 @@ pub struct Leadership<S> {
 }
 
 impl<S: Session> Candidate<S> {
-    /// Takes a place at the end of the line. `instance` tells this process from others of the same node.
+    /// Takes a place at the end of the line, or keeps the one that this session has there. `instance` tells this process
+    /// from others of the same node; what an earlier session of it left in the line is deleted: the servers would, some
+    /// time later, and a leadership by it would end then.
     ///
     /// # Errors
     /// If the store fails.
     pub async fn stand(session: S, node: NodeName, instance: &str) -> Result<Self, Error> {
         let prefix = format!("{}/{node}-{instance}-", paths::ELECTION);
+        let Line { candidates, strays } = line(&session).await?;
         // An earlier attempt may have succeeded without an answer.
-        let own = |line: &[(String, String)]| {
-            line.iter().map(|(_, path)| path).find(|path| path.starts_with(&prefix)).cloned()
-        };
-        if let Some(path) = own(&line(&session).await?) {
+        let is_own = |place: &&Place| place.path.starts_with(&prefix) && place.owner == session.id();
+        let own = candidates.iter().find(is_own).map(|place| place.path.clone());
+        let there =
+            candidates.into_iter().map(|place| place.path).chain(strays.into_iter().map(|stray| stray.path));
+        for path in there.filter(|path| path.starts_with(&prefix) && own.as_ref() != Some(path)) {
+            debug!(path, "deleting an earlier place in the line");
+            match session.commit(vec![Change::Delete { path, version: None }]).await {
+                Ok(()) => {}
+                Err(error) if error.is_of_one_znode() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(path) = own {
             return Ok(Self { session, node, path });
         }
-        let content = format!("{{\"node\":\"{node}\"}}").into_bytes();
+        let content = Candidacy { node: node.clone(), extra: Default::default() };
+        let content = content.bytes().map_err(|error| Error::Other(format!("{prefix}: {error}")))?;
         let path = session.create_sequential(&prefix, content).await?;
         Ok(Self { session, node, path })
     }
 
     /// Waits until this candidate is the first, or the session is no longer [connected](State::Connected), which is
-    /// an error.
+    /// an error. The line is read again when the candidate before this one goes, and about every `reread`, since a
+    /// notification may be lost.
     ///
     /// # Errors
-    /// If the store fails, or the candidate's znode is gone.
-    pub async fn wait(&self) -> Result<(), Error> {
+    /// If the store fails, or the candidate's znode is gone, or is none any more.
+    pub async fn wait(&self, reread: Duration) -> Result<(), Error> {
         let mut state = self.session.state();
+        let mut spread = Spread::of_session(self.session.id(), &self.path);
         loop {
-            let line = line(&self.session).await?;
-            let place = line.iter().position(|(_, path)| *path == self.path);
+            let line = line(&self.session).await?.candidates;
+            let place = line.iter().position(|place| place.path == self.path);
             let place = place.ok_or_else(|| Error::NoNode(self.path.clone()))?;
             let Some(before) = place.checked_sub(1) else { return Ok(()) };
-            let (there, gone) = self.session.watch(&line[before].1).await?;
-            if there.is_none() {
+            let before = &line[before].path;
+            let (there, gone) = match self.session.watch(before).await {
+                Ok((there, gone)) => (there.is_some(), Some(gone)),
+                // It is looked at again.
+                Err(Error::NoAuth(_)) => (true, None),
+                Err(error) => return Err(error),
+            };
+            if !there {
                 continue;
             }
-            debug!(before = line[before].1, "waiting for the candidate before this one");
+            debug!(before, "waiting for the candidate before this one");
+            let gone = async {
+                match gone {
+                    Some(gone) => gone.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = state.wait_for(|state| *state != State::Connected) => {
                     return Err(Error::Lost("the connection was lost while waiting to lead".to_owned()));
                 }
                 () = gone => {}
+                () = tokio::time::sleep(spread.around(reread)) => {}
             }
         }
     }
@@ -104,7 +137,7 @@ impl<S: Session> Candidate<S> {
             Some(znode) => Change::Set { path, data, version: Some(znode.version) },
             None => Change::Create { path, data, ephemeral: false },
         };
-        let first = Change::Check { path: self.path.clone(), version: None };
+        let first = Change::Check { path: self.path.clone(), version: Some(AS_CREATED) };
         self.session.commit(vec![first, change]).await?;
         Ok(Leadership {
             session: self.session.clone(),
@@ -154,7 +187,7 @@ impl<S: Session> Leadership<S> {
     pub async fn commit(&self, changes: Vec<Change>) -> Result<(), Error> {
         let mut all = vec![
             Change::Check { path: paths::LEADER.to_owned(), version: Some(self.version) },
-            Change::Check { path: self.candidate.clone(), version: None },
+            Change::Check { path: self.candidate.clone(), version: Some(AS_CREATED) },
         ];
         all.extend(changes);
         self.session.commit(all).await
@@ -177,18 +210,138 @@ impl<S: Session> Leadership<S> {
     }
 }
 
-/// The candidates in order: (number, path).
-async fn line<S: Session>(session: &S) -> Result<Vec<(String, String)>, Error> {
+/// The version of a znode that nobody has written since it was created.
+const AS_CREATED: i32 = 0;
+
+/// The line of candidates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Candidates in order; the first one leads, or is about to.
+    pub candidates: Vec<Place>,
+    /// What stands there and is no candidate. Nobody waits for it.
+    pub strays: Vec<Stray>,
+}
+
+/// A candidate's place in the line.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Rises along the line.
+    pub number: u64,
+    /// Its znode.
+    pub path: String,
+    /// The session that it goes with.
+    pub owner: i64,
+    /// Whose it is; `None` where that may not be read.
+    pub node: Option<NodeName>,
+}
+
+/// A znode in the line's parent that is no candidate.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stray {
+    /// Its path.
+    pub path: String,
+    /// Why it is none.
+    pub why: &'static str,
+}
+
+impl Place {
+    /// The place that a znode stands for: one that goes with a session, that has a number, that nobody has written
+    /// since it was created, and whose record names the node that its own name begins with.
+    ///
+    /// All of that is settled when a znode is created, and its version tells when it is not any more. So all nodes see the
+    /// same line as soon as they see the same znodes, also those that may not read one of them: `data` is `None` then.
+    ///
+    /// # Errors
+    /// Why it is none.
+    pub fn of(path: &str, stat: Stat, data: Option<&[u8]>) -> Result<Self, &'static str> {
+        let (name, number) = paths::name(path).rsplit_once('-').ok_or("its name has no number")?;
+        let is_number = number.len() == 10 && number.bytes().all(|byte| byte.is_ascii_digit());
+        let number = number.parse().ok().filter(|_| is_number).ok_or("its name has no number")?;
+        let owner = stat.owner.ok_or("it is persistent, so no node's session holds it")?;
+        if stat.version != AS_CREATED {
+            return Err("it was written after it was created");
+        }
+        let node = data.map(|data| Candidacy::parse(data).map_err(|_| "it holds no candidate's record"));
+        let node = node.transpose()?.map(|record| record.node);
+        let is_named = |node: &NodeName| {
+            let instance = name.strip_prefix(node.as_str()).and_then(|rest| rest.strip_prefix('-'));
+            instance.is_some_and(|instance| !instance.is_empty())
+        };
+        match node.as_ref().is_none_or(is_named) {
+            true => Ok(Self { number, path: path.to_owned(), owner, node }),
+            false => Err("it holds the record of another node than its name tells"),
+        }
+    }
+
+    /// The process that it is of, if its node is known.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        let name = paths::name(&self.path).rsplit_once('-')?.0;
+        name.strip_prefix(self.node.as_ref()?.as_str())?.strip_prefix('-')
+    }
+}
+
+/// The line as it is now.
+///
+/// # Errors
+/// If the store fails, or there is no line.
+pub async fn line<S: Session>(session: &S) -> Result<Line, Error> {
     let names = session.children(paths::ELECTION).await?;
     let names = names.ok_or_else(|| Error::NoNode(paths::ELECTION.to_owned()))?;
-    let mut line: Vec<(String, String)> = names
-        .into_iter()
-        .filter_map(|name| {
-            let number = name.rsplit('-').next()?.to_owned();
-            let is_number = number.len() == 10 && number.bytes().all(|byte| byte.is_ascii_digit());
-            is_number.then(|| (number, format!("{}/{name}", paths::ELECTION)))
-        })
-        .collect();
-    line.sort_unstable();
+    let paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", paths::ELECTION)).collect();
+    let mut line = Line::default();
+    for paths in paths.chunks(READ_AT_ONCE) {
+        for (path, outcome) in paths.iter().zip(session.read_each(paths).await?) {
+            let place = match outcome {
+                Ok(Some(znode)) => Place::of(path, Stat::from(&znode), Some(&znode.data)),
+                Ok(None) => continue,
+                Err(_) => match session.stat(path).await? {
+                    Some(stat) => Place::of(path, stat, None),
+                    None => continue,
+                },
+            };
+            match place {
+                Ok(place) => line.candidates.push(place),
+                Err(why) => line.strays.push(Stray { path: path.clone(), why }),
+            }
+        }
+    }
+    line.candidates.sort_unstable();
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_a_node_made_in_a_session_of_its_own_is_a_place_in_the_line() {
+        let path = |name: &str| format!("{}/{name}", paths::ELECTION);
+        let own = Stat { version: 0, owner: Some(7) };
+        let record = br#"{"node":"lb-1","version":1}"#;
+        let place = Place::of(&path("lb-1-9e81-0000000003"), own, Some(record)).unwrap();
+        assert_eq!((place.number, place.owner, place.instance()), (3, 7, Some("9e81")));
+        assert_eq!(place.node.unwrap().as_str(), "lb-1");
+        // As software before this wrote it.
+        assert!(Place::of(&path("lb-1-9e81-0000000003"), own, Some(br#"{"node":"lb-1"}"#)).is_ok());
+        // Where it may not be read, all else is known, and the same to all nodes.
+        assert!(Place::of(&path("lb-1-9e81-0000000003"), own, None).is_ok_and(|place| place.node.is_none()));
+        let lasting = Stat { version: 0, owner: None };
+        let written = Stat { version: 1, owner: Some(7) };
+        for (name, stat, data) in [
+            ("lb-1-9e81-0000000003", lasting, Some(&record[..])),
+            ("lb-1-9e81-0000000003", lasting, None),
+            ("lb-1-9e81-0000000003", written, Some(&record[..])),
+            ("lb-1-9e81-0000000003", own, Some(b"")),
+            ("lb-1-9e81-0000000003", own, Some(b"{\"node\":\"lb-2\"}")),
+            ("lb-1-0000000003", own, Some(&record[..])),
+            ("x-0000000000", own, Some(b"")),
+            ("x-0000000000", own, Some(&record[..])),
+            ("lb-1-9e81-3", own, Some(&record[..])),
+            ("lb-1-9e81-000000000x", own, Some(&record[..])),
+            ("lock", own, Some(&record[..])),
+        ] {
+            assert!(Place::of(&path(name), stat, data).is_err(), "{name} {stat:?} {data:?}");
+        }
+    }
 }

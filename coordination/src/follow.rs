@@ -1,6 +1,7 @@
 //! Following the head: what the leader decided, complete and consistent, or not at all.
 
-use crate::{Error, Session, State, Watch};
+use crate::pace::Spread;
+use crate::{Error, Outcome, Session, State, Watch};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,8 @@ use zk_schema::{Desired, RecordError, VipName, VipState};
 const AGAIN: Duration = Duration::from_millis(50);
 /// Pauses until that is reported.
 const ATTEMPTS: u32 = 20;
+/// Pause from then on: it is not half-way any more.
+const LONGEST_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is in force by the leader's decision: a head, and the assignment of each VIP in it.
 #[derive(Clone, Debug, PartialEq)]
@@ -136,10 +139,12 @@ impl Followed {
 
 /// Follows the head into `followed`, which starts from whatever it holds, until the session has expired. Nothing that is
 /// not greater in (term, epoch) than what is there replaces it. Everything is read again after a lost connection and
-/// every `reread`.
+/// about every `reread`.
 pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>, reread: Duration) {
     let mut state = session.state();
+    let mut spread = Spread::of_session(session.id(), paths::ASSIGNMENTS);
     let mut attempts = 0;
+    let again = |attempts| if attempts < ATTEMPTS { AGAIN } else { LONGEST_AGAIN };
     loop {
         if !State::wait_connected(&mut state).await {
             return;
@@ -154,10 +159,12 @@ pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>,
             Err(Error::Expired) => return,
             Err(error) => {
                 attempts += 1;
-                if attempts >= ATTEMPTS {
+                // What the store refuses is not half-way either.
+                if attempts >= ATTEMPTS || error.is_of_one_znode() {
+                    attempts = ATTEMPTS;
                     report(followed, Some(error.to_string()));
                 }
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(again(attempts)).await;
                 continue;
             }
         };
@@ -170,23 +177,23 @@ pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>,
                     current: true,
                     floor,
                 });
-                reread
+                spread.around(reread)
             }
             Found::Same => {
                 attempts = 0;
                 report(followed, None);
-                reread
+                spread.around(reread)
             }
             Found::Refused(problem) => {
                 report(followed, Some(problem));
-                reread
+                spread.around(reread)
             }
             Found::Torn(problem) => {
                 attempts += 1;
                 if attempts >= ATTEMPTS {
                     report(followed, Some(problem));
                 }
-                AGAIN
+                again(attempts)
             }
         };
         tokio::select! {
@@ -258,12 +265,17 @@ async fn look<S: Session>(
     let is_new = |name: &VipName| known.is_none_or(|known| known.head.vips.get(name) != head.vips.get(name));
     let names: Vec<VipName> = head.vips.keys().filter(|name| is_new(name)).cloned().collect();
     let paths: Vec<String> = names.iter().map(paths::assignment).collect();
-    let mut read = BTreeMap::new();
+    let mut read = BTreeMap::<VipName, Outcome>::new();
     for (names, paths) in names.chunks(READ_AT_ONCE).zip(paths.chunks(READ_AT_ONCE)) {
-        let znodes = session.read(paths).await?;
-        read.extend(names.iter().cloned().zip(znodes));
+        let outcomes = session.read_each(paths).await?;
+        read.extend(names.iter().cloned().zip(outcomes));
     }
-    let bytes = |name: &VipName| read.remove(name).flatten().map(|znode| znode.data);
+    // The leader, which has what it holds, writes it anew.
+    let unreadable = read.iter().find_map(|(name, outcome)| Some((name, outcome.as_ref().err()?)));
+    if let Some((name, error)) = unreadable {
+        return Ok((Found::Torn(format!("{}: {}", paths::assignment(name), error.unreadable())), watch));
+    }
+    let bytes = |name: &VipName| read.remove(name)?.ok().flatten().map(|znode| znode.data);
     let found = match Decided::assemble(head, &data, bytes, known) {
         Ok(decided) => Found::Newer(Arc::new(decided)),
         Err(problem) => Found::Torn(problem),

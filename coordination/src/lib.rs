@@ -12,6 +12,7 @@ pub mod election;
 pub mod follow;
 pub mod memory;
 mod mirror;
+pub mod pace;
 pub mod presence;
 pub mod probers;
 pub mod removal;
@@ -23,5 +24,5 @@ pub mod zookeeper;
 
 pub use contents::Contents;
 pub use mirror::{Mirror, Pattern};
-pub use session::{Change, Error, Session, State, Store, Watch, Znode};
+pub use session::{Change, Error, Outcome, Session, Stat, State, Store, Watch, Znode};
 pub use snapshots::{Snapshot, Snapshots};

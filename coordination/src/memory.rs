@@ -11,7 +11,7 @@ mod tests;
 mod tree;
 
 use self::server::{Kind, Server};
-use crate::{Change, Error, Session, State, Store, Watch, Znode};
+use crate::{Change, Error, Outcome, Session, Stat, State, Store, Watch, Znode};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -38,8 +38,10 @@ pub struct MemoryClient {
 pub struct Entry {
     /// When.
     pub at: Instant,
-    /// By which client's session.
+    /// By which client,
     pub client: String,
+    /// and by which of its sessions.
+    pub session: i64,
     /// Of which znode.
     pub path: String,
     /// What it holds since; `None`: it is gone.
@@ -98,6 +100,12 @@ impl MemoryStore {
         self.shared.with(|server, now| server.outage(outage, now));
     }
 
+    /// Takes the right to read a znode from all clients, or gives it back: its content and the list of
+    /// its children, for as long as it is the same znode. No watch tells of that, as with ZooKeeper.
+    pub fn forbid(&self, path: &str, forbid: bool) {
+        self.shared.with(|server, _| server.forbid(path, forbid));
+    }
+
     /// How many transactions clients have made: a commit counts once.
     #[must_use]
     pub fn writes(&self) -> u64 {
@@ -141,6 +149,11 @@ impl MemoryClient {
     /// and fail.
     pub fn lose_replies(&self, lose: bool) {
         self.change(|client| client.lose_replies = lose);
+    }
+
+    /// Whether notifications of watches are lost from here on, and nothing else.
+    pub fn lose_notifications(&self, lose: bool) {
+        self.change(|client| client.lose_notifications = lose);
     }
 
     /// Stops the process, or has it run again: what it asks of the store waits, what the store tells it waits, and it
@@ -212,6 +225,7 @@ impl Session for MemorySession {
         let path = path.to_owned();
         self.call(move |server, id, _| {
             let znode = server.tree.znode(&path)?;
+            server.may_read(&path)?;
             let (sender, watch) = Watch::new();
             server.watch(id, Kind::Znode, &path, sender);
             Ok((znode, watch))
@@ -223,6 +237,7 @@ impl Session for MemorySession {
         let path = path.to_owned();
         self.call(move |server, id, _| {
             let children = server.tree.children(&path)?;
+            server.may_read(&path)?;
             let (sender, watch) = Watch::new();
             server.watch(id, Kind::Children, &path, sender);
             Ok((children, watch))
@@ -232,12 +247,25 @@ impl Session for MemorySession {
 
     async fn children(&self, path: &str) -> Result<Option<Vec<String>>, Error> {
         let path = path.to_owned();
-        self.call(move |server, _, _| server.tree.children(&path)).await
+        self.call(move |server, _, _| {
+            let children = server.tree.children(&path)?;
+            server.may_read(&path).map(|()| children)
+        })
+        .await
     }
 
-    async fn read(&self, paths: &[String]) -> Result<Vec<Option<Znode>>, Error> {
+    async fn read_each(&self, paths: &[String]) -> Result<Vec<Outcome>, Error> {
         let paths = paths.to_owned();
-        self.call(move |server, _, _| paths.iter().map(|path| server.tree.znode(path)).collect()).await
+        let read = |server: &Server, path: &str| {
+            let znode = server.tree.znode(path)?;
+            server.may_read(path).map(|()| znode)
+        };
+        self.call(move |server, _, _| Ok(paths.iter().map(|path| read(server, path)).collect())).await
+    }
+
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, Error> {
+        let path = path.to_owned();
+        self.call(move |server, _, _| Ok(server.tree.znode(&path)?.as_ref().map(Stat::from))).await
     }
 
     async fn sync(&self) -> Result<(), Error> {

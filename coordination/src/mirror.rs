@@ -1,5 +1,6 @@
 //! A copy of part of the tree that is kept current: what nodes follow instead of asking.
 
+use crate::pace::Spread;
 use crate::{Contents, Error, Session, State, Watch, Znode};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -22,6 +23,9 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// How long after a failed read the same is tried anew.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long after a read that was refused the same is tried anew: nothing tells when it would be granted.
+const RETRY_REFUSED: Duration = Duration::from_secs(2);
 
 /// Which znodes: a path in which `*` stands for any one name, as in `/drover/vips/*/reals/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +74,8 @@ fn names(path: &str) -> Vec<&str> {
 ///
 /// Each znode is as it is now or was a moment ago; two of them may be of different moments. While the session is
 /// disconnected, what was read last stays; when it is connected again, all is read anew, and so it is now and then
-/// without a reason, lest a notification that never came leave the copy stale for long.
+/// without a reason, lest a notification that never came leave the copy stale for long. A znode that the session may not
+/// read is told as such, and all others are mirrored all the same.
 #[derive(Debug)]
 pub struct Mirror {
     contents: watch::Receiver<Arc<Contents>>,
@@ -78,7 +83,7 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Mirrors what matches any of `patterns`; reads all anew every `period`, which the caller spreads a little so that
+    /// Mirrors what matches any of `patterns`; reads all anew about every `period`, spread a little by the session so that
     /// not all nodes read at once.
     #[must_use]
     pub fn new<S: Session>(session: S, patterns: Vec<Pattern>, period: Duration) -> Self {
@@ -120,8 +125,8 @@ enum Event {
     Read(Item, Result<(Answer, Watch), Error>),
     /// An item's watch fired.
     Fired(Item),
-    /// Some items were read without a watch.
-    Reread(Vec<(Item, Answer)>),
+    /// Some items were read without a watch; `None`: the store refused that.
+    Reread(Vec<(Item, Option<Answer>)>),
 }
 
 /// The task behind a mirror.
@@ -138,6 +143,9 @@ struct Task<S> {
     reading: usize,
     /// What could not be read.
     failed: BTreeSet<Item>,
+    /// What the store refuses to have read, and why. It is tried again at each such time.
+    refused: BTreeMap<Item, String>,
+    retry_refused: Option<Instant>,
     /// All that is kept current. An item that is not here any more is forgotten wherever it turns up.
     items: BTreeSet<Item>,
     lists: BTreeMap<String, Vec<String>>,
@@ -165,6 +173,8 @@ impl<S: Session> Task<S> {
             pending: BTreeSet::new(),
             reading: 0,
             failed: BTreeSet::new(),
+            refused: BTreeMap::new(),
+            retry_refused: None,
             items: BTreeSet::new(),
             lists: BTreeMap::new(),
             contents: Contents::default(),
@@ -177,16 +187,17 @@ impl<S: Session> Task<S> {
     /// Until the session expires.
     async fn run(mut self) {
         let mut state = self.session.state();
+        let mut spread = Spread::of_session(self.session.id(), "mirror");
         loop {
             let connected = state.wait_for(|state| *state != State::Disconnected).await;
             if !connected.is_ok_and(|state| *state == State::Connected) {
                 return;
             }
             self.begin();
-            let mut reread = Instant::now() + self.period;
+            let mut reread = Instant::now() + spread.around(self.period);
             loop {
                 self.read_queued();
-                let (retry, publication) = (self.retry, self.publication());
+                let (retry, refused, publication) = (self.retry, self.retry_refused, self.publication());
                 tokio::select! {
                     biased;
                     // Whatever the state is now: it has changed, so watches may have fired for nobody.
@@ -199,9 +210,14 @@ impl<S: Session> Task<S> {
                         let failed = std::mem::take(&mut self.failed);
                         failed.into_iter().for_each(|item| self.enqueue(item));
                     }
+                    () = sleep_until(refused.unwrap_or(reread)), if refused.is_some() => {
+                        self.retry_refused = None;
+                        let refused: Vec<Item> = self.refused.keys().cloned().collect();
+                        refused.into_iter().for_each(|item| self.enqueue(item));
+                    }
                     () = sleep_until(reread) => {
                         self.reread();
-                        reread = Instant::now() + self.period;
+                        reread = Instant::now() + spread.around(self.period);
                     }
                 }
             }
@@ -216,6 +232,7 @@ impl<S: Session> Task<S> {
         self.reading = 0;
         self.failed.clear();
         self.retry = None;
+        self.retry_refused = None;
         self.items = self.wanted();
         let items: Vec<Item> = self.items.iter().cloned().collect();
         items.into_iter().for_each(|item| self.enqueue(item));
@@ -253,6 +270,7 @@ impl<S: Session> Task<S> {
                 continue;
             }
             self.failed.remove(&gone);
+            self.granted(&gone);
             match gone {
                 Item::Data(path) => self.store(&path, None),
                 Item::Children(path) => drop(self.lists.remove(&path)),
@@ -297,10 +315,11 @@ impl<S: Session> Task<S> {
                 Item::Children(path) => {
                     let (session, path) = (self.session.clone(), path.clone());
                     self.work.push(Box::pin(async move {
-                        let answer = session.children(&path).await.map(Answer::Children);
-                        Event::Reread(
-                            answer.into_iter().map(|answer| (Item::Children(path.clone()), answer)).collect(),
-                        )
+                        Event::Reread(match session.children(&path).await {
+                            Ok(children) => vec![(Item::Children(path), Some(Answer::Children(children)))],
+                            Err(error) if error.is_of_one_znode() => vec![(Item::Children(path), None)],
+                            Err(_) => Vec::new(),
+                        })
                     }));
                 }
             }
@@ -308,9 +327,10 @@ impl<S: Session> Task<S> {
         for chunk in paths.chunks(CHUNK) {
             let (session, chunk) = (self.session.clone(), chunk.to_vec());
             self.work.push(Box::pin(async move {
-                let znodes = session.read(&chunk).await.unwrap_or_default();
-                let items = chunk.into_iter().map(Item::Data);
-                Event::Reread(items.zip(znodes.into_iter().map(Answer::Data)).collect())
+                let outcomes = session.read_each(&chunk).await.unwrap_or_default();
+                let items = chunk.into_iter().map(Item::Data).zip(outcomes);
+                let answer = |outcome: crate::Outcome| outcome.ok().map(Answer::Data);
+                Event::Reread(items.map(|(item, outcome)| (item, answer(outcome))).collect())
             }));
         }
     }
@@ -324,7 +344,11 @@ impl<S: Session> Task<S> {
                     return;
                 }
                 match result {
-                    Ok((answer, watch)) => self.learn(item, answer, watch),
+                    Ok((answer, watch)) => {
+                        self.granted(&item);
+                        self.learn(item, answer, watch);
+                    }
+                    Err(error) if error.is_of_one_znode() => self.refuse(item, &error),
                     Err(error) => {
                         tracing::debug!(%error, ?item, "cannot be mirrored; tried again soon");
                         self.failed.insert(item);
@@ -337,11 +361,30 @@ impl<S: Session> Task<S> {
             // What differs is read again, with a watch: this answer may be older than what is known.
             Event::Reread(answers) => {
                 for (item, answer) in answers {
-                    if self.items.contains(&item) && !self.knows(&item, &answer) {
+                    let is_known = answer.is_some_and(|answer| self.knows(&item, &answer));
+                    if self.items.contains(&item) && !is_known {
                         self.enqueue(item);
                     }
                 }
             }
+        }
+    }
+
+    /// Takes note that something cannot be read. What was known of it stays.
+    fn refuse(&mut self, item: Item, error: &Error) {
+        self.retry_refused.get_or_insert_with(|| Instant::now() + RETRY_REFUSED);
+        let why = error.unreadable();
+        if self.refused.get(&item) != Some(&why) {
+            tracing::debug!(%error, ?item, "cannot be mirrored");
+            self.refused.insert(item, why);
+            self.unpublished.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Takes note that something can be read, or need not be.
+    fn granted(&mut self, item: &Item) {
+        if self.refused.remove(item).is_some() {
+            self.unpublished.get_or_insert_with(Instant::now);
         }
     }
 
@@ -402,6 +445,10 @@ impl<S: Session> Task<S> {
 
     fn publish(&mut self) {
         self.unpublished = None;
+        let path = |item: &Item| match item {
+            Item::Data(path) | Item::Children(path) => path.clone(),
+        };
+        self.contents.unreadable = self.refused.iter().map(|(item, why)| (path(item), why.clone())).collect();
         self.contents.complete = true;
         self.sender.send_replace(Arc::new(self.contents.clone()));
     }

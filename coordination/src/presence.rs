@@ -1,12 +1,17 @@
 //! Znodes that a process keeps as long as it lives: always with its newest content, and its own.
 
+use crate::pace::{Backoff, Spread};
 use crate::{Change, Error, Session, State, Znode};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::debug;
 
-/// Pause after a failure.
+/// Pause after the first failure; doubled with each further one.
 const AGAIN: Duration = Duration::from_millis(200);
+/// The longest such pause.
+const LONGEST_AGAIN: Duration = Duration::from_secs(5);
+/// About how often the znode is looked at though nothing was told: a notification may be lost.
+pub const REREAD: Duration = Duration::from_secs(45);
 
 /// A znode to keep.
 #[derive(Clone, Debug)]
@@ -29,7 +34,8 @@ pub enum Obstacle {
 }
 
 /// Keeps a znode until the session has expired. If another one is there, `is_own_predecessor` says whether it may be
-/// replaced; otherwise it is waited for to vanish. What stands in the way is told to `obstacle`.
+/// replaced; otherwise it is waited for to vanish. What stands in the way is told to `obstacle`. The znode is looked at
+/// whenever something is told of it, and about every [`REREAD`].
 pub async fn keep<S: Session>(
     session: &S,
     mut kept: Kept,
@@ -37,6 +43,8 @@ pub async fn keep<S: Session>(
     obstacle: impl Fn(Option<Obstacle>),
 ) {
     let mut state = session.state();
+    let mut spread = Spread::of_session(session.id(), &kept.path);
+    let mut pauses = Backoff::new(&kept.path, AGAIN, LONGEST_AGAIN);
     loop {
         if !State::wait_connected(&mut state).await {
             return;
@@ -49,7 +57,7 @@ pub async fn keep<S: Session>(
             Err(error) => {
                 debug!(path = kept.path, %error, "cannot look at the znode");
                 obstacle(Some(Obstacle::Failing(error)));
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(pauses.pause()).await;
                 continue;
             }
         };
@@ -66,9 +74,11 @@ pub async fn keep<S: Session>(
             }
         };
         if changes.is_empty() {
+            pauses.reset();
             tokio::select! {
                 biased;
                 () = changed => {}
+                () = tokio::time::sleep(spread.around(REREAD)) => {}
                 changed = kept.content.changed() => if changed.is_err() { return },
             }
             continue;
@@ -80,7 +90,7 @@ pub async fn keep<S: Session>(
             Err(error) => {
                 debug!(path = kept.path, %error, "cannot keep the znode");
                 obstacle(Some(Obstacle::Failing(error)));
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(pauses.pause()).await;
             }
         }
     }

@@ -54,11 +54,27 @@ pub trait Session: Clone + Send + Sync + 'static {
     /// See [`Error`].
     fn children(&self, path: &str) -> impl Future<Output = Result<Option<Vec<String>>, Error>> + Send;
 
-    /// Several znodes as they are at one moment, in the order of `paths`.
+    /// Several znodes as they are at one moment, in the order of `paths`, or why one of them cannot be read: that is
+    /// its own, and the others are read all the same.
+    ///
+    /// # Errors
+    /// See [`Error`]: why none could be read.
+    fn read_each(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Outcome>, Error>> + Send;
+
+    /// Several znodes as they are at one moment, in the order of `paths`: all of them or none. Where a single znode must
+    /// not stand in the way of the others, see [`read_each`](Self::read_each).
     ///
     /// # Errors
     /// See [`Error`].
-    fn read(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Option<Znode>>, Error>> + Send;
+    fn read(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Option<Znode>>, Error>> + Send {
+        async move { self.read_each(paths).await?.into_iter().collect() }
+    }
+
+    /// What is known of a znode without the right to read it; `None` where there is none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    fn stat(&self, path: &str) -> impl Future<Output = Result<Option<Stat>, Error>> + Send;
 
     /// Waits until this session's server has all that was written before the call by anybody.
     ///
@@ -120,6 +136,24 @@ pub struct Znode {
     pub modified: i64,
     /// The session that owns it, if it is ephemeral.
     pub owner: Option<i64>,
+}
+
+/// What [one of several](Session::read_each) reads gave: the znode, that there is none, or why it cannot be read.
+pub type Outcome = Result<Option<Znode>, Error>;
+
+/// What is known of a znode without the right to read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// Rises with every write since it was created; 0 at first.
+    pub version: i32,
+    /// The session that owns it, if it is ephemeral.
+    pub owner: Option<i64>,
+}
+
+impl From<&Znode> for Stat {
+    fn from(znode: &Znode) -> Self {
+        Self { version: znode.version, owner: znode.owner }
+    }
 }
 
 /// One change of a [commit](Session::commit).
@@ -213,6 +247,21 @@ impl Error {
     #[must_use]
     pub const fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
+    }
+
+    /// Whether one znode alone is to blame, so that others can be read and written all the same.
+    #[must_use]
+    pub const fn is_of_one_znode(&self) -> bool {
+        !matches!(self, Self::Lost(_) | Self::Expired | Self::AuthFailed(_))
+    }
+
+    /// In a few words why what was to be read cannot be, without its path.
+    #[must_use]
+    pub fn unreadable(&self) -> String {
+        match self {
+            Self::NoAuth(path) => format!("cannot be read, for lack of the right to: see `getAcl {path}`"),
+            other => format!("cannot be read: {other}"),
+        }
     }
 }
 

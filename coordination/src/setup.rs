@@ -1,7 +1,8 @@
 //! Making a tree, and writing operators' records into it.
 
-use crate::{Change, Error, Session};
+use crate::{Change, Error, Outcome, Session};
 use std::collections::BTreeSet;
+use tracing::debug;
 use zk_schema::tree::paths;
 use zk_schema::{Cluster, Desired, RecordError, to_json};
 
@@ -24,20 +25,24 @@ pub enum SetupError {
     },
 }
 
-/// Makes what is missing of the tree's skeleton. Returns whether there is a tree at all: the cluster's record, which it
-/// does not make.
+/// Makes what is missing of the tree's skeleton, as far as this session may: in a closed tree, a part of it is the
+/// operators', and whoever needs that part tells what is missing. Returns whether there is a tree at all: the cluster's
+/// record, which it does not make.
 ///
 /// # Errors
 /// If the store fails.
 pub async fn ensure_skeleton<S: Session>(session: &S) -> Result<bool, Error> {
     let wanted: Vec<String> = paths::SKELETON.iter().map(|path| (*path).to_owned()).collect();
-    let there = session.read(&wanted).await?;
-    if there[0].is_none() {
+    // What may not be read is there.
+    let there = session.read_each(&wanted).await?;
+    let is_missing = |outcome: &Outcome| matches!(outcome, Ok(None));
+    if there.first().is_none_or(is_missing) {
         return Ok(false);
     }
-    for (path, _) in wanted.into_iter().zip(there).filter(|(_, znode)| znode.is_none()) {
+    for (path, _) in wanted.into_iter().zip(there).filter(|(_, outcome)| is_missing(outcome)) {
         match session.commit(vec![Change::Create { path, data: Vec::new(), ephemeral: false }]).await {
-            Ok(()) | Err(Error::Exists(_)) => {}
+            Ok(()) => {}
+            Err(error) if error.is_of_one_znode() => debug!(%error, "a part of the tree is missing"),
             Err(error) => return Err(error),
         }
     }

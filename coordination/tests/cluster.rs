@@ -1,12 +1,12 @@
 //! What is built on sessions, on the store in this process: election, following, presence, setting up.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-use coordination::election::{Candidate, ElectionError, Leadership};
+use coordination::election::{Candidate, ElectionError, Leadership, line};
 use coordination::follow::{Followed, follow};
 use coordination::memory::{MemorySession, MemoryStore};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::{ensure_skeleton, init, write_desired};
-use coordination::{Change, Session, Store, Znode};
+use coordination::{Change, Error, Session, Store, Znode};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -52,7 +52,7 @@ fn create(path: &str, data: impl Into<Vec<u8>>, ephemeral: bool) -> Change {
 /// A candidate that waits for its turn in a task of its own.
 fn in_line(candidate: Candidate<MemorySession>) -> JoinHandle<Leadership<MemorySession>> {
     tokio::spawn(async move {
-        candidate.wait().await.unwrap();
+        candidate.wait(REREAD).await.unwrap();
         candidate.lead(0, 0).await.unwrap()
     })
 }
@@ -62,7 +62,7 @@ async fn candidates_lead_one_after_the_other_and_the_term_rises() {
     let (store, operator) = tree().await;
     let (first_session, first) = candidate(&store, "lb-1").await;
     let (_second_session, second) = candidate(&store, "lb-2").await;
-    first.wait().await.unwrap();
+    first.wait(REREAD).await.unwrap();
     let leadership = first.lead(0, 5).await.unwrap();
     assert_eq!(leadership.term(), 1);
     let record = Term::parse(&get(&operator, paths::LEADER).await.unwrap()).unwrap();
@@ -152,6 +152,80 @@ async fn standing_again_after_a_lost_answer_takes_the_place_that_is_there() {
     let again = Candidate::stand(session, name("lb-1"), "instance").await.unwrap();
     assert_eq!(first.path(), again.path());
     assert_eq!(operator.children(paths::ELECTION).await.unwrap().unwrap().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_no_node_put_into_the_line_is_in_nobodys_way() {
+    let (store, operator) = tree().await;
+    let stray = |name: &str| format!("{}/{name}", paths::ELECTION);
+    let record = "{\"node\":\"lb-9\"}";
+    operator
+        .commit(vec![
+            create(&stray("x-0000000000"), "", false),
+            create(&stray("lb-9-abc-0000000000"), record, false),
+            create(&stray("y-0000000000"), "", true),
+            create(&stray("lb-8-abc-0000000000"), record, true),
+            create(&stray("lock"), "", false),
+        ])
+        .await
+        .unwrap();
+    let (_session, first) = candidate(&store, "lb-1").await;
+    let (_other, second) = candidate(&store, "lb-2").await;
+    first.wait(REREAD).await.unwrap();
+    assert_eq!(first.lead(0, 0).await.unwrap().term(), 1);
+    let line = line(&operator).await.unwrap();
+    let places: Vec<&str> = line.candidates.iter().map(|place| place.path.as_str()).collect();
+    assert_eq!(places, [first.path(), second.path()]);
+    assert_eq!(line.strays.len(), 5);
+    // A candidate that somebody wrote on is none any more, for itself as for the others: its successor leads.
+    let second = in_line(second);
+    sleep(MOMENT).await;
+    assert!(!second.is_finished());
+    let old = first.lead(0, 0).await.unwrap();
+    operator.commit(vec![put(first.path(), "x")]).await.unwrap();
+    assert_eq!(second.await.unwrap().term(), 3);
+    assert!(old.is_over(&old.commit(Vec::new()).await.unwrap_err()));
+    assert!(matches!(first.wait(REREAD).await, Err(Error::NoNode(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_that_may_not_be_read_keeps_its_place_for_all() {
+    let (store, _operator) = tree().await;
+    let (session, first) = candidate(&store, "lb-1").await;
+    let (_other, second) = candidate(&store, "lb-2").await;
+    store.forbid(first.path(), true);
+    first.wait(REREAD).await.unwrap();
+    let second = in_line(second);
+    sleep(REREAD * 3).await;
+    assert!(!second.is_finished());
+    session.close().await;
+    sleep(REREAD * 2).await;
+    assert!(second.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_successor_whose_notification_was_lost_leads_after_a_while() {
+    let (store, _operator) = tree().await;
+    let (session, _first) = candidate(&store, "lb-1").await;
+    let (_other, second) = candidate(&store, "lb-2").await;
+    store.client("lb-2").lose_notifications(true);
+    let second = in_line(second);
+    sleep(MOMENT).await;
+    session.close().await;
+    sleep(REREAD * 2).await;
+    assert!(second.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_of_an_earlier_session_is_given_up_for_one_of_this_session() {
+    let (store, operator) = tree().await;
+    let (_dying, old) = candidate(&store, "lb-1").await;
+    let (session, new) = candidate(&store, "lb-1").await;
+    assert_ne!(old.path(), new.path());
+    let line = operator.children(paths::ELECTION).await.unwrap().unwrap();
+    assert_eq!(line.len(), 1, "{line:?}");
+    let there = operator.read(&[new.path().to_owned()]).await.unwrap().remove(0).unwrap();
+    assert_eq!(there.owner, Some(session.id()));
 }
 
 /// A head of these VIPs, and what stands below it.
@@ -260,6 +334,39 @@ async fn a_follower_that_starts_takes_over_nothing_older_than_what_its_predecess
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_follower_tells_which_assignment_it_may_not_read_and_goes_on_when_that_was_made_anew() {
+    let (store, operator) = tree().await;
+    let (followed, _task) = follower(store.client("lb-1").connect().await.unwrap());
+    write(&operator, &decision(1, 1, &["mqtt", "other"])).await;
+    sleep(MOMENT).await;
+    let path = paths::assignment(&name("mqtt"));
+    store.forbid(&path, true);
+    let next = decision(1, 2, &["mqtt", "other"]);
+    let data = next.1[&name::<VipName>("mqtt")].clone();
+    let changes = next.1.iter().map(|(vip, data)| put(&paths::assignment(vip), data.clone()));
+    let changes = changes.chain([put(paths::ASSIGNMENTS, next.0.bytes().unwrap())]);
+    operator.commit(changes.collect()).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(order(&followed), Some((1, 1)));
+    let problem = followed.borrow().problem.clone().unwrap();
+    assert!(problem.starts_with(&path) && problem.contains("right"), "{problem}");
+    let delete = Change::Delete { path: path.clone(), version: None };
+    operator.commit(vec![delete, create(&path, data, false)]).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!((order(&followed), followed.borrow().problem.clone()), (Some((1, 2)), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_of_which_a_part_may_not_be_read_is_one() {
+    let (store, operator) = tree().await;
+    store.forbid(paths::VIPS, true);
+    store.forbid(paths::CLUSTER, true);
+    operator.commit(vec![Change::Delete { path: paths::EVENTS.to_owned(), version: None }]).await.unwrap();
+    assert!(ensure_skeleton(&operator).await.unwrap());
+    assert!(store.dump().contains_key(paths::EVENTS));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_follower_takes_over_nothing_of_a_decision_that_is_torn() {
     let (store, operator) = tree().await;
     let (followed, _task) = follower(store.client("lb-1").connect().await.unwrap());
@@ -331,6 +438,18 @@ fn keeper(
 struct Seen(Arc<Mutex<Option<Obstacle>>>);
 
 const HERE: &str = "/drover/nodes/lb-1";
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_znode_returns_after_a_while_though_nothing_told_that_it_was_deleted() {
+    let (store, operator) = tree().await;
+    let (_content, _, _task) = keeper(store.client("lb-1").connect().await.unwrap(), HERE, "one");
+    sleep(MOMENT).await;
+    store.client("lb-1").lose_notifications(true);
+    sleep(REREAD * 2).await;
+    operator.commit(vec![Change::Delete { path: HERE.into(), version: None }]).await.unwrap();
+    sleep(REREAD * 2).await;
+    assert_eq!(get(&operator, HERE).await.unwrap(), b"one");
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_kept_znode_has_its_newest_content_and_returns_when_somebody_deletes_it() {

@@ -296,6 +296,11 @@ fn encode_cluster(families: &mut Families<'_>, cluster: &ClusterStatus, status: 
     let single = [
         ("term", "Leadership that decided on what is in force", status.term.unwrap_or(0) as f64),
         ("leader", "Whether this node leads: 0 or 1", flag(cluster.leading.is_some())),
+        (
+            "cannot_lead",
+            "Whether this node has found that it cannot lead: 0 or 1",
+            flag(cluster.election_problem.is_some()),
+        ),
         ("zookeeper_connected", "Whether ZooKeeper answers: 0 or 1", flag(cluster.connected)),
         (
             "autonomous",

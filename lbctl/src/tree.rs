@@ -1,5 +1,6 @@
 //! The tree as it is now.
 
+use coordination::election::{self, Line};
 use coordination::{Error, Session, Znode};
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -35,8 +36,12 @@ pub struct Tree {
     pub head: Option<Found<Head>>,
     /// Each VIP as all nodes serve it.
     pub assignments: BTreeMap<VipName, Found<Assignment>>,
+    /// The line of candidates for leadership; `None` where it is not known.
+    pub line: Option<Line>,
     /// Znodes whose names are none, each with its path.
     pub strangers: Vec<String>,
+    /// What is there and cannot be read, by path, with the reason. Of a list, none of its znodes are known.
+    pub unreadable: BTreeMap<String, String>,
 }
 
 /// A VIP as operators wrote it.
@@ -99,34 +104,55 @@ impl<T> Found<T> {
         self.record.as_ref().ok()
     }
 
-    fn parsed<E: Display>(znode: Znode, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Self {
-        Self { record: parse(&znode.data).map_err(|error| error.to_string()), znode }
+    fn parsed<E: Display>(there: There, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Self {
+        let record = match there.unreadable {
+            Some(why) => Err(why),
+            None => parse(&there.znode.data).map_err(|error| error.to_string()),
+        };
+        Self { record, znode: there.znode }
     }
 
-    fn operators(znode: Znode) -> Self
+    fn operators(there: There) -> Self
     where
         T: Record,
     {
-        Self::parsed(znode, from_json)
+        Self::parsed(there, from_json)
     }
 
-    fn state(znode: Znode) -> Self
+    fn state(there: There) -> Self
     where
         T: StateRecord,
     {
-        Self::parsed(znode, T::parse)
+        Self::parsed(there, T::parse)
     }
 }
 
 impl Tree {
-    /// Reads it, as fresh as the last write that anybody has finished.
+    /// Reads it, as fresh as the last write that anybody has finished: all of it. What is written by a tree of which a
+    /// part is hidden could be wrong.
+    ///
+    /// # Errors
+    /// If the store fails, or something may not be read.
+    pub async fn read<S: Session>(session: &S) -> Result<Self, Error> {
+        let (tree, refused) = Self::read_with(session).await?;
+        refused.map_or(Ok(tree), Err)
+    }
+
+    /// As [`read`](Self::read), but what may not be read is told in `unreadable`, and by the records that are there:
+    /// to look at, not to write by.
     ///
     /// # Errors
     /// If the store fails.
-    pub async fn read<S: Session>(session: &S) -> Result<Self, Error> {
+    pub async fn read_in_part<S: Session>(session: &S) -> Result<Self, Error> {
+        Ok(Self::read_with(session).await?.0)
+    }
+
+    /// The tree, and the first refusal.
+    async fn read_with<S: Session>(session: &S) -> Result<(Self, Option<Error>), Error> {
         session.sync().await?;
         let mut tree = Self::default();
-        let mut reader = Reader { session, strangers: Vec::new() };
+        let mut reader =
+            Reader { session, strangers: Vec::new(), unreadable: BTreeMap::new(), refused: None };
 
         let vips: Vec<VipName> = reader.names(paths::VIPS).await?;
         let mut reals = Vec::new();
@@ -162,14 +188,36 @@ impl Tree {
         tree.assignments = reader.all(assignments, paths::assignment, Found::state).await?;
         tree.flags = reader.flags().await?;
 
-        let single = [paths::CLUSTER, paths::LEADER, paths::ASSIGNMENTS].map(str::to_owned);
-        let mut single = session.read(&single).await?.into_iter();
-        let mut next = || single.next().flatten().filter(|znode| !znode.data.is_empty());
-        tree.cluster = next().map(Found::operators);
-        tree.leader = next().map(Found::state);
-        tree.head = next().map(Found::state);
+        tree.line = reader.line().await?;
+
+        let single = vec![paths::CLUSTER, paths::LEADER, paths::ASSIGNMENTS];
+        let mut single = reader.all(single, |path| (*path).to_owned(), |there| there).await?;
+        let mut next = |path| {
+            let there = single.remove(path);
+            there.filter(|there| there.unreadable.is_some() || !there.znode.data.is_empty())
+        };
+        tree.cluster = next(paths::CLUSTER).map(Found::operators);
+        tree.leader = next(paths::LEADER).map(Found::state);
+        tree.head = next(paths::ASSIGNMENTS).map(Found::state);
         tree.strangers = reader.strangers;
-        Ok(tree)
+        tree.unreadable = reader.unreadable;
+        Ok((tree, reader.refused))
+    }
+
+    /// Who leads, by all that the tree tells: whose term is the newest, is there, and is the first in the line of
+    /// candidates, all of them the same process.
+    #[must_use]
+    pub fn leads(&self) -> Option<&NodeName> {
+        let node = &self.leader.as_ref()?.ok()?.node;
+        let member = self.nodes.get(node)?;
+        let Some(line) = &self.line else { return Some(node) };
+        let first = line.candidates.first()?;
+        let named =
+            || paths::name(&first.path).strip_prefix(node.as_str()).is_some_and(|rest| rest.starts_with('-'));
+        let is_node = first.node.as_ref().map_or_else(named, |first| first == node);
+        let is_process =
+            member.ok().zip(first.instance()).is_none_or(|(member, first)| member.instance == first);
+        (is_node && is_process).then_some(node)
     }
 
     /// What is in force for a VIP, if its record is one.
@@ -209,14 +257,31 @@ impl Tree {
         problems
             .extend(wrong(self.head.iter().map(|found| (&(), found)), |()| paths::ASSIGNMENTS.to_owned()));
         problems.extend(wrong(&self.assignments, paths::assignment));
+        let strays = self.line.iter().flat_map(|line| &line.strays);
+        problems.extend(
+            strays.map(|stray| format!("{}: {}; nobody waits for it: `delete` it", stray.path, stray.why)),
+        );
+        let told = |path: &String| problems.iter().any(|problem| problem.split(": ").next() == Some(path));
+        let others: Vec<_> = self.unreadable.iter().filter(|(path, _)| !told(path)).collect();
+        problems.extend(others.into_iter().map(|(path, why)| format!("{path}: {why}")));
         problems
     }
 }
 
-/// Reads names and records, and remembers what has no name.
+/// A znode that is there.
+struct There {
+    /// What is known of it.
+    znode: Znode,
+    /// Why its content is not known, if so.
+    unreadable: Option<String>,
+}
+
+/// Reads names and records, and remembers what has no name, and what it may not read.
 struct Reader<'a, S> {
     session: &'a S,
     strangers: Vec<String>,
+    unreadable: BTreeMap<String, String>,
+    refused: Option<Error>,
 }
 
 impl<S: Session> Reader<'_, S> {
@@ -226,7 +291,15 @@ impl<S: Session> Reader<'_, S> {
     }
 
     async fn some_names<N: FromStr>(&mut self, parent: &str) -> Result<Option<Vec<N>>, Error> {
-        let Some(children) = self.session.children(parent).await? else { return Ok(None) };
+        let children = match self.session.children(parent).await {
+            Ok(None) => return Ok(None),
+            Ok(Some(children)) => children,
+            Err(error) if error.is_of_one_znode() => {
+                self.refused(parent, error);
+                Vec::new()
+            }
+            Err(error) => return Err(error),
+        };
         let mut names = Vec::with_capacity(children.len());
         for child in children {
             match child.parse() {
@@ -237,24 +310,57 @@ impl<S: Session> Reader<'_, S> {
         Ok(Some(names))
     }
 
+    /// The line of candidates; `None` where it cannot be read.
+    async fn line(&mut self) -> Result<Option<Line>, Error> {
+        match election::line(self.session).await {
+            Ok(line) => Ok(Some(line)),
+            Err(Error::NoNode(_)) => Ok(None),
+            Err(error) if error.is_of_one_znode() => {
+                self.refused(paths::ELECTION, error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refused(&mut self, path: &str, error: Error) {
+        self.unreadable.insert(path.to_owned(), error.unreadable());
+        self.refused.get_or_insert(error);
+    }
+
     /// The znodes of these names.
     async fn all<N: Ord, T>(
-        &self,
+        &mut self,
         names: Vec<N>,
         path: impl Fn(&N) -> String,
-        parse: impl Fn(Znode) -> T,
+        parse: impl Fn(There) -> T,
     ) -> Result<BTreeMap<N, T>, Error> {
         let paths: Vec<String> = names.iter().map(path).collect();
-        let mut znodes = Vec::with_capacity(paths.len());
+        let mut outcomes = Vec::with_capacity(paths.len());
         for paths in paths.chunks(AT_ONCE) {
-            znodes.extend(self.session.read(paths).await?);
+            outcomes.extend(self.session.read_each(paths).await?);
         }
-        let there = names.into_iter().zip(znodes);
-        Ok(there.filter_map(|(name, znode)| Some((name, parse(znode?)))).collect())
+        let mut found = BTreeMap::new();
+        for ((name, path), outcome) in names.into_iter().zip(&paths).zip(outcomes) {
+            let there = match outcome {
+                Ok(None) => continue,
+                Ok(Some(znode)) => There { znode, unreadable: None },
+                Err(error) => {
+                    let Some(stat) = self.session.stat(path).await? else { continue };
+                    let (version, owner) = (stat.version, stat.owner);
+                    let unreadable = Some(error.unreadable());
+                    self.refused(path, error);
+                    let znode = Znode { data: Vec::new(), version, created: 0, modified: 0, owner };
+                    There { znode, unreadable }
+                }
+            };
+            found.insert(name, parse(there));
+        }
+        Ok(found)
     }
 
     async fn flags(&mut self) -> Result<Flags, Error> {
-        let flag = |znode: Znode| Flag::read(&znode.data);
+        let flag = |there: There| Flag::read(&there.znode.data);
         let maintenance = self.names(paths::MAINTENANCE).await?;
         let maintenance = self.all(maintenance, paths::maintenance, flag).await?;
         let drained: Vec<String> = self.names(paths::DRAIN).await?;
@@ -311,5 +417,37 @@ mod tests {
         let problems = tree.problems().join("\n");
         assert!(problems.contains("/drover/vips/UPPER:") && problems.contains("/drover/vips/mqtt/reals/b:"));
         assert_eq!(problems.lines().count(), 2, "{problems}");
+    }
+
+    #[tokio::test]
+    async fn what_may_not_be_read_is_told_and_the_rest_is_read() {
+        let store = MemoryStore::new();
+        let session = store.client("lbctl").connect().await.unwrap();
+        setup::init(&session, &Cluster::default()).await.unwrap();
+        let create = |path: &str, data: &str| Change::Create {
+            path: path.to_owned(),
+            data: data.as_bytes().to_vec(),
+            ephemeral: false,
+        };
+        let vip = r#"{"address":"198.51.100.10","port":1883,"protocol":"tcp"}"#;
+        let changes = vec![
+            create("/drover/vips/a", vip),
+            create("/drover/vips/b", vip),
+            create("/drover/vips/b/reals", ""),
+            create("/drover/election/x-0000000000", ""),
+        ];
+        session.commit(changes).await.unwrap();
+        let hidden = ["/drover/vips/a", "/drover/vips/b/reals", "/drover/nodes"];
+        hidden.iter().for_each(|path| store.forbid(path, true));
+        let tree = Tree::read_in_part(&session).await.unwrap();
+        assert!(tree.vips["a"].vip.record.is_err() && tree.vips["b"].vip.record.is_ok());
+        assert!(tree.vips["b"].has_reals);
+        let problems = tree.problems();
+        for path in hidden.into_iter().chain(["/drover/election/x-0000000000"]) {
+            let about = problems.iter().filter(|problem| problem.starts_with(&format!("{path}: ")));
+            assert_eq!(about.count(), 1, "{path}: {problems:?}");
+        }
+        // Nobody edits what is not seen.
+        assert!(matches!(Tree::read(&session).await, Err(Error::NoAuth(_))));
     }
 }

@@ -1,7 +1,7 @@
 //! What every store must do: one suite for all backends.
 
 use anyhow::{Context, Result, bail};
-use coordination::{Change, Error, Session, State, Store, Watch, Znode};
+use coordination::{Change, Error, Session, Stat, State, Store, Watch, Znode};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -58,6 +58,7 @@ fn cases<S: Store>() -> Vec<Case<S>> {
         watches_fire_when_their_session_is_closed,
         many_are_read_in_order_and_missing_ones_are_none,
         many_are_read_as_of_one_moment,
+        a_znode_tells_its_owner_and_version_without_being_read,
         a_recreated_znode_has_another_creation,
         modification_rises_over_the_whole_tree,
         what_a_commit_changes_has_one_modification,
@@ -426,6 +427,20 @@ async fn many_are_read_as_of_one_moment<S: Store>(bench: Bench<S>) -> Result<()>
     }
     writer.await??;
     assert!(seen.is_sorted(), "a session's view never goes back: {seen:?}");
+    Ok(())
+}
+
+async fn a_znode_tells_its_owner_and_version_without_being_read<S: Store>(bench: Bench<S>) -> Result<()> {
+    let (ephemeral, lasting, none) = (bench.path("e"), bench.path("x"), bench.path("none"));
+    bench.one.commit(vec![create_ephemeral(&ephemeral), create(&lasting, "")]).await?;
+    bench.one.commit(vec![Change::Set { path: lasting.clone(), data: vec![1], version: None }]).await?;
+    bench.two.sync().await?;
+    let owner = Some(bench.one.id());
+    assert_eq!(bench.two.stat(&ephemeral).await?, Some(Stat { version: 0, owner }));
+    assert_eq!(bench.two.stat(&lasting).await?, Some(Stat { version: 1, owner: None }));
+    assert_eq!(bench.two.stat(&none).await?, None);
+    let each = bench.two.read_each(&[lasting.clone(), none]).await?;
+    assert!(matches!(&each[..], [Ok(Some(znode)), Ok(None)] if znode.data == [1]), "{each:?}");
     Ok(())
 }
 

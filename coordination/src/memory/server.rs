@@ -35,6 +35,8 @@ pub(super) struct Server {
     last_session: i64,
     /// What has changed since it was taken, if it is kept.
     pub(super) journal: Option<Vec<Entry>>,
+    /// Znodes that may not be read, each by path and the transaction that created it.
+    forbidden: BTreeMap<String, i64>,
     /// When the driver looks again by itself.
     pub(super) wakes: Option<Instant>,
 }
@@ -44,6 +46,7 @@ pub(super) struct Client {
     pub(super) cut: bool,
     pub(super) paused: bool,
     pub(super) lose_replies: bool,
+    pub(super) lose_notifications: bool,
     /// Since when it takes part again after a pause.
     awake: Option<Instant>,
     /// Whether it can begin a session.
@@ -68,6 +71,8 @@ struct Session {
     /// Requests that the paused client has yet to send.
     unsent: Vec<Request>,
     watches: BTreeMap<(Kind, String), Vec<oneshot::Sender<()>>>,
+    /// Watches that have fired and were not told to the client.
+    lost: Vec<oneshot::Sender<()>>,
 }
 
 /// What a server sends.
@@ -107,6 +112,7 @@ impl Server {
             sessions: BTreeMap::new(),
             last_session: 0,
             journal: None,
+            forbidden: BTreeMap::new(),
             wakes: None,
         }
     }
@@ -201,6 +207,22 @@ impl Server {
         self.fire(id, &steps, now);
     }
 
+    /// Takes away the right to read a znode that is there, or gives it back.
+    pub(super) fn forbid(&mut self, path: &str, forbid: bool) {
+        self.forbidden.remove(path);
+        let there = self.tree.znode(path).ok().flatten().filter(|_| forbid);
+        self.forbidden.extend(there.map(|znode| (path.to_owned(), znode.created)));
+    }
+
+    /// Refuses to have a znode read that may not be. One that is not there may be looked for.
+    pub(super) fn may_read(&self, path: &str) -> Result<(), Error> {
+        let created = self.tree.znode(path)?.map(|znode| znode.created);
+        match created.is_some() && self.forbidden.get(path).copied() == created {
+            true => Err(Error::NoAuth(path.to_owned())),
+            false => Ok(()),
+        }
+    }
+
     /// Whether the servers know the session.
     pub(super) fn alive(&self, id: i64) -> bool {
         self.sessions.get(&id).is_some_and(|session| session.alive)
@@ -223,6 +245,10 @@ impl Server {
             for session in self.sessions.values_mut() {
                 if session.alive {
                     let watches = touched.iter().filter_map(|key| session.watches.remove(key)).flatten();
+                    if self.clients[&session.client].lose_notifications {
+                        session.lost.extend(watches);
+                        continue;
+                    }
                     session.down.extend(watches.map(|watch| (arrival, Message::Fire(watch))));
                 }
             }
@@ -239,7 +265,7 @@ impl Server {
             };
             let znode = self.tree.znode(path).ok().flatten();
             let (path, client) = (path.clone(), client.clone());
-            journal.push(Entry { at, client, path, data: znode.map(|znode| znode.data) });
+            journal.push(Entry { at, client, session: id, path, data: znode.map(|znode| znode.data) });
         }
     }
 
@@ -298,6 +324,7 @@ impl Server {
             down: VecDeque::new(),
             unsent: Vec::new(),
             watches: BTreeMap::new(),
+            lost: Vec::new(),
         };
         self.sessions.insert(self.last_session, session);
         Some((self.last_session, state))
@@ -310,6 +337,7 @@ impl Server {
             cut: false,
             paused: false,
             lose_replies: false,
+            lose_notifications: false,
             awake: None,
             reachable: watch::Sender::new(reachable),
         });
@@ -399,5 +427,6 @@ impl Session {
         self.up.clear();
         self.down.clear();
         self.watches.clear();
+        self.lost.clear();
     }
 }

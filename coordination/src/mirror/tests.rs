@@ -157,70 +157,97 @@ async fn a_dropped_mirror_leaves_nothing_behind() {
     assert_eq!(store.watches(), 0);
 }
 
-/// A session whose watches never fire.
-#[derive(Clone)]
-struct Deaf(MemorySession);
-
-/// A watch that never fires.
-fn silent() -> Watch {
-    let (sender, watch) = Watch::new();
-    std::mem::forget(sender);
-    watch
-}
-
-impl Session for Deaf {
-    fn id(&self) -> i64 {
-        self.0.id()
-    }
-
-    fn state(&self) -> watch::Receiver<State> {
-        self.0.state()
-    }
-
-    async fn watch(&self, path: &str) -> Result<(Option<Znode>, Watch), Error> {
-        self.0.watch(path).await.map(|(znode, _)| (znode, silent()))
-    }
-
-    async fn watch_children(&self, path: &str) -> Result<(Option<Vec<String>>, Watch), Error> {
-        self.0.watch_children(path).await.map(|(children, _)| (children, silent()))
-    }
-
-    async fn children(&self, path: &str) -> Result<Option<Vec<String>>, Error> {
-        self.0.children(path).await
-    }
-
-    async fn read(&self, paths: &[String]) -> Result<Vec<Option<Znode>>, Error> {
-        self.0.read(paths).await
-    }
-
-    async fn sync(&self) -> Result<(), Error> {
-        self.0.sync().await
-    }
-
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), Error> {
-        self.0.commit(changes).await
-    }
-
-    async fn create_sequential(&self, prefix: &str, data: Vec<u8>) -> Result<String, Error> {
-        self.0.create_sequential(prefix, data).await
-    }
-
-    async fn close(self) {
-        self.0.close().await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_no_watch_told_is_found_by_the_next_reading_of_everything() {
-    let (_store, _client, session, writer) = pair().await;
+    let (_store, client, session, writer) = pair().await;
     create(&writer, &["/v", "/v/a", "/v/b"]).await;
-    let mirror = Mirror::new(Deaf(session), patterns(&["/v/*"]), PERIOD);
+    client.lose_notifications(true);
+    let mirror = Mirror::new(session, patterns(&["/v/*"]), PERIOD);
     let mut contents = mirror.contents();
     becomes(&mut contents, &[("/v/a", 0), ("/v/b", 0)]).await;
     set(&writer, "/v/a", 1).await;
     delete(&writer, "/v/b").await;
     create(&writer, &["/v/c"]).await;
-    sleep(PERIOD - Duration::from_secs(1)).await;
+    sleep(PERIOD / 2).await;
     assert_eq!(contents.borrow().get("/v/a").unwrap().data, [0], "nothing told it");
+    timeout(PERIOD, contents.changed()).await.unwrap().unwrap();
     becomes(&mut contents, &[("/v/a", 1), ("/v/c", 0)]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_znode_that_may_not_be_read_is_told_and_hides_no_other() {
+    let (store, _client, session, writer) = pair().await;
+    create(&writer, &["/v", "/v/a", "/v/b", "/v/c"]).await;
+    store.forbid("/v/b", true);
+    let mirror = Mirror::new(session, patterns(&["/v/*"]), PERIOD);
+    let mut contents = mirror.contents();
+    becomes(&mut contents, &[("/v/a", 0), ("/v/c", 0)]).await;
+    let unreadable: Vec<String> = contents.borrow().unreadable.keys().cloned().collect();
+    assert_eq!(unreadable, ["/v/b"]);
+    assert!(contents.borrow().unreadable["/v/b"].contains("getAcl /v/b"));
+    // Others are kept current all the same.
+    set(&writer, "/v/c", 1).await;
+    becomes(&mut contents, &[("/v/a", 0), ("/v/c", 1)]).await;
+    // What was read before stays until it is gone.
+    store.forbid("/v/c", true);
+    set(&writer, "/v/c", 2).await;
+    let told = |contents: &Arc<Contents>| contents.unreadable.contains_key("/v/c");
+    timeout(Duration::from_secs(3), contents.wait_for(told)).await.unwrap().unwrap();
+    assert_eq!(contents.borrow().get("/v/c").unwrap().data, [1]);
+    delete(&writer, "/v/c").await;
+    becomes(&mut contents, &[("/v/a", 0)]).await;
+    // Nothing tells of a right that was given.
+    store.forbid("/v/b", false);
+    sleep(RETRY_REFUSED).await;
+    becomes(&mut contents, &[("/v/a", 0), ("/v/b", 0)]).await;
+    assert!(contents.borrow().unreadable.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_may_not_be_read_is_told_and_what_it_named_stays() {
+    let (store, _client, session, writer) = pair().await;
+    create(&writer, &["/v", "/v/a", "/w", "/w/a"]).await;
+    store.forbid("/w", true);
+    let mirror = Mirror::new(session, patterns(&["/v/*", "/w/*"]), PERIOD);
+    let mut contents = mirror.contents();
+    becomes(&mut contents, &[("/v/a", 0)]).await;
+    assert!(contents.borrow().unreadable.contains_key("/w"));
+    // Nothing tells of that but reading again.
+    store.forbid("/v", true);
+    let told = |contents: &Arc<Contents>| contents.unreadable.contains_key("/v");
+    timeout(PERIOD * 2, contents.wait_for(told)).await.unwrap().unwrap();
+    set(&writer, "/v/a", 1).await;
+    becomes(&mut contents, &[("/v/a", 1)]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn mirrors_that_are_connected_again_together_read_everything_again_at_different_times() {
+    let (store, _client, _session, writer) = pair().await;
+    create(&writer, &["/v", "/v/a"]).await;
+    let mut mirrors = Vec::new();
+    for number in 0..8 {
+        let client = store.client(&format!("deaf-{number}"));
+        client.lose_notifications(true);
+        mirrors.push(Mirror::new(client.connect().await.unwrap(), patterns(&["/v/*"]), PERIOD));
+    }
+    sleep(Duration::from_secs(1)).await;
+    store.outage(true);
+    sleep(Duration::from_secs(3)).await;
+    store.outage(false);
+    sleep(Duration::from_secs(1)).await;
+    set(&writer, "/v/a", 1).await;
+    let start = Instant::now();
+    let mut at = Vec::new();
+    for mirror in &mirrors {
+        let mut contents = mirror.contents();
+        at.push(tokio::spawn(async move {
+            contents.wait_for(|contents| contents.get("/v/a").unwrap().data == [1]).await.unwrap();
+            Instant::now()
+        }));
+    }
+    let mut seconds = BTreeSet::new();
+    for at in at {
+        seconds.insert(at.await.unwrap().duration_since(start).as_secs());
+    }
+    assert!(seconds.len() >= 5, "{seconds:?}");
 }

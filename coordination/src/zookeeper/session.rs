@@ -13,7 +13,7 @@ use zk_schema::tree::{Access, StateRecord as _, paths};
 use zookeeper_client as zk;
 
 use super::{Acl, Observer, Operation, access, error};
-use crate::{Change, Error, Session, State, Watch, Znode};
+use crate::{Change, Error, Outcome, Session, Stat, State, Watch, Znode};
 
 /// The most operations that a session has under way; more wait. The library itself would take any number.
 const MOST_OPERATIONS: usize = 128;
@@ -200,11 +200,16 @@ impl ZooKeeperSession {
 
     /// Whether there is such a znode.
     pub(super) async fn exists(&self, path: &str) -> Result<bool, Error> {
+        Ok(self.checked(path).await?.is_some())
+    }
+
+    /// What servers tell of a znode without the right to read it.
+    async fn checked(&self, path: &str) -> Result<Option<zk::Stat>, Error> {
         let owned = path.to_owned();
         let found = self
             .perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await })
             .await?;
-        found.map(|stat| stat.is_some()).map_err(|error| self.refusal(path, error))
+        found.map_err(|error| self.refusal(path, error))
     }
 
     /// When a znode was created, by the clock of the server that led then; `None` where there is no such znode.
@@ -212,11 +217,7 @@ impl ZooKeeperSession {
     /// # Errors
     /// See [`Error`].
     pub async fn created_at(&self, path: &str) -> Result<Option<SystemTime>, Error> {
-        let owned = path.to_owned();
-        let found = self
-            .perform(Operation::Read, path, |client| async move { client.check_stat(&owned).await })
-            .await?;
-        let stat = found.map_err(|error| self.refusal(path, error))?;
+        let stat = self.checked(path).await?;
         let since_1970 = |stat: zk::Stat| u64::try_from(stat.ctime).map(Duration::from_millis);
         Ok(stat.and_then(|stat| UNIX_EPOCH.checked_add(since_1970(stat).ok()?)))
     }
@@ -437,7 +438,7 @@ impl Session for ZooKeeperSession {
 
     /// One request whatever the number of paths, as only that is one moment. The answer may be larger than what a
     /// request may be: neither the servers nor this client put a bound to it.
-    async fn read(&self, paths: &[String]) -> Result<Vec<Option<Znode>>, Error> {
+    async fn read_each(&self, paths: &[String]) -> Result<Vec<Outcome>, Error> {
         self.check_size(paths.iter().map(|path| (path.as_str(), 0)))?;
         let Some(first) = paths.first() else {
             return self.connected().map(|_| Vec::new());
@@ -455,13 +456,20 @@ impl Session for ZooKeeperSession {
         if results.len() != paths.len() {
             return Err(Error::Other(format!("{first}: {} answers to {} reads", results.len(), paths.len())));
         }
-        let znodes = results.into_iter().enumerate().map(|(index, result)| match result {
-            zk::MultiReadResult::Data { data, stat } => Ok(Some(znode(data, &stat))),
-            zk::MultiReadResult::Error { err: zk::Error::NoNode } => Ok(None),
-            zk::MultiReadResult::Error { err } => Err(refusal((index, err))),
+        let outcomes = results.into_iter().enumerate().map(|(index, result)| match result {
+            zk::MultiReadResult::Data { data, stat } => Ok(Ok(Some(znode(data, &stat)))),
+            zk::MultiReadResult::Error { err: zk::Error::NoNode } => Ok(Ok(None)),
+            zk::MultiReadResult::Error { err } => match refusal((index, err)) {
+                error if error.is_of_one_znode() => Ok(Err(error)),
+                error => Err(error),
+            },
             other => Err(Error::Other(format!("{}: not an answer to a read: {other:?}", paths[index]))),
         });
-        znodes.collect()
+        outcomes.collect()
+    }
+
+    async fn stat(&self, path: &str) -> Result<Option<Stat>, Error> {
+        Ok(self.checked(path).await?.map(|stat| Stat { version: stat.version, owner: owner(&stat) }))
     }
 
     /// Through the leader, which must have a quorum; a server that is cut off from it lets this end in
@@ -591,13 +599,11 @@ async fn follow(id: i64, mut watcher: zk::StateWatcher, life: Arc<Life>, timeout
 }
 
 fn znode(data: Vec<u8>, stat: &zk::Stat) -> Znode {
-    Znode {
-        data,
-        version: stat.version,
-        created: stat.czxid,
-        modified: stat.mzxid,
-        owner: Some(stat.ephemeral_owner).filter(|owner| *owner != 0),
-    }
+    Znode { data, version: stat.version, created: stat.czxid, modified: stat.mzxid, owner: owner(stat) }
+}
+
+fn owner(stat: &zk::Stat) -> Option<i64> {
+    Some(stat.ephemeral_owner).filter(|owner| *owner != 0)
 }
 
 fn in_order(mut names: Vec<String>) -> Vec<String> {

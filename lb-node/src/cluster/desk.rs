@@ -140,7 +140,9 @@ impl Desk {
         let is_own = self.digests.is(self.contents.get(paths::ASSIGNMENTS), head);
         for (name, entry) in &head.vips {
             let znode = self.contents.get(&paths::assignment(name));
-            if !is_own || !self.digests.has(name, znode, &entry.digest) {
+            // What nobody may read is of no use to anybody who does not have it yet.
+            let is_hidden = self.contents.unreadable.contains_key(&paths::assignment(name));
+            if is_hidden || !is_own || !self.digests.has(name, znode, &entry.digest) {
                 self.damaged.insert(name.clone());
             }
         }

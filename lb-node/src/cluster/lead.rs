@@ -6,8 +6,9 @@ use super::leader::{self, Leader, PATTERNS, Publication, Published};
 use crate::quiet::{self, Quiet};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::{Decided, Followed};
+use coordination::pace::Backoff;
 use coordination::setup::ensure_skeleton;
-use coordination::{Change, Error, Mirror, Pattern, Session, State};
+use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -27,6 +28,13 @@ const DECISIONS: u32 = 50;
 const DECISION_EVERY: Duration = Duration::from_millis(500);
 /// Pause before standing for election again.
 const AGAIN: Duration = Duration::from_millis(500);
+/// The first such pause of a node that found that it cannot lead, doubled each time, and the longest: others come first.
+const CANNOT: Duration = Duration::from_secs(5);
+const LONGEST_CANNOT: Duration = Duration::from_secs(60);
+/// Within which a new leader must have read everything once, and for how long a leader may fail to decide, until it
+/// makes way for another.
+const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
+const UNDECIDED_FOR: Duration = Duration::from_secs(10);
 /// How many sessions' timeouts a node that knows nothing of what is in force waits for one that does to lead.
 const UNKNOWING: u32 = 3;
 /// How many small records are read at once.
@@ -62,6 +70,53 @@ enum End {
     Expired,
     /// Somebody else leads, or may.
     SteppedDown(String),
+    /// This node leads no longer since it cannot.
+    CannotDecide(String),
+    /// Its place in the line was taken away, or somebody else was faster.
+    Overtaken(Error),
+}
+
+/// A node's failure to lead, for as long as it counts.
+struct Trouble<'a> {
+    leading: &'a watch::Sender<Leading>,
+    pauses: Backoff,
+    /// The newest term when it failed: when one after it has decided something, that is over. `None`: it could not
+    /// even stand for election.
+    term: Option<u64>,
+}
+
+impl Trouble<'_> {
+    /// Takes note of a failure; returns how long others come first.
+    fn told(&mut self, problem: &str, term: Option<u64>) -> Duration {
+        let is_new = self.leading.send_if_modified(|leading| {
+            let is_new = leading.problem.as_deref() != Some(problem);
+            leading.problem = Some(problem.to_owned());
+            is_new
+        });
+        if is_new {
+            warn!(problem, "cannot lead; trying again");
+        }
+        self.term = term;
+        self.pauses.pause()
+    }
+
+    /// Takes note that the failure is over.
+    fn over(&mut self) {
+        self.pauses.reset();
+        self.leading.send_if_modified(|leading| leading.problem.take().is_some());
+    }
+
+    /// Takes note of it when somebody has decided something in a later term.
+    async fn until_another_decides(&mut self, followed: &watch::Receiver<Followed>) {
+        let Some(term) = self.term else { return std::future::pending::<()>().await };
+        let mut followed = followed.clone();
+        let is_later =
+            |followed: &Followed| followed.decided.as_ref().is_some_and(|decided| decided.head.term > term);
+        if followed.wait_for(is_later).await.is_ok() {
+            self.over();
+        }
+        std::future::pending::<()>().await;
+    }
 }
 
 impl Campaign {
@@ -75,32 +130,35 @@ impl Campaign {
         let mut state = session.state();
         let mut list_lost = ListLost::default();
         let mut quiet = Quiet::new(LINES, LINE_EVERY);
+        let pauses = Backoff::new(&self.instance, CANNOT, LONGEST_CANNOT);
+        let mut trouble = Trouble { leading, pauses, term: None };
         loop {
             if !State::wait_connected(&mut state).await {
                 return;
             }
-            let end = self.once(session, &followed, leading, &mut list_lost).await;
+            let end = self.once(session, &followed, &mut trouble, &mut list_lost).await;
             leading.send_if_modified(|leading| leading.term.take().is_some());
-            match end {
-                Ok(End::Expired) => return,
+            let pause = match end {
+                Ok(End::Expired) | Err(ElectionError::Store(Error::Expired)) => return,
                 Ok(End::SteppedDown(why)) => {
                     if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(quiet::field) {
                         info!(why, skipped, "leads no longer");
                     }
+                    AGAIN
                 }
-                Err(problem) => {
-                    let problem = problem.to_string();
-                    let is_new = leading.send_if_modified(|leading| {
-                        let is_new = leading.problem.as_ref() != Some(&problem);
-                        leading.problem = Some(problem.clone());
-                        is_new
-                    });
-                    if is_new {
-                        warn!(problem, "cannot stand for election; trying again");
-                    }
+                Ok(End::CannotDecide(why)) => trouble.told(&why, trouble.term),
+                Ok(End::Overtaken(error)) => {
+                    debug!(%error, "standing for election anew");
+                    AGAIN
                 }
-            }
-            tokio::time::sleep(AGAIN).await;
+                // That is no trouble of the election's, and told where the connection is.
+                Err(ElectionError::Store(error)) if error.is_lost() => {
+                    debug!(%error, "cannot stand for election for now");
+                    AGAIN
+                }
+                Err(error) => trouble.told(&error.to_string(), trouble.term),
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -108,29 +166,68 @@ impl Campaign {
         &self,
         session: &S,
         followed: &watch::Receiver<Followed>,
-        leading: &watch::Sender<Leading>,
+        trouble: &mut Trouble<'_>,
         list_lost: &mut ListLost,
     ) -> Result<End, ElectionError> {
+        let had_stood = trouble.term.take();
         // Somebody may have deleted a part of the tree since this session began.
         if !ensure_skeleton(session).await? {
             return Err(Error::NoNode(paths::CLUSTER.to_owned()).into());
         }
         self.learn(followed).await;
         let candidate = Candidate::stand(session.clone(), self.node.clone(), &self.instance).await?;
-        candidate.wait().await?;
+        let newest = || followed.borrow().decided.as_ref().map_or(0, |decided| decided.head.term);
+        if had_stood.is_none() {
+            trouble.over();
+        }
+        trouble.term = Some(had_stood.unwrap_or_else(newest));
+        let end = self.in_line(session, &candidate, followed, trouble, list_lost).await;
+        let lost = match &end {
+            Ok(end) => matches!(end, End::Expired),
+            Err(ElectionError::Store(error)) => error.is_lost() || *error == Error::Expired,
+            Err(ElectionError::Term(_)) => false,
+        };
+        // Whoever cannot lead stands in nobody's way.
+        if !lost && *session.state().borrow() == State::Connected {
+            // If it stays, it is deleted when this node stands again.
+            let left = candidate.leave().await;
+            debug!(?left, "out of the line");
+        }
+        end
+    }
+
+    async fn in_line<S: Session>(
+        &self,
+        session: &S,
+        candidate: &Candidate<S>,
+        followed: &watch::Receiver<Followed>,
+        trouble: &mut Trouble<'_>,
+        list_lost: &mut ListLost,
+    ) -> Result<End, ElectionError> {
+        let overtaken =
+            |error: &Error| matches!(error, Error::NoNode(_) | Error::BadVersion(_) | Error::Exists(_));
+        let waited = tokio::select! {
+            biased;
+            waited = candidate.wait(self.reread) => waited,
+            () = trouble.until_another_decides(followed) => Ok(()),
+        };
+        match waited {
+            Err(error) if overtaken(&error) => return Ok(End::Overtaken(error)),
+            waited => waited?,
+        }
         let (known, in_force) = {
             let followed = followed.borrow();
             (followed.decided.clone(), followed.order())
         };
         let beyond = greatest(session, in_force).await?;
-        let leadership = candidate.lead(beyond.term, wall()).await?;
+        let leadership = match candidate.lead(beyond.term, wall()).await {
+            Err(ElectionError::Store(error)) if overtaken(&error) => return Ok(End::Overtaken(error)),
+            leadership => leadership?,
+        };
         debug!(term = leadership.term(), "leads");
-        leading.send_replace(Leading { term: Some(leadership.term()), problem: None });
-        let end = self.lead(session, &leadership, known.as_deref(), beyond.epoch, list_lost).await;
-        if !matches!(end, End::Expired) && *session.state().borrow() == State::Connected {
-            candidate.leave().await?;
-        }
-        Ok(end)
+        trouble.term = Some(leadership.term());
+        trouble.leading.send_modify(|leading| leading.term = Some(leadership.term()));
+        Ok(self.lead(session, &leadership, known.as_deref(), beyond.epoch, trouble, list_lost).await)
     }
 
     /// Waits until this node knows what is in force, for some time: somebody who knows it should lead, since what is in
@@ -149,6 +246,7 @@ impl Campaign {
         leadership: &Leadership<S>,
         known: Option<&Decided>,
         beyond: u64,
+        trouble: &mut Trouble<'_>,
         list_lost: &mut ListLost,
     ) -> End {
         let start = Instant::now();
@@ -161,10 +259,20 @@ impl Campaign {
             biased;
             _ = state.wait_for(|state| *state != State::Connected) => None,
             first = contents.wait_for(|contents| contents.complete) => first.ok().map(|first| first.clone()),
+            () = tokio::time::sleep(COMPLETE_WITHIN) => {
+                return End::CannotDecide(format!("the tree could not be read within {COMPLETE_WITHIN:?}"));
+            }
         };
         let Some(first) = first else { return over(session) };
         let mut published = Published::parse(&first);
-        let damaged = published.complete(known);
+        let mut damaged = published.complete(known);
+        // What can neither be read nor is known here would be taken for a VIP that is new.
+        let unknown = unreadable(&first).find(|name| !published.assignments.contains_key(name));
+        if let Some(path) = unknown.map(|name| paths::assignment(&name)) {
+            let why = first.unreadable.get(&path).map_or("", String::as_str);
+            return End::CannotDecide(format!("{path}: {why}"));
+        }
+        damaged.extend(unreadable(&first));
         let newest = published.epoch().max(beyond);
         let mut told = Quiet::new(DECISIONS, DECISION_EVERY);
         let mut history = History::new(self.node.clone());
@@ -172,14 +280,14 @@ impl Campaign {
         let mut look_again = Instant::now() + self.reread;
         let leader = Leader::new(leadership.term(), self.settings, published, beyond, start.elapsed())
             .after(leadership.predecessor().cloned());
-        let own = match session.watch(leadership.candidate()).await {
+        let mut own = match session.watch(leadership.candidate()).await {
             Ok((Some(_), gone)) => gone,
             Ok((None, _)) => return End::SteppedDown("its candidate's znode is gone".to_owned()),
             Err(Error::Expired) => return End::Expired,
+            Err(error) if error.is_of_one_znode() => return End::CannotDecide(error.to_string()),
             Err(error) => return End::SteppedDown(error.to_string()),
         };
-        let mut own = std::pin::pin!(own);
-        let mut failed: Option<String> = None;
+        let mut failed: Option<(String, Instant)> = None;
         let seen = Arc::clone(&contents.borrow_and_update());
         let mut desk = Desk::new(leader, seen, damaged, wall(), start.elapsed());
         loop {
@@ -191,8 +299,14 @@ impl Campaign {
                 match leadership.commit(vec![delete]).await {
                     Err(error) if leadership.is_over(&error) => return End::SteppedDown(error.to_string()),
                     Ok(()) | Err(Error::NoNode(_)) => info!(node = %old, "forgotten, since it is long gone"),
+                    Err(error) if error.is_of_one_znode() => {
+                        warn!(%error, node = %old, "cannot be forgotten")
+                    }
                     Err(error) => return End::SteppedDown(error.to_string()),
                 }
+            }
+            if let Some(why) = desk.view().blind(desk.leader().in_force().head.is_some()) {
+                return End::CannotDecide(why);
             }
             if let Some(term) = desk.leader().outranked(desk.view()) {
                 return End::SteppedDown(format!(
@@ -200,33 +314,51 @@ impl Campaign {
                 ));
             }
             match desk.decide(start.elapsed()) {
-                Ok(None) => {}
-                Ok(Some(publication)) => match write(session, leadership, &publication, &mut history).await {
-                    Ok(()) => {
-                        tell(&publication, &mut told);
-                        desk.published(publication, start.elapsed());
-                        failed = None;
+                Ok(None) => {
+                    failed = None;
+                    trouble.over();
+                }
+                Ok(Some(publication)) => {
+                    match write(session, leadership, &publication, &newest, &mut history).await {
+                        Ok(()) => {
+                            trouble.over();
+                            tell(&publication, &mut told);
+                            desk.published(publication, start.elapsed());
+                            failed = None;
+                        }
+                        Err(WriteError::Store(Error::Expired)) => return End::Expired,
+                        Err(WriteError::Store(error)) if leadership.is_over(&error) || error.is_lost() => {
+                            return End::SteppedDown(error.to_string());
+                        }
+                        Err(error) => {
+                            // What is in the tree is not what this leader thinks: it begins anew.
+                            return End::CannotDecide(format!("the decision cannot be written: {error}"));
+                        }
                     }
-                    Err(WriteError::Store(Error::Expired)) => return End::Expired,
-                    Err(WriteError::Store(error)) if leadership.is_over(&error) || error.is_lost() => {
-                        return End::SteppedDown(error.to_string());
-                    }
-                    Err(error) => {
-                        // What is in the tree is not what this leader thinks: it begins anew.
-                        return End::SteppedDown(format!("the decision cannot be written: {error}"));
-                    }
-                },
+                }
                 Err(error) => {
-                    let error = error.to_string();
-                    if failed.as_ref() != Some(&error) {
-                        error!(error, "the decision cannot be written");
-                        failed = Some(error);
+                    let problem = format!("the decision cannot be written: {error}");
+                    if failed.as_ref().is_none_or(|(last, _)| *last != problem) {
+                        error!(%error, "the decision cannot be written");
                     }
+                    let since = failed.map_or_else(Instant::now, |(_, since)| since);
+                    if since.elapsed() >= UNDECIDED_FOR {
+                        return End::CannotDecide(problem);
+                    }
+                    failed = Some((problem, since));
                 }
             }
             if Instant::now() >= look_again {
                 history.look(session, desk.leader().in_force().epoch().max(beyond), list_lost).await;
                 look_again = Instant::now() + self.reread;
+                // Its watch may have been lost.
+                own = match session.watch(leadership.candidate()).await {
+                    Ok((Some(_), gone)) => gone,
+                    Ok((None, _)) => return End::SteppedDown("its candidate's znode is gone".to_owned()),
+                    Err(Error::Expired) => return End::Expired,
+                    Err(error) if error.is_of_one_znode() => return End::CannotDecide(error.to_string()),
+                    Err(error) => return End::SteppedDown(error.to_string()),
+                };
             }
             let old = history.superfluous();
             if !old.is_empty() {
@@ -267,10 +399,15 @@ struct Greatest {
 }
 
 async fn greatest<S: Session>(session: &S, in_force: Option<(u64, u64)>) -> Result<Greatest, Error> {
-    let names = session.children(paths::APPLIED).await?.unwrap_or_default();
+    // What cannot be read says nothing here; whoever has a greater number in force will say so.
+    let names = match session.children(paths::APPLIED).await {
+        Ok(names) => names.unwrap_or_default(),
+        Err(error) if error.is_of_one_znode() => Vec::new(),
+        Err(error) => return Err(error),
+    };
     let own = [paths::ASSIGNMENTS.to_owned(), paths::LEADER.to_owned()];
     let mut leaders: Vec<(u64, u64)> = in_force.into_iter().collect();
-    for znode in session.read(&own).await?.into_iter().flatten() {
+    for znode in session.read_each(&own).await?.into_iter().flatten().flatten() {
         leaders.extend(Head::parse(&znode.data).map(|head| head.order()));
         leaders.extend(Term::parse(&znode.data).map(|term| (term.term, 0)));
     }
@@ -282,12 +419,18 @@ async fn greatest<S: Session>(session: &S, in_force: Option<(u64, u64)>) -> Resu
     let Greatest { term, epoch } = greatest(&leaders);
     let paths: Vec<String> = names.iter().map(|name| format!("{}/{name}", paths::APPLIED)).collect();
     for paths in paths.chunks(READ_AT_ONCE) {
-        for znode in session.read(paths).await?.into_iter().flatten() {
+        for znode in session.read_each(paths).await?.into_iter().flatten().flatten() {
             let order = Applied::parse(&znode.data).ok().map(|applied| applied.order());
             leaders.extend(order.filter(|order| leader::credible(*order, (term, epoch))));
         }
     }
     Ok(greatest(&leaders))
+}
+
+/// VIPs whose assignments are there and cannot be read.
+fn unreadable(seen: &Contents) -> impl Iterator<Item = VipName> {
+    let below = |path: &String| path.strip_prefix(paths::ASSIGNMENTS)?.strip_prefix('/')?.parse().ok();
+    seen.unreadable.keys().filter_map(below)
 }
 
 /// Why a publication was not written.
@@ -299,18 +442,20 @@ enum WriteError {
     Record(#[from] RecordError),
 }
 
-/// Writes a publication and its event; without the event where that is what fails.
+/// Writes a publication and its event, into the tree as it was `seen`; without the event where that is what fails.
 async fn write<S: Session>(
     session: &S,
     leadership: &Leadership<S>,
     publication: &Publication,
+    seen: &Contents,
     history: &mut History,
 ) -> Result<(), WriteError> {
+    let unreadable: BTreeSet<VipName> = unreadable(seen).collect();
     let epoch = publication.head.epoch;
     for is_mended in [false, true] {
         let event = history.change(publication);
         let has_event = event.is_some();
-        match write_with(session, leadership, publication, event).await {
+        match write_with(session, leadership, publication, &unreadable, event).await {
             Ok(()) if has_event => {
                 history.written(epoch);
                 return Ok(());
@@ -322,14 +467,16 @@ async fn write<S: Session>(
             other => return other,
         }
     }
-    write_with(session, leadership, publication, None).await
+    write_with(session, leadership, publication, &unreadable, None).await
 }
 
-/// Writes assignments, and the head after all of them: nodes act on the head alone. The event goes with the head.
+/// Writes assignments, and the head after all of them: nodes act on the head alone. The event goes with the head. Those
+/// that are `unreadable` are made anew, since the rights to a znode go with it.
 async fn write_with<S: Session>(
     session: &S,
     leadership: &Leadership<S>,
     publication: &Publication,
+    unreadable: &BTreeSet<VipName>,
     event: Option<Change>,
 ) -> Result<(), WriteError> {
     let names = session.children(paths::ASSIGNMENTS).await?.unwrap_or_default();
@@ -337,12 +484,15 @@ async fn write_with<S: Session>(
     let mut batches = Batches { leadership, changes: Vec::new(), bytes: 0 };
     for (name, data) in &publication.records {
         let (path, data) = (paths::assignment(name), data.clone());
-        batches
-            .add(vec![match names.contains(name.as_str()) {
-                true => Change::Set { path, data, version: None },
-                false => Change::Create { path, data, ephemeral: false },
-            }])
-            .await?;
+        let create = |path| Change::Create { path, data: data.clone(), ephemeral: false };
+        let changes = match names.contains(name.as_str()) {
+            true if unreadable.contains(name) => {
+                vec![Change::Delete { path: path.clone(), version: None }, create(path)]
+            }
+            true => vec![Change::Set { path, data, version: None }],
+            false => vec![create(path)],
+        };
+        batches.add(changes).await?;
     }
     let (path, data) = (paths::ASSIGNMENTS.to_owned(), publication.head.bytes()?);
     let mut head = vec![Change::Set { path, data, version: None }];

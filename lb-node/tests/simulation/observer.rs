@@ -45,6 +45,8 @@ pub(crate) struct Observer {
     pub(crate) lines: u64,
     /// The term in the tree.
     term: u64,
+    /// The line of candidates: number, and the session that owns it.
+    line: BTreeMap<String, i64>,
     /// Assignments in the tree and their lives, and all that ever were, by digest.
     current: BTreeMap<VipName, Arc<Written>>,
     lives: BTreeMap<VipName, u64>,
@@ -94,6 +96,7 @@ impl Observer {
             trace: DefaultHasher::new(),
             lines: 0,
             term: 0,
+            line: BTreeMap::new(),
             current: BTreeMap::new(),
             lives: BTreeMap::new(),
             assignments: HashMap::new(),
@@ -230,7 +233,21 @@ impl Observer {
             (["leader"], data) if !by_leader => {
                 self.term = data.as_ref().and_then(|data| Term::parse(data).ok()).map_or(0, |term| term.term);
             }
+            (["election", name], data) if by_leader => {
+                let number = name.rsplit('-').next().unwrap_or(name).to_owned();
+                match data {
+                    Some(_) => drop(self.line.insert(number, entry.session)),
+                    None => drop(self.line.remove(&number)),
+                }
+            }
             (["leader"], Some(data)) => {
+                // A candidate of another session goes when that one does, and a leadership with it.
+                if self.line.values().next() != Some(&entry.session) {
+                    return Err(format!(
+                        "{} leads by a candidate of another session: {:?}",
+                        entry.client, self.line
+                    ));
+                }
                 let term = Term::parse(data).map_err(|error| format!("/drover/leader: {error}"))?.term;
                 if term <= self.term || term <= self.newest.0 {
                     return Err(format!("term {term} after {} and head {:?}", self.term, self.newest));

@@ -1,6 +1,7 @@
 //! What has to work before chance is let in.
 
 use crate::world::{AUTONOMY, Apply, SESSION, World, lock, members, name, real_name, vip_name, vip_state};
+use coordination::Change;
 use lb_node::compile::TableCache;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -83,6 +84,138 @@ async fn when_the_leader_crashes_another_leads_and_nothing_moves() {
     world.start(&node);
     world.rest_within(Duration::from_secs(30)).await.unwrap();
     assert_eq!(moves(&world, &mut last), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_all_of_the_store_costs_one_change_of_term_at_most() {
+    // Shorter than a session, about as long as one, and longer.
+    for outage in [500, 2_000, 3_500, 3_999, 4_000, 4_500, 8_000, 20_000, 60_000].map(Duration::from_millis) {
+        let world = cluster().await;
+        let (_, term) = leader(&world);
+        world.store.outage(true);
+        sleep(outage).await;
+        world.store.outage(false);
+        sleep(SESSION * 4).await;
+        world.rest_within(Duration::from_secs(30)).await.unwrap();
+        let (_, after) = leader(&world);
+        assert!(after <= term + 1, "{outage:?}: from term {term} to {after}");
+    }
+}
+
+/// Whether all running nodes have this real out of the VIP's table, or in it.
+fn all_use(world: &World, vip: u8, real: u8) -> Vec<bool> {
+    let uses = |node: &lb_node::cluster::simulated::SimulatedNode| {
+        let recorder = node.dataplane.lock().unwrap();
+        members(&recorder.program().unwrap().vips[&vip_name(vip)]).contains_key(&real_name(real))
+    };
+    world.running().map(|(_, node)| uses(node)).collect()
+}
+
+/// Has another node lead, which knows nothing but what it reads.
+async fn another_leads(world: &mut World) {
+    let (node, term) = leader(world);
+    world.stop(&node).await;
+    world.start(&node);
+    sleep(SESSION * 2).await;
+    assert!(leader(world).1 > term);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_that_may_not_read_some_records_keeps_what_they_hold_and_decides_on_all_else() {
+    let mut world = cluster().await;
+    for path in
+        ["/drover/vips/vip-1", "/drover/vips/vip-2/reals/real-3", "/drover/nodes/lb-2", "/drover/ops/drain"]
+    {
+        world.store.forbid(path, true);
+    }
+    another_leads(&mut world).await;
+    sleep(Duration::from_secs(20)).await;
+    lock(&world.truth).down.insert(real_name(2));
+    sleep(Duration::from_secs(10)).await;
+    let head = world.head().unwrap();
+    assert_eq!(head.nodes.len(), 3, "who may not be read is there");
+    for path in ["/drover/vips/vip-1:", "/drover/vips/vip-2/reals/real-3:", "/drover/nodes/lb-2:"] {
+        assert!(head.problems.iter().any(|problem| problem.starts_with(path)), "{path}: {:?}", head.problems);
+    }
+    // The dead real has left both VIPs, and what cannot be read is served on.
+    assert_eq!([all_use(&world, 1, 2), all_use(&world, 2, 2)].concat(), [false; 6]);
+    assert_eq!([all_use(&world, 1, 1), all_use(&world, 2, 3)].concat(), [true; 6]);
+    // It was never gone.
+    for path in
+        ["/drover/vips/vip-1", "/drover/vips/vip-2/reals/real-3", "/drover/nodes/lb-2", "/drover/ops/drain"]
+    {
+        world.store.forbid(path, false);
+    }
+    lock(&world.truth).down.clear();
+    world.rest_within(Duration::from_secs(30)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_new_leader_may_not_list_vips_or_reals_none_of_them_counts_as_gone() {
+    let mut world = cluster().await;
+    let mut last = Default::default();
+    moves(&world, &mut last);
+    world.store.forbid("/drover/vips", true);
+    another_leads(&mut world).await;
+    sleep(Duration::from_secs(40)).await;
+    assert_eq!(moves(&world, &mut last), [""; 0]);
+    assert_eq!(world.head().unwrap().vips.len(), 2);
+    world.store.forbid("/drover/vips", false);
+    world.store.forbid("/drover/vips/vip-1/reals", true);
+    another_leads(&mut world).await;
+    sleep(Duration::from_secs(40)).await;
+    assert_eq!(moves(&world, &mut last), [""; 0]);
+    let problems = world.head().unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems.iter().all(|problem| problem.starts_with("/drover/vips/vip-1/reals:")), "{problems:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_assignment_that_nobody_may_read_is_made_anew_by_a_leader_that_knows_it() {
+    let mut world = cluster().await;
+    let mut last = Default::default();
+    moves(&world, &mut last);
+    world.store.forbid("/drover/assignments/vip-1", true);
+    another_leads(&mut world).await;
+    world.rest_within(Duration::from_secs(30)).await.unwrap();
+    assert_eq!(moves(&world, &mut last), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_decide_makes_way_says_why_and_no_longer_when_it_can() {
+    let world = cluster().await;
+    let (_, term) = leader(&world);
+    world.store.forbid("/drover/health", true);
+    sleep(Duration::from_secs(120)).await;
+    let problem =
+        |node: &lb_node::cluster::simulated::SimulatedNode| node.learnt.leading.borrow().problem.clone();
+    for (name, node) in world.running() {
+        let problem = problem(node).unwrap_or_default();
+        assert!(problem.starts_with("/drover/health:"), "{name}: {problem:?}");
+        assert_eq!(node.learnt.leading.borrow().term, None, "{name}");
+    }
+    let attempts = world.store.dump()["/drover/leader"].version;
+    assert!((3..30).contains(&attempts), "they take turns, and take their time: {attempts}");
+    world.store.forbid("/drover/health", false);
+    world.rest_within(Duration::from_secs(120)).await.unwrap();
+    assert!(leader(&world).1 > term);
+    sleep(Duration::from_secs(60)).await;
+    for (name, node) in world.running() {
+        assert_eq!(problem(node), None, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stray_in_the_line_of_candidates_is_told_and_keeps_nobody_from_leading() {
+    let mut world = cluster().await;
+    let path = "/drover/election/x-0000000000";
+    let create = Change::Create { path: path.to_owned(), data: Vec::new(), ephemeral: false };
+    world.operate(vec![create]).await.unwrap();
+    another_leads(&mut world).await;
+    let problems = world.head().unwrap().problems;
+    assert!(problems.iter().any(|problem| problem.starts_with(path)), "{problems:?}");
+    world.operate(vec![Change::Delete { path: path.to_owned(), version: None }]).await.unwrap();
+    world.rest_within(Duration::from_secs(30)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -261,7 +261,7 @@ struct Line {
 
 fn lines(tree: &Tree) -> Vec<Line> {
     let head = tree.head.as_ref().and_then(Found::ok);
-    let leader = tree.leader.as_ref().and_then(Found::ok);
+    let leader = tree.leads();
     let names: BTreeSet<&NodeName> =
         tree.nodes.keys().chain(tree.applied.keys()).chain(tree.flags.maintenance.keys()).collect();
     let line = |name: &NodeName| {
@@ -272,7 +272,7 @@ fn lines(tree: &Tree) -> Vec<Line> {
         Line {
             name: name.to_string(),
             there: member.is_some(),
-            leads: member.is_some() && leader.is_some_and(|leader| leader.node == *name),
+            leads: leader == Some(name),
             epoch: applied.map(|applied| applied.epoch),
             behind: applied.and_then(|applied| Some(head?.epoch.saturating_sub(applied.epoch))),
             mode: mode.and_then(|mode| mode.as_str().map(str::to_owned)),

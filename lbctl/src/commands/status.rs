@@ -85,7 +85,7 @@ async fn look<S: Session>(session: &S, servers: &str) -> Result<Overview> {
 /// If the store fails, or there is no cluster.
 pub(crate) async fn read<S: Session>(session: &S, servers: &str, shares: &mut Shares) -> Result<Overview> {
     let begun = Instant::now();
-    let tree = Tree::read(session).await?;
+    let tree = Tree::read_in_part(session).await?;
     if tree.cluster.is_none() {
         bail!("there is no cluster at {servers}: /drover is missing; `lbctl init` makes one");
     }

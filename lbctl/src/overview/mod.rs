@@ -18,7 +18,7 @@ pub use shares::Shares;
 use crate::tree::{Found, Tree};
 use slot_table::placement::{Ground, weighted};
 use std::collections::{BTreeMap, BTreeSet};
-use zk_schema::tree::{Applied, Assignment, Head, Mode, Target, Vote};
+use zk_schema::tree::{Applied, Assignment, Head, Mode, Target, Vote, paths};
 use zk_schema::{NodeName, RealName, VipName};
 
 impl Overview {
@@ -32,6 +32,7 @@ impl Overview {
             term: term.term,
             since: term.since,
             present: tree.nodes.contains_key(&term.node),
+            leads: tree.leads() == Some(&term.node),
             settling: head.is_some_and(|head| head.settling),
         });
         let frozen = tree.flags.freeze.as_ref().filter(|flag| flag.counts(now)).map(FlagView::from);
@@ -68,7 +69,7 @@ impl Overview {
 }
 
 fn nodes(tree: &Tree, head: Option<&Head>, now: u64) -> BTreeMap<NodeName, NodeView> {
-    let leader = tree.leader.as_ref().and_then(Found::ok);
+    let leader = tree.leads();
     let probers = head.into_iter().flat_map(|head| &head.nodes);
     let names: BTreeSet<&NodeName> = tree.nodes.keys().chain(tree.applied.keys()).chain(probers).collect();
     let different = different(tree);
@@ -78,7 +79,7 @@ fn nodes(tree: &Tree, head: Option<&Head>, now: u64) -> BTreeMap<NodeName, NodeV
         let behind = head.zip(applied).map(|(head, applied)| head.epoch.saturating_sub(applied.epoch));
         NodeView {
             present: tree.nodes.contains_key(name),
-            leader: leader.is_some_and(|term| term.node == *name) && tree.nodes.contains_key(name),
+            leader: leader == Some(name),
             admin: member.map(|member| member.admin),
             software: member.map(|member| member.software.clone()),
             started: member.map(|member| member.started),
@@ -191,11 +192,16 @@ fn unacknowledged(tree: &Tree, order: (u64, u64)) -> BTreeSet<NodeName> {
 
 fn standing(tree: &Tree, name: &VipName, assignment: Option<&Assignment>) -> Standing {
     let Some(assignment) = assignment else { return Standing::New };
-    let Some(written) = tree.vips.get(name) else { return Standing::Deleted };
+    // What cannot be seen is as it was, as far as anybody knows.
+    let hides = |path: &str| tree.unreadable.contains_key(path);
+    let Some(written) = tree.vips.get(name) else {
+        return if hides(paths::VIPS) { Standing::Served } else { Standing::Deleted };
+    };
     let same_vip = written.vip.settled().as_ref() == Some(&assignment.vip);
     let same_real = |(real, found): (&RealName, &Found<zk_schema::Real>)| {
         found.settled().as_ref() == assignment.reals.get(real)
     };
-    let same_reals = written.reals.len() == assignment.reals.len() && written.reals.iter().all(same_real);
+    let same_reals = hides(&paths::reals(name))
+        || written.reals.len() == assignment.reals.len() && written.reals.iter().all(same_real);
     if same_vip && same_reals { Standing::Served } else { Standing::Edited }
 }

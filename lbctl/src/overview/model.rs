@@ -58,6 +58,8 @@ pub struct LeaderView {
     pub since: u64,
     /// Whether that node is there.
     pub present: bool,
+    /// Whether it leads now: it is there, and the first in the line of candidates.
+    pub leads: bool,
     /// Whether it is new or just back, and removes nothing.
     pub settling: bool,
 }

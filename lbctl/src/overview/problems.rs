@@ -10,7 +10,7 @@ use zk_schema::{NodeName, VipName};
 /// What needs attention, the gravest first: nobody decides, nodes, VIPs, records.
 pub(super) fn problems(overview: &Overview, tree: &Tree) -> Vec<Problem> {
     let mut list = List(Vec::new());
-    leadership(overview, &mut list);
+    leadership(overview, tree, &mut list);
     for (name, node) in &overview.nodes {
         of_node(name, node, overview, &mut list);
     }
@@ -46,8 +46,9 @@ impl List {
     }
 }
 
-fn leadership(overview: &Overview, list: &mut List) {
-    let nobody = !overview.nodes.values().any(|node| node.present);
+fn leadership(overview: &Overview, tree: &Tree, list: &mut List) {
+    let nobody =
+        !tree.unreadable.contains_key(paths::NODES) && !overview.nodes.values().any(|node| node.present);
     match (&overview.leader, overview.head) {
         (_, Some(_)) if nobody => {
             list.cluster(
@@ -68,6 +69,22 @@ fn leadership(overview: &Overview, list: &mut List) {
             text: format!("leader {} is gone and has no successor yet", leader.node),
             passing: true,
         }),
+        (Some(leader), Some(_)) if !leader.leads => {
+            let first = tree.line.iter().flat_map(|line| &line.candidates).next();
+            let first = match first {
+                None => "no node stands for election".to_owned(),
+                Some(first) => format!("{} is the first in line and has not begun to lead", first.path),
+            };
+            list.0.push(Problem {
+                vip: None,
+                node: None,
+                text: format!(
+                    "no leader: {first}; {} led last. What is in force stays; see /readyz of the nodes (\"cannot lead\")",
+                    leader.node
+                ),
+                passing: true,
+            });
+        }
         (Some(_), Some(_)) => {}
     }
     if let Some(frozen) = &overview.frozen {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::paint::Paper;
 use crate::testing::{NOW, applied, assignment, found, good, name, target};
+use coordination::election::{Line, Place};
 use zk_schema::tree::{Adoption, Finding, Flag, Load, Registrant};
 
 fn overview(tree: &Tree) -> Overview {
@@ -175,6 +176,38 @@ fn decisions_without_a_node_are_stale_and_so_is_a_leader_that_is_gone() {
     let text = problems(&tree);
     assert!(text.starts_with("nothing was ever decided"), "{text}");
     assert!(text.contains("mqtt: defined, and not served yet"), "{text}");
+}
+
+#[test]
+fn who_leads_is_the_first_in_line_that_began_the_newest_term_and_else_nobody() {
+    let place = |number: u64, node: &str, instance: &str| Place {
+        number,
+        path: format!("/drover/election/{node}-{instance}-{number:010}"),
+        owner: 1,
+        node: Some(name(node)),
+    };
+    let line = |candidates: Vec<Place>| {
+        let mut tree = good();
+        tree.line = Some(Line { candidates, strays: Vec::new() });
+        tree
+    };
+    let well = line(vec![place(4, "lb-2", "i"), place(7, "lb-1", "i")]);
+    assert_eq!(problems(&well), "");
+    assert!(overview(&well).nodes["lb-2"].leader);
+    for (candidates, first) in [
+        (Vec::new(), "no node stands for election"),
+        (vec![place(4, "lb-1", "i"), place(7, "lb-2", "i")], "lb-1-i-0000000004 is the first in line"),
+        // That of an earlier process of the same node.
+        (vec![place(4, "lb-2", "old"), place(7, "lb-2", "i")], "lb-2-old-0000000004 is the first in line"),
+    ] {
+        let tree = line(candidates);
+        let text = problems(&tree);
+        assert!(text.starts_with("no leader: ") && text.contains(first), "{text}");
+        let overview = overview(&tree);
+        assert!(!overview.leader.as_ref().unwrap().leads && !overview.nodes["lb-2"].leader);
+        let shown = Paper::default().print(&text::header(&overview));
+        assert!(shown.starts_with("Leader     none (lb-2 led last, term 3"), "{shown}");
+    }
 }
 
 #[test]

@@ -48,6 +48,10 @@ pub fn header(overview: &Overview) -> Vec<Line> {
 
 fn leader_words(leader: &LeaderView, now: u64) -> Vec<Span> {
     let since = span(now.saturating_sub(leader.since));
+    if leader.present && !leader.leads {
+        let last = format!(" ({} led last, term {}, begun {since} ago)", leader.node, leader.term);
+        return vec![Span::new("none", Tone::Bad), last.into()];
+    }
     let mut spans = vec![
         Span::new(leader.node.as_str(), if leader.present { Tone::Strong } else { Tone::Bad }),
         format!(", term {}, for {since}", leader.term).into(),

@@ -12,7 +12,7 @@ mod state;
 pub use access::{Access, AccessId, AccessIdError};
 pub use registration::{ExtraTooLarge, MAX_EXTRA_BYTES, Registrant, bound};
 pub use state::{
-    Adoption, Applied, Assignment, Decision, Entry, Event, Finding, Flag, Head, Load, MAX_ORDER,
+    Adoption, Applied, Assignment, Candidacy, Decision, Entry, Event, Finding, Flag, Head, Load, MAX_ORDER,
     MAX_ORDER_STEP, MAX_STATE_BYTES, Member, Mode, Past, StateRecord, Target, Term, Vote, is_plausible,
 };
 

@@ -70,7 +70,7 @@ macro_rules! state_records {
     ($($name:ident),+) => { $(impl StateRecord for $name {})+ };
 }
 
-state_records!(Term, Head, Assignment, Member, Vote, Applied, Load, Event);
+state_records!(Term, Candidacy, Head, Assignment, Member, Vote, Applied, Load, Event);
 
 /// A leadership: the record at [`paths::LEADER`](super::paths::LEADER).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,6 +81,16 @@ pub struct Term {
     pub term: u64,
     /// When it began, in seconds since 1970.
     pub since: u64,
+}
+
+/// A place in the line of candidates for leadership: a record below [`paths::ELECTION`](super::paths::ELECTION).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Candidacy {
+    /// Who stands for election.
+    pub node: NodeName,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 /// What is in force, by VIP: the record at [`paths::ASSIGNMENTS`](super::paths::ASSIGNMENTS).

@@ -63,6 +63,8 @@ impl Missing {
 pub(super) struct Circumstances {
     /// Reals that are to get no new connections.
     pub(super) out: BTreeSet<RealName>,
+    /// Whether others may be drained without that being seen.
+    pub(super) hides_drains: bool,
     /// Reals that are held.
     pub(super) held: BTreeSet<RealName>,
     /// Whether an operator confirmed what looks like an accident.

@@ -13,6 +13,7 @@
 //!   orders that nobody can come to are ignored.
 
 mod bounds;
+mod hidden;
 mod judge;
 mod memo;
 mod order;
@@ -22,6 +23,7 @@ mod view;
 mod weights;
 mod wish;
 
+pub use hidden::Hidden;
 pub use order::credible;
 pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
@@ -178,7 +180,8 @@ impl Leader {
     ) -> Result<Option<Publication>, RecordError> {
         let settling = now < self.settling_since + self.settling_time();
         self.missing.look(view, &self.published);
-        self.vanished.look(view, &self.published, &self.missing, !settling && !view.frozen, now);
+        let may_judge = !settling && !view.frozen && !view.hidden.wishes;
+        self.vanished.look(view, &self.published, &self.missing, may_judge, now);
         self.note_cut_off(view, now);
         let mut before = std::mem::take(&mut self.accepted);
         let accepted = match &self.published.head {

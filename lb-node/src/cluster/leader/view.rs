@@ -1,8 +1,10 @@
 //! What a leader sees: the tree, parsed.
 
+use super::hidden::{self, Hidden};
 use super::is_listed;
+use coordination::election::Place;
 use coordination::follow::Decided;
-use coordination::{Contents, Znode};
+use coordination::{Contents, Stat, Znode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zk_schema::tree::{
@@ -38,6 +40,8 @@ pub struct View {
     pub until: Option<u64>,
     /// What could not be read, other than the operators' VIPs and reals.
     pub problems: BTreeSet<String>,
+    /// Lists that could not be read.
+    pub hidden: Hidden,
 }
 
 /// A VIP as operators wrote it.
@@ -59,7 +63,7 @@ pub struct Published {
 }
 
 /// The patterns of the znodes that a [`View`] is read from.
-pub const PATTERNS: [&str; 11] = [
+pub const PATTERNS: [&str; 12] = [
     paths::CLUSTER,
     "/drover/vips/*",
     "/drover/vips/*/reals/*",
@@ -71,6 +75,7 @@ pub const PATTERNS: [&str; 11] = [
     "/drover/ops/confirm/*",
     "/drover/assignments",
     "/drover/assignments/*",
+    "/drover/election/*",
 ];
 
 impl View {
@@ -118,6 +123,12 @@ impl Reading {
         let before = std::mem::replace(&mut self.contents, Arc::clone(contents));
         // In order: a VIP before its reals.
         let mut changed: BTreeSet<String> = contents.changed_since(&before).into_iter().collect();
+        let hidden_changed = hidden::changed(contents, &before);
+        self.view.hidden = match hidden_changed.is_empty() {
+            true => std::mem::take(&mut self.view.hidden),
+            false => Hidden::of(&contents.unreadable),
+        };
+        changed.extend(hidden_changed);
         // The reals of a VIP that came may have been there before it: what is seen of two znodes may be of different
         // moments.
         let came: Vec<&String> =
@@ -135,6 +146,13 @@ impl Reading {
             let znode = contents.get(path);
             let data = znode.map(|znode| znode.data.as_slice());
             let problem = match parts[..] {
+                ["ops", ..] => {
+                    has_flags = true;
+                    continue;
+                }
+                _ if contents.unreadable.contains_key(path) => {
+                    hidden::hide(&mut self.view, &parts, &contents.unreadable[path])
+                }
                 [] => {
                     self.parsed += 1;
                     let mut record: Option<Result<Cluster, String>> =
@@ -151,11 +169,11 @@ impl Reading {
                 ["nodes", node] => self.node(node, data),
                 ["applied", node] => self.of_node(node, data, |view| &mut view.applied, |applied| applied),
                 ["health", node] => self.of_node(node, data, |view| &mut view.votes, Arc::new),
-                ["ops", ..] => {
-                    has_flags = true;
-                    continue;
-                }
-                _ => continue,
+                ["election", _] => match znode.map(|znode| Place::of(path, Stat::from(&**znode), data)) {
+                    None | Some(Ok(_)) => Ok(()),
+                    Some(Err(why)) => Err(format!("{why}; nobody waits for it: `delete` it")),
+                },
+                _ => Ok(()),
             };
             news |= match problem {
                 Ok(()) => self.problems.remove(path).is_some(),
@@ -259,10 +277,19 @@ impl Reading {
                 Err(problem) => drop(problems.insert(format!("{}/{real}", paths::DRAIN), problem)),
             }
         }
+        // A flag is meant, whatever it holds; but what lets things go must be read.
+        let hidden = contents.unreadable.iter().filter(|(path, _)| path.starts_with(FLAGS));
+        for (path, why) in hidden {
+            self.view.frozen |= path == paths::FREEZE;
+            let real = path.strip_prefix(paths::DRAIN).and_then(|rest| rest.strip_prefix('/'));
+            self.view.drains.extend(real.and_then(|real| real.replacen('.', "/", 1).parse::<Target>().ok()));
+            problems.insert(path.clone(), why.clone());
+        }
         self.view.confirmed.clear();
         (self.view.confirmed_vips, self.view.confirmed_nodes) = (false, false);
         for (name, znode) in contents.children(paths::CONFIRM) {
-            if !self.flag(&znode.data, now) {
+            let is_hidden = contents.unreadable.contains_key(&format!("{}/{name}", paths::CONFIRM));
+            if is_hidden || !self.flag(&znode.data, now) {
                 continue;
             }
             match name {

@@ -201,6 +201,7 @@ impl Leader {
         let announced = current.and_then(|current| Some((current.term, current.next.as_ref()?.epoch)));
         Circumstances {
             out,
+            hides_drains: view.hidden.drains,
             held: self.vanished.held().reals.get(name).cloned().unwrap_or_default(),
             confirmed: view.confirmed.contains(name),
             trust,
@@ -238,7 +239,13 @@ impl Leader {
     /// Whether a real is drained by an operator, or gone for long.
     fn is_away(&self, target: &Target, view: &View, now: Duration) -> bool {
         let gone = self.vanished.real_goes(&target.vip, &target.real);
-        view.drains.contains(target) || gone.is_some_and(|going| now >= going.since + UNREGISTERED)
+        // Where flags cannot be seen, one may be what keeps it out.
+        let current = self.published.assignments.get(&target.vip).map(|current| &current.weights);
+        let was_out =
+            || current.is_some_and(|weights| !weights.is_empty() && !weights.contains_key(&target.real));
+        view.drains.contains(target)
+            || (view.hidden.drains && was_out())
+            || gone.is_some_and(|going| now >= going.since + UNREGISTERED)
     }
 }
 

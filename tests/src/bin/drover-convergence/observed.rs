@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use coordination::{Change, Error, Session, State, Store, Watch, Znode};
+use coordination::{Change, Error, Outcome, Session, Stat, State, Store, Watch, Znode};
 use tokio::sync::watch;
 use zk_schema::tree::{Assignment, Head, StateRecord as _, Vote, paths};
 
@@ -51,8 +51,12 @@ impl<S: Session> Session for Observed<S> {
         self.inner.children(path)
     }
 
-    fn read(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Option<Znode>>, Error>> + Send {
-        self.inner.read(paths)
+    fn read_each(&self, paths: &[String]) -> impl Future<Output = Result<Vec<Outcome>, Error>> + Send {
+        self.inner.read_each(paths)
+    }
+
+    fn stat(&self, path: &str) -> impl Future<Output = Result<Option<Stat>, Error>> + Send {
+        self.inner.stat(path)
     }
 
     fn sync(&self) -> impl Future<Output = Result<(), Error>> + Send {
