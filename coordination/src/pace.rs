@@ -36,7 +36,7 @@ impl Spread {
         let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         let share = (mixed ^ (mixed >> 31)) >> 32;
-        let nanoseconds = most.as_nanos() * u128::from(share) >> 32;
+        let nanoseconds = (most.as_nanos() * u128::from(share)) >> 32;
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
     }
 }

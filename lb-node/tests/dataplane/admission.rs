@@ -9,6 +9,7 @@ use aya::maps::{Array, Map};
 use lb_ebpf::lb::{PREFIX_LINES, PrefixLine};
 use lb_node::nexthop::NextHop;
 use std::net::SocketAddr;
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 use zk_schema::{Encapsulation, Limits, Protocol};
 
@@ -216,14 +217,17 @@ fn mirror(family: Family, protocol: Protocol, limits: Limits) -> Bench {
     bench
 }
 
-/// Floods the program with a frame from two CPUs at once. Each lets through no more than some 60,000.
+/// Floods the program with a frame from two CPUs at once. A CPU uses its frames again, each until its TTL is used up, so
+/// that it lets through some 50,000; a limit that is to be reached must be well below.
 fn flood_from_two_cpus(bench: &Bench, input: &[u8], each: u32) {
     let program = bench.program_fd();
+    let both_ready = Barrier::new(2);
     std::thread::scope(|scope| {
         for cpu in 0..2 {
-            let program = &program;
+            let (program, both_ready) = (&program, &both_ready);
             scope.spawn(move || {
                 pin(cpu);
+                both_ready.wait();
                 flood_live(program, input, each);
             });
         }
@@ -232,7 +236,7 @@ fn flood_from_two_cpus(bench: &Bench, input: &[u8], each: u32) {
 
 #[test]
 fn two_cpus_together_admit_no_more_connections_than_the_limit() {
-    const BURST: u32 = 50_000;
+    const BURST: u32 = 20_000;
     let one = Limits { connections_per_second: 1000, burst: BURST, ..Limits::default() };
     let per_prefix =
         Limits { connections_per_second_per_prefix: 1000, prefix_burst: BURST, ..Limits::default() };
@@ -244,8 +248,7 @@ fn two_cpus_together_admit_no_more_connections_than_the_limit() {
                 let started = Instant::now();
                 flood_from_two_cpus(&bench, &Ip { ttl: 255, ..packet }.frame(), 300_000);
                 let admitted = sum(&bench.counters(), "/connections");
-                // That so many got through shows that the limit was reached at all.
-                let (least, most) = (u64::from(BURST) * 9 / 10, most(BURST.into(), 1000, started));
+                let (least, most) = (u64::from(BURST), most(BURST.into(), 1000, started));
                 assert!(
                     (least..=most).contains(&admitted),
                     "{admitted}, and not {least} to {most}: {limits:?}"
@@ -354,13 +357,13 @@ fn the_self_test_finds_nothing_wrong_with_a_vip_that_is_flooded_beyond_its_limit
 #[test]
 fn two_cpus_together_admit_no_more_packets_than_the_limit() {
     alone(|| {
-        let limits = Limits { packets_per_second: 1000, packet_burst: 50_000, ..Limits::default() };
+        let limits = Limits { packets_per_second: 1000, packet_burst: 20_000, ..Limits::default() };
         let bench = mirror(Family::V4, Protocol::Udp, limits);
         let packet = udp(socket(Family::V4.client(), 5000), socket(Family::V4.vip(), 80), b"");
         let started = Instant::now();
         flood_from_two_cpus(&bench, &Ip { ttl: 255, ..packet }.frame(), 300_000);
-        let (sent, most) = (sum(&bench.counters(), "/packets"), most(50_000, 1000, started));
-        assert!((45_000..=most).contains(&sent), "{sent}, and not 45000 to {most}");
+        let (sent, most) = (sum(&bench.counters(), "/packets"), most(20_000, 1000, started));
+        assert!((20_000..=most).contains(&sent), "{sent}, and not 20000 to {most}");
     });
 }
 

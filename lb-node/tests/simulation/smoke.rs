@@ -105,8 +105,9 @@ async fn an_outage_of_all_of_the_store_costs_one_change_of_term_at_most() {
 /// Whether all running nodes have this real out of the VIP's table, or in it.
 fn all_use(world: &World, vip: u8, real: u8) -> Vec<bool> {
     let uses = |node: &lb_node::cluster::simulated::SimulatedNode| {
-        let recorder = node.dataplane.lock().unwrap();
-        members(&recorder.program().unwrap().vips[&vip_name(vip)]).contains_key(&real_name(real))
+        let recorder = node.dataplane.lock().expect("no test panics with the lock");
+        members(&recorder.program().expect("a program is applied").vips[&vip_name(vip)])
+            .contains_key(&real_name(real))
     };
     world.running().map(|(_, node)| uses(node)).collect()
 }
