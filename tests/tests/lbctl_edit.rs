@@ -208,7 +208,7 @@ fn what_the_leader_does_not_follow_is_told_and_refusals_say_what_there_is() {
         &[
             "takes 2 of 2 reals of subscribe away",
             "The leader does not follow",
-            "2 of 2 reals vanished at once",
+            "2 of 2 reals vanished in a way that looks like an accident",
         ],
     );
     site.wait_agreed(&[("subscribe", OTHERS)]).unwrap();

@@ -19,6 +19,9 @@ const REST: Duration = Duration::from_secs(90);
 /// For how long it must stay there.
 const STAYS: Duration = Duration::from_secs(25);
 
+/// Flags that name nothing: more than a head tells of.
+const FLAGS: usize = 150;
+
 /// What a node that never was has in force.
 const GHOST: &str = "/drover/applied/ghost";
 
@@ -430,10 +433,16 @@ impl Chaos {
             self.world.write_wanted().await;
             return format!("{path} has a note of 60 kB for a while: {outcome:?}");
         }
-        let flags = (0..300).map(|number| format!("{}/No Name {number}", paths::DRAIN));
-        let create = |path| Change::Create { path, data: Vec::new(), ephemeral: false };
-        let outcome = self.world.operate(flags.map(create).collect()).await;
-        format!("300 flags name nothing: {outcome:?}")
+        let flags: Vec<String> =
+            (0..FLAGS).map(|number| format!("{}/No Name {number}", paths::DRAIN)).collect();
+        let create =
+            |path: &String| Change::Create { path: path.clone(), data: Vec::new(), ephemeral: false };
+        let outcome = self.world.operate(flags.iter().map(create).collect()).await;
+        self.wait(5_000).await;
+        // All at once, as they came: each alone would be another head.
+        let delete = |path: &String| Change::Delete { path: path.clone(), version: None };
+        let gone = self.world.operate(flags.iter().map(delete).collect()).await;
+        format!("{FLAGS} flags name nothing for a while: {outcome:?}, {gone:?}")
     }
 
     /// Writes over one of these, or what is wrong with that.
