@@ -30,6 +30,8 @@ pub(super) struct Ahead {
 }
 
 /// Who is ahead of `head`, where `next` is what is written next.
+///
+/// Problems do not tell the head's own order: they stand in the head, and each would make another one.
 pub(super) fn ahead(applied: &BTreeMap<NodeName, Applied>, head: (u64, u64), next: (u64, u64)) -> Ahead {
     let mut ahead = Ahead::default();
     for (node, record) in applied.iter().filter(|(_, record)| record.order() > head) {
@@ -37,12 +39,12 @@ pub(super) fn ahead(applied: &BTreeMap<NodeName, Applied>, head: (u64, u64), nex
         if credible(order, next) {
             ahead.greatest = ahead.greatest.max(Some(order));
             ahead.problems.push(format!(
-                "{path}: (term, epoch) {order:?} is ahead of the head's {head:?}, so that the node follows nobody; the \
-                 next head goes beyond it"
+                "{path}: (term, epoch) {order:?} is ahead of the head, so that the node follows nobody; the next head \
+                 goes beyond it"
             ));
         } else {
             ahead.problems.push(format!(
-                "{path}: (term, epoch) {order:?} is made up: leaders have come to {head:?}; it is ignored, `delete` it"
+                "{path}: (term, epoch) {order:?} is made up: no leader has come near it; it is ignored, `delete` it"
             ));
         }
     }

@@ -769,6 +769,10 @@ fn orders_that_nobody_can_come_to_are_ignored_and_told() {
         case.step();
         assert_eq!(case.leader.outranked(&case.view), None);
         assert!(case.problems().contains("/drover/applied/ghost"), "{}", case.problems());
+        let told = case.leader.in_force().head.clone().unwrap().order();
+        case.step();
+        let again = case.leader.in_force().head.clone().unwrap().order();
+        assert_eq!(again, told, "what is told of it makes no further heads");
     }
     let after = case.leader.in_force().head.clone().unwrap().order();
     assert!(after.0 == before.0 && after.1 < before.1 + 10, "{after:?}");
