@@ -338,7 +338,8 @@ impl Chaos {
             if outcome.is_err() {
                 break;
             }
-            self.wait(if in_steps { 3_000 } else { 1 }).await;
+            // Whatever deletes a tree, two steps of it are less apart than what is removed alone has to wait.
+            self.wait(if in_steps { 1_500 } else { 1 }).await;
         }
         self.wait(8_000).await;
         let good = self.world.wanted.vips.clone();

@@ -54,6 +54,8 @@ pub(crate) struct Observer {
     /// Heads by epoch, and the newest one's order.
     heads: BTreeMap<u64, Head>,
     newest: (u64, u64),
+    /// Epochs of heads that somebody else overwrote.
+    overwritten: BTreeSet<u64>,
     /// The epoch of a head that has no event yet.
     untold: Option<u64>,
     in_force: BTreeMap<NodeName, InForce>,
@@ -102,6 +104,7 @@ impl Observer {
             assignments: HashMap::new(),
             heads: BTreeMap::new(),
             newest: (0, 0),
+            overwritten: BTreeSet::new(),
             untold: None,
             in_force: BTreeMap::new(),
             starts: BTreeMap::new(),
@@ -286,7 +289,10 @@ impl Observer {
             }
             (["vips", ..], None) => drop(self.records.remove(&entry.path)),
             // Whoever damages what a leader wrote takes the names from it.
-            (["assignments"], _) if !by_leader => self.held.clear(),
+            (["assignments"], _) if !by_leader => {
+                self.held.clear();
+                self.overwritten.insert(self.newest.1);
+            }
             (["assignments"], Some(data)) if by_leader && !data.is_empty() => {
                 let head = Head::parse(data).map_err(|error| format!("the head: {error}"))?;
                 self.head(head)?;
@@ -384,11 +390,15 @@ impl Observer {
             return Err(format!("the head of epoch {epoch} has no event"));
         }
         self.newest = head.order();
+        // The number of a head that was overwritten before any node had it in force is known to nobody; a greater term
+        // may use it again.
+        let is_lost = self.overwritten.contains(&head.epoch)
+            && self.in_force.values().all(|last| last.order.1 != head.epoch);
         match self.heads.insert(head.epoch, head) {
-            Some(other) => {
+            Some(other) if !is_lost => {
                 Err(format!("two heads of epoch {}, terms {} and {}", other.epoch, other.term, self.term))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
