@@ -4,7 +4,7 @@
 //! cannot skip a test once it runs. Its `main` calls [`main`], which speaks as libtest does. What a machine cannot run is
 //! `ignored` with the reason, and so never counts as passed.
 
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,10 +27,12 @@ pub struct Test {
 #[must_use]
 pub fn main(tests: &[Test]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Not locked: what tests start may print, too.
+    let mut out = io::stdout();
     let outcome = if arguments.iter().any(|argument| argument == "--list") {
-        tests.iter().try_for_each(|test| say(&format!("{}: test\n", test.name))).map(|()| true)
+        tests.iter().try_for_each(|test| say(&mut out, &format!("{}: test\n", test.name))).map(|()| true)
     } else {
-        run(tests, &arguments)
+        run(tests, &arguments, &mut out)
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
@@ -38,12 +40,12 @@ pub fn main(tests: &[Test]) -> ExitCode {
     }
 }
 
-fn run(tests: &[Test], arguments: &[String]) -> io::Result<bool> {
+fn run(tests: &[Test], arguments: &[String], out: &mut impl Write) -> io::Result<bool> {
     let started = Instant::now();
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |test: &&Test| wanted.is_empty() || wanted.iter().any(|part| test.name.contains(*part));
     let chosen: Vec<&Test> = tests.iter().filter(is_wanted).collect();
-    say(&format!("\nrunning {} tests\n", chosen.len()))?;
+    say(out, &format!("\nrunning {} tests\n", chosen.len()))?;
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
     for test in &chosen {
         let outcome = match (test.cannot)() {
@@ -66,20 +68,22 @@ fn run(tests: &[Test], arguments: &[String]) -> io::Result<bool> {
                 }
             },
         };
-        say(&format!("test {} ... {outcome}\n", test.name))?;
+        say(out, &format!("test {} ... {outcome}\n", test.name))?;
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
     let filtered = tests.len() - chosen.len();
     let took = started.elapsed().as_secs_f64();
-    say(&format!(
-        "\ntest result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {filtered} filtered \
+    say(
+        out,
+        &format!(
+            "\ntest result: {verdict}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {filtered} filtered \
          out; finished in {took:.2}s\n\n"
-    ))?;
+        ),
+    )?;
     Ok(failed == 0)
 }
 
-fn say(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+fn say(out: &mut impl Write, text: &str) -> io::Result<()> {
     out.write_all(text.as_bytes())?;
     out.flush()
 }
@@ -124,10 +128,18 @@ mod tests {
             test("one", || None, || Ok(())),
             test("two", || Some("no such device".to_owned()), || anyhow::bail!("must not run")),
         ];
-        assert!(run(&tests, &[]).unwrap());
+        // What is said goes elsewhere, or it would count among the results of this program.
+        let said = |tests: &[Test], arguments: &[String]| {
+            let mut out = Vec::new();
+            let passed = run(tests, arguments, &mut out).unwrap();
+            (passed, String::from_utf8(out).unwrap())
+        };
+        let (passed, told) = said(&tests, &[]);
+        assert!(passed && told.contains("test two ... ignored, no such device"), "{told}");
+        assert!(told.contains("ok. 1 passed; 0 failed; 1 ignored;"), "{told}");
         let bad = test("three", || None, || anyhow::bail!("no"));
-        assert!(!run(&[tests[0], bad], &[]).unwrap());
-        assert!(run(&[tests[0], bad], &["one".to_owned()]).unwrap());
-        assert!(!run(&[test("four", || None, || panic!("expected here"))], &[]).unwrap());
+        assert!(!said(&[tests[0], bad], &[]).0);
+        assert!(said(&[tests[0], bad], &["one".to_owned()]).0);
+        assert!(!said(&[test("four", || None, || panic!("expected here"))], &[]).0);
     }
 }
