@@ -247,11 +247,12 @@ fn two_cpus_together_admit_no_more_connections_than_the_limit() {
                 let packet = tcp(socket(family.client(), 5000), socket(family.vip(), 80), SYN, b"");
                 let started = Instant::now();
                 flood_from_two_cpus(&bench, &Ip { ttl: 255, ..packet }.frame(), 300_000);
-                let admitted = sum(&bench.counters(), "/connections");
+                let counters = bench.counters();
+                let admitted = sum(&counters, "/connections");
                 let (least, most) = (u64::from(BURST), most(BURST.into(), 1000, started));
                 assert!(
                     (least..=most).contains(&admitted),
-                    "{admitted}, and not {least} to {most}: {limits:?}"
+                    "{admitted}, and not {least} to {most}: {limits:?}: {counters:?}"
                 );
             });
         }

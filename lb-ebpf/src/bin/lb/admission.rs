@@ -178,7 +178,12 @@ struct Limit {
     now: u32,
     interval: u32,
     tolerance: u32,
+    /// How far a cell may be ahead for another reason than its limit: see [`ahead`].
+    slack: u32,
 }
+
+/// More than by which the clocks of two CPUs differ, in ns: one may have read it a while before it asks.
+const CLOCK_SLACK: u64 = 1 << 30;
 
 #[inline(always)]
 fn connections(vip: &VipEntry, now: u64) -> Limit {
@@ -186,6 +191,7 @@ fn connections(vip: &VipEntry, now: u64) -> Limit {
         now: (now >> PREFIX_TICK_SHIFT) as u32,
         interval: vip.prefix_interval as u32,
         tolerance: vip.prefix_tolerance as u32,
+        slack: (CLOCK_SLACK >> PREFIX_TICK_SHIFT) as u32,
     }
 }
 
@@ -195,6 +201,7 @@ fn packets(vip: &VipEntry, now: u64) -> Limit {
         now: (now >> PACKET_TICK_SHIFT) as u32,
         interval: vip.prefix_packet_interval as u32,
         tolerance: vip.prefix_packet_tolerance as u32,
+        slack: (CLOCK_SLACK >> PACKET_TICK_SHIFT) as u32,
     }
 }
 
@@ -271,20 +278,24 @@ pub extern "C" fn sample_sketch(index: u32, packets: u32) -> u32 {
 }
 
 /// How far a cell is ahead of its time. Times are 32 bits of ticks, which wrap: one that is further ahead than the
-/// algorithm ever sets one is a remnant, and as good as none.
+/// algorithm ever sets one is a remnant, and as good as none. Another CPU may have read a later clock, and several may have
+/// taken one on top of the limit; a cell that they set is no remnant, or all of a burst would be admitted again.
 #[inline(always)]
 fn ahead(arrival: u32, limit: Limit) -> u32 {
     let ahead = arrival.wrapping_sub(limit.now);
     // Without a branch, as half of them would be mispredicted; opaque, or LLVM makes one of it. The
     // mask is all ones for a remnant, zero otherwise.
-    let most = u64::from(limit.tolerance + limit.interval);
+    let most = u64::from(limit.tolerance) + (u64::from(limit.interval) << 4) + u64::from(limit.slack);
     let room = core::hint::black_box(most.wrapping_sub(u64::from(ahead)));
     let remnant = (room.cast_signed() >> 63) as u32;
     ahead & !remnant
 }
 
-/// Takes one from a cell of a sketch if that conforms. Whoever loses to other CPUs at each attempt gets nothing from it:
-/// there is the other cell, and a SYN comes again.
+/// Takes one from a cell of a sketch if that conforms.
+///
+/// Whoever loses to other CPUs at each attempt takes it on top of what they took, as in [`take`]. Taking nothing would let
+/// two CPUs that flood from one prefix each live on a cell of their own, and so admit twice the limit. What an addition
+/// carries into the upper cell, once each time that the lower one wraps, is a single tick.
 #[inline(always)]
 fn take_ticks(cell: Cell, limit: Limit) -> bool {
     // SAFETY: it points into a map element.
@@ -302,7 +313,9 @@ fn take_ticks(cell: Cell, limit: Limit) -> bool {
             Err(found) => seen = found,
         }
     }
-    false
+    // SAFETY: likewise.
+    unsafe { atomic::add(cell.word, u64::from(limit.interval) << cell.shift) };
+    true
 }
 
 /// Takes one from a limiter if that conforms.
