@@ -252,6 +252,7 @@ fn decision(term: u64, epoch: u64, vips: &[&str]) -> (Head, BTreeMap<VipName, Ve
         epoch,
         cluster: Cluster::default(),
         nodes: Default::default(),
+        peers: Default::default(),
         targets: epoch,
         settling: false,
         lagging: Default::default(),

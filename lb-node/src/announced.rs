@@ -21,6 +21,7 @@ pub(crate) fn missing(status: &Status, cluster: Option<&ClusterStatus>, front: &
     if cluster.maintenance {
         missing.push("taken out of service by an operator: nothing is announced".to_owned());
     }
+    missing.extend(cluster.overtaken.iter().map(ToString::to_string));
     missing.extend(cluster.name_problem.iter().map(|problem| format!("nothing is announced: {problem}")));
     if !missing.is_empty() {
         return missing;
@@ -97,6 +98,7 @@ mod tests {
             name_problem: None,
             election_problem: None,
             maintenance: false,
+            overtaken: None,
             tree_problem: None,
             leader_problems: BTreeSet::new(),
             lagging: BTreeSet::new(),

@@ -309,11 +309,13 @@ fn node_summary(file: &NodeFile) -> String {
     };
     let _ = writeln!(
         text,
-        "state in {}; on its own after {} ms; {} ms between withdrawing and stopping; {} ms for acknowledgements",
+        "state in {}; on its own after {} ms; {} ms between withdrawing and stopping; {} ms for acknowledgements; \
+         peers at UDP port {}",
         cluster.state_dir.display(),
         cluster.autonomy_after_ms,
         cluster.drain_wait_ms,
-        cluster.ack_timeout_ms
+        cluster.ack_timeout_ms,
+        cluster.peer_port
     );
     text
 }
@@ -433,7 +435,7 @@ mod tests {
              front: announced after 1000 ms by the BIRD at /run/bird/bird.ctl, which includes /run/drover/bird.conf; \
              withdrawn after 10000 ms without a sign of life\n\
              state in /var/lib/drover; on its own after 10000 ms; 5000 ms between withdrawing and stopping; 3000 ms \
-             for acknowledgements\n"
+             for acknowledgements; peers at UDP port 9942\n"
         );
 
         let refusal = checked(&[node, "[zookeeper]\n"].concat()).unwrap_err().to_string();

@@ -308,6 +308,11 @@ fn encode_cluster(families: &mut Families<'_>, cluster: &ClusterStatus, status: 
             flag(status.mode == Some(Mode::Autonomous)),
         ),
         ("maintenance", "Whether operators took this node out of service: 0 or 1", flag(cluster.maintenance)),
+        (
+            "overtaken",
+            "Whether this node announces nothing since it is cut off and others have something newer: 0 or 1",
+            flag(cluster.overtaken.is_some()),
+        ),
         ("settling", "Whether the leader removes nothing since it is new: 0 or 1", flag(cluster.settling)),
         (
             "refused_records",

@@ -8,6 +8,7 @@ use crate::attachment::{self, Attachment, Lost};
 use crate::bpffs;
 use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
+use crate::cluster::peers::{self, Overtaken, Peers};
 use crate::cluster::{exclusions, leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report, Shared};
 use crate::dataplane::{self, Dataplane, Settings, Start};
@@ -45,7 +46,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Member, Mode};
+use zk_schema::tree::{Head, Member, Mode};
 use zk_schema::{FrontDriver, Node, NodeFile, NodeOverrides};
 
 /// How often the probes' route is looked after.
@@ -161,6 +162,20 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         reread: REREAD,
     };
     let (agent, learnt) = Agent::new(store, settings, cached, floor, report_receiver.clone(), vote_receiver);
+    let (overtaken, overtaken_receiver) = watch::channel(None);
+    let learnt = Learnt { overtaken: overtaken_receiver, ..learnt };
+    let known = peers::Known {
+        followed: learnt.followed.clone(),
+        link: learnt.link.clone(),
+        report: report_receiver.clone(),
+    };
+    let peers = (cluster.peer_port > 0).then(|| Peers {
+        node: base.node.name.clone(),
+        sources: base.outer,
+        port: cluster.peer_port,
+        withdraw_after: front.withdraw_after(),
+    });
+    let _peers = peers.map(|peers| supervisor.spawn("peers", peers.run(known, overtaken)));
     let (announcing, announcing_receiver) = watch::channel(None);
     let agent = agent.announcing(announcing_receiver);
     let (leave, left) = oneshot::channel::<()>();
@@ -750,8 +765,9 @@ struct Patience {
 }
 
 /// Keeps what is to be announced: what this node serves, unless it is out of service, bears another's name, or has fallen
-/// behind the others: it is told that it is late, and some patience later still has not applied what it was told. After a
-/// standstill, over which the guard may have withdrawn everything, it first catches up with the tree.
+/// behind the others: it is told that it is late, and some patience later still has not applied what it was told, or it is
+/// cut off and others tell that there is something newer. After that, and after a standstill, over which the guard may have
+/// withdrawn everything, it first catches up with the tree.
 async fn keep_wanted(
     node: Node,
     patience: Patience,
@@ -760,7 +776,8 @@ async fn keep_wanted(
     wanted: watch::Sender<BTreeSet<IpAddr>>,
 ) {
     let (mut followed, mut maintenance, mut name) = (learnt.followed, learnt.maintenance, learnt.name);
-    let link = learnt.link;
+    let (link, mut overtaken) = (learnt.link, learnt.overtaken);
+    let mut is_overtaken = false;
     let mut late_since = None;
     let mut fallen_behind = false;
     let mut ticks = tokio::time::interval(PULSE_EVERY);
@@ -783,8 +800,27 @@ async fn keep_wanted(
         };
         if let Some((until, sessions)) = awakening {
             let is_new = current && link.borrow().sessions > sessions;
-            let has_newest = head.as_ref().is_some_and(|head| report_now.order >= Some(head.order()));
-            awakening = awakening.filter(|_| turned < until && !(is_new && has_newest));
+            let caught_up = is_new && has_newest(&head, &report_now);
+            awakening = awakening.filter(|_| turned < until && !caught_up);
+        }
+        let was_overtaken = is_overtaken;
+        let others = *overtaken.borrow_and_update();
+        is_overtaken = match others {
+            Some(Overtaken { ahead, answered }) => {
+                if !was_overtaken {
+                    error!(
+                        ahead,
+                        answered,
+                        "cut off from ZooKeeper, and other nodes have something newer in force: withdrawing the VIPs"
+                    );
+                }
+                true
+            }
+            // Back in sight of the tree, it first takes over what is there.
+            None => was_overtaken && link.borrow().connected && !(current && has_newest(&head, &report_now)),
+        };
+        if was_overtaken && !is_overtaken {
+            info!("no longer behind the other nodes");
         }
         // If most nodes are behind, withdrawing would take the VIPs off the front altogether.
         let late = head.is_some_and(|head| {
@@ -805,7 +841,7 @@ async fn keep_wanted(
         }
         // Before the first report, what a predecessor announced stays.
         if report_now.order.is_some() {
-            let out = out_of_service || behind || name_is_taken || awakening.is_some();
+            let out = out_of_service || behind || is_overtaken || name_is_taken || awakening.is_some();
             let serving = if out { BTreeSet::new() } else { report_now.serving.clone() };
             wanted.send_if_modified(|wanted| {
                 let differs = *wanted != serving;
@@ -818,10 +854,16 @@ async fn keep_wanted(
             Ok(()) = maintenance.changed() => {}
             Ok(()) = name.changed() => {}
             Ok(()) = followed.changed() => {}
+            Ok(()) = overtaken.changed() => {}
             () = control::sleep_until(behind_at), if !behind && behind_at.is_some() => {}
             _ = ticks.tick() => {}
         }
     }
+}
+
+/// Whether what is in force is the newest that was decided, as far as this node knows.
+fn has_newest(head: &Option<Head>, report: &Report) -> bool {
+    head.as_ref().is_some_and(|head| report.order >= Some(head.order()))
 }
 
 /// Keeps what the tree is told of what is announced.
@@ -968,6 +1010,7 @@ mod tests {
         followed: watch::Sender<Followed>,
         link: watch::Sender<Link>,
         wanted: watch::Receiver<BTreeSet<IpAddr>>,
+        overtaken: watch::Sender<Option<Overtaken>>,
         _others: (watch::Sender<Mode>, watch::Sender<bool>, watch::Sender<Leading>, watch::Sender<Name>),
         _task: tokio::task::JoinHandle<()>,
     }
@@ -979,6 +1022,7 @@ mod tests {
         let followed = watch::Sender::new(followed);
         let link = Link { connected: true, since: Instant::now(), problem: None, sessions: 1 };
         let link = watch::Sender::new(link);
+        let overtaken = watch::Sender::new(None);
         let others = (
             watch::Sender::new(Mode::Live),
             watch::Sender::new(false),
@@ -992,12 +1036,21 @@ mod tests {
             leading: others.2.subscribe(),
             link: link.subscribe(),
             name: others.3.subscribe(),
+            overtaken: overtaken.subscribe(),
         };
         let patience = Patience { behind: 3 * SECOND, standstill: Some(10 * SECOND), autonomy: 10 * SECOND };
         let (wanted, receiver) = watch::channel(BTreeSet::new());
         let node = Node::new(name("lb-1"), "eth0");
         let task = keep_wanted(node, patience, report.subscribe(), learnt, wanted);
-        Serving { report, followed, link, wanted: receiver, _others: others, _task: tokio::spawn(task) }
+        Serving {
+            report,
+            followed,
+            link,
+            overtaken,
+            wanted: receiver,
+            _others: others,
+            _task: tokio::spawn(task),
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -1017,6 +1070,46 @@ mod tests {
         serving.report.send_modify(|report| Arc::make_mut(report).order = Some((2, 9)));
         tokio::time::sleep(2 * SECOND).await;
         assert!(announces());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_others_overtook_withdraws_until_it_has_what_the_tree_holds() {
+        let serving = serving();
+        let announces = || !serving.wanted.borrow().is_empty();
+        tokio::time::sleep(SECOND).await;
+        assert!(announces());
+        let cut = |connected| serving.link.send_modify(|link| link.connected = connected);
+        cut(false);
+        tokio::time::sleep(60 * SECOND).await;
+        assert!(announces(), "as long as nobody has anything newer");
+        serving.overtaken.send_replace(Some(Overtaken { ahead: 2, answered: 2 }));
+        tokio::time::sleep(SECOND).await;
+        assert!(!announces());
+
+        serving.followed.send_modify(|followed| followed.current = false);
+        cut(true);
+        serving.overtaken.send_replace(None);
+        tokio::time::sleep(2 * SECOND).await;
+        assert!(!announces(), "what the tree holds is not known yet");
+        serving.followed.send_modify(|followed| followed.decided = Some(Arc::new(some(2, 9))));
+        serving.followed.send_modify(|followed| followed.current = true);
+        tokio::time::sleep(2 * SECOND).await;
+        assert!(!announces(), "nor in force");
+        serving.report.send_modify(|report| Arc::make_mut(report).order = Some((2, 9)));
+        tokio::time::sleep(2 * SECOND).await;
+        assert!(announces());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_others_overtook_announces_again_once_there_are_no_others() {
+        let serving = serving();
+        serving.link.send_modify(|link| link.connected = false);
+        serving.overtaken.send_replace(Some(Overtaken { ahead: 1, answered: 1 }));
+        tokio::time::sleep(2 * SECOND).await;
+        assert!(serving.wanted.borrow().is_empty());
+        serving.overtaken.send_replace(None);
+        tokio::time::sleep(2 * SECOND).await;
+        assert_eq!(*serving.wanted.borrow(), [VIP].into());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! What the daemon is doing, for `/status`, `/readyz`, `/healthz` and `/metrics`.
 
 use crate::cluster::agent::{Learnt, Name};
+use crate::cluster::peers::Overtaken;
 use crate::dataplane::SelfTest;
 use crate::health::{Key, State, Verdicts};
 use crate::nexthop::{Mac, NextHop, NextHops, Obstacle};
@@ -185,6 +186,8 @@ pub struct ClusterStatus {
     pub election_problem: Option<String>,
     /// Whether operators took it out of service.
     pub maintenance: bool,
+    /// Set while others have something newer in force and this node does not reach ZooKeeper.
+    pub overtaken: Option<Overtaken>,
     /// Why what the tree holds is not taken over, if so.
     pub tree_problem: Option<String>,
     /// What the leader refuses or holds back.
@@ -216,6 +219,7 @@ impl ClusterStatus {
             },
             election_problem: leading.problem,
             maintenance: *learnt.maintenance.borrow(),
+            overtaken: *learnt.overtaken.borrow(),
             tree_problem: followed.problem.clone(),
             leader_problems: head.map(|head| head.problems.clone()).unwrap_or_default(),
             lagging: head.map(|head| head.lagging.clone()).unwrap_or_default(),
@@ -235,6 +239,7 @@ impl ClusterStatus {
             remarks.push("taken out of service by an operator: nothing is announced".to_owned());
         }
         remarks.extend(self.name_problem.iter().map(|problem| format!("nothing is announced: {problem}")));
+        remarks.extend(self.overtaken.iter().map(ToString::to_string));
         remarks.extend(self.tree_problem.iter().cloned());
         remarks.extend(self.election_problem.iter().map(|problem| format!("cannot lead: {problem}")));
         remarks.extend(self.leader_problems.iter().cloned());

@@ -82,6 +82,7 @@ pub(crate) fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
         epoch,
         cluster: desired.cluster.clone(),
         nodes: BTreeSet::new(),
+        peers: Default::default(),
         targets: epoch,
         settling: false,
         lagging: BTreeSet::new(),

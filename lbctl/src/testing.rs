@@ -49,6 +49,7 @@ pub(crate) fn good() -> Tree {
         epoch: 41,
         cluster: Cluster::default(),
         nodes: ["lb-1", "lb-2", "lb-3"].map(name).into(),
+        peers: Default::default(),
         targets: 38,
         settling: false,
         lagging: BTreeSet::new(),

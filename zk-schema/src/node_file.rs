@@ -286,6 +286,9 @@ pub struct ClusterSettings {
     pub drain_wait_ms: u32,
     /// Time in milliseconds that the node, when it leads, waits for the others to acknowledge: 100..=600000.
     pub ack_timeout_ms: u32,
+    /// UDP port on which nodes ask each other, when ZooKeeper is away, whether there is something newer: 1..=65535, or
+    /// 0 for not at all. The same on all nodes.
+    pub peer_port: u16,
 }
 
 impl Default for ClusterSettings {
@@ -295,6 +298,7 @@ impl Default for ClusterSettings {
             autonomy_after_ms: 10_000,
             drain_wait_ms: 5000,
             ack_timeout_ms: 3000,
+            peer_port: 9942,
         }
     }
 }
@@ -401,6 +405,7 @@ impl Decode for ClusterSettings {
             ack_timeout_ms: fields
                 .number("ack_timeout_ms", allowed::ACK_TIMEOUT_MS)
                 .unwrap_or(default.ack_timeout_ms),
+            peer_port: fields.number("peer_port", allowed::PEER_PORT).unwrap_or(default.peer_port),
         }
     }
 }

@@ -70,6 +70,7 @@ pub(crate) mod allowed {
     pub(crate) const AUTONOMY_AFTER_MS: Allowed = Allowed::range(1000, 3_600_000);
     pub(crate) const DRAIN_WAIT_MS: Allowed = Allowed::range(0, 600_000);
     pub(crate) const ACK_TIMEOUT_MS: Allowed = Allowed::range(100, 600_000);
+    pub(crate) const PEER_PORT: Allowed = Allowed::range(0, 65_535);
     pub(crate) const CAPACITY_VIPS: Allowed = Allowed::range(1, 4096);
     pub(crate) const CAPACITY_REALS: Allowed = Allowed::range(1, 1_000_000);
     pub(crate) const CAPACITY_TABLES: Allowed = Allowed::zero_or(2, 8192);

@@ -5,6 +5,7 @@
 
 use super::lead::{Campaign, Leading, wall};
 use super::leader;
+use super::peers::Overtaken;
 use super::vote::shortened;
 use crate::control::{Report, locked};
 use crate::quiet::{self, Quiet};
@@ -65,6 +66,8 @@ pub struct Learnt {
     pub link: watch::Receiver<Link>,
     /// Whose its name is.
     pub name: watch::Receiver<Name>,
+    /// Whether others have something newer while it is cut off, where somebody asks them.
+    pub overtaken: watch::Receiver<Option<Overtaken>>,
 }
 
 /// Whose a node's name is, by what the tree shows in this session.
@@ -143,6 +146,7 @@ impl<S: Store> Agent<S> {
             leading: agent.leading.subscribe(),
             link: agent.link.subscribe(),
             name: agent.name.subscribe(),
+            overtaken: watch::channel(None).1,
         };
         (agent, learnt)
     }

@@ -8,6 +8,7 @@
 //! | [`leader`] | what a leader decides | none |
 //! | [`history`] | what is kept of its decisions | the store |
 //! | [`verdict`], [`probers`] | who probes what, and what their votes come to: of `coordination`, for `lbctl` too | none |
+//! | [`peers`] | what other nodes tell a node that is cut off | UDP |
 //! | [`vote`] | what this node's probes find, as a record | channels |
 //! | [`simulated`] | nodes without packets | channels |
 //! | [`cache`] | the last decision on disk | files |
@@ -20,6 +21,7 @@ pub mod exclusions;
 pub mod history;
 pub mod lead;
 pub mod leader;
+pub mod peers;
 pub mod simulated;
 pub mod vote;
 

@@ -64,6 +64,7 @@ pub(crate) fn put_in_force(tree: &mut Tree, epoch: u64) {
         epoch,
         cluster: Cluster::default(),
         nodes: [node.clone()].into(),
+        peers: Default::default(),
         targets: epoch,
         settling: false,
         lagging: [].into(),

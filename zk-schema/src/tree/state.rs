@@ -107,6 +107,10 @@ pub struct Head {
     pub cluster: Cluster,
     /// The nodes among which probing is divided.
     pub nodes: BTreeSet<NodeName>,
+    /// Where these nodes answer each other, those of them that tell: an address of each family at most. A node that
+    /// loses sight of the tree knows from here whom to ask.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub peers: BTreeMap<NodeName, BTreeSet<IpAddr>>,
     /// The epoch at which what is to be probed, and by whom, changed last.
     pub targets: u64,
     /// Set while the leader, new or just back, removes nothing.

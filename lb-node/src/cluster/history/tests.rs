@@ -11,6 +11,7 @@ fn publication(epoch: u64) -> Publication {
         epoch,
         cluster: Cluster::default(),
         nodes: BTreeSet::new(),
+        peers: Default::default(),
         targets: 1,
         settling: false,
         lagging: BTreeSet::new(),

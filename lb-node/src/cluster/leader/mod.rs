@@ -34,6 +34,7 @@ use coordination::removal::Loss;
 use judge::{Judge, Verdicts};
 use memo::{Missing, Rest};
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use vanished::Vanished;
@@ -280,6 +281,7 @@ impl Leader {
             term: self.term,
             epoch,
             cluster: accepted.cluster,
+            peers: peers(&nodes, view, head),
             nodes,
             targets: if targets_change { epoch } else { since },
             settling,
@@ -437,6 +439,25 @@ impl Leader {
         }
         view.nodes.iter().filter(|node| !has_applied(view, node, head.order(), head)).cloned().collect()
     }
+}
+
+/// Where the nodes answer each other, as they told last.
+fn peers(
+    nodes: &BTreeSet<NodeName>,
+    view: &View,
+    before: Option<&Head>,
+) -> BTreeMap<NodeName, BTreeSet<IpAddr>> {
+    let before = |node: &NodeName| before.and_then(|head| head.peers.get(node)).cloned();
+    let peer = |node: &NodeName| match view.applied.get(node) {
+        Some(applied) => {
+            let one = |wanted: fn(&IpAddr) -> bool| applied.sources.iter().copied().find(wanted);
+            let sources: BTreeSet<IpAddr> =
+                one(IpAddr::is_ipv4).into_iter().chain(one(IpAddr::is_ipv6)).collect();
+            (!sources.is_empty()).then_some(sources)
+        }
+        None => before(node),
+    };
+    nodes.iter().filter_map(|node| Some((node.clone(), peer(node)?))).collect()
 }
 
 /// Whether the node has what was written at `order`, and follows.

@@ -803,6 +803,27 @@ fn a_node_that_forwards_and_does_not_follow_is_listed_and_waited_for_until_it_ha
 }
 
 #[test]
+fn the_head_names_where_its_nodes_answer_each_other() {
+    let mut case = three();
+    let peers = |case: &Case| case.leader.in_force().head.as_ref().unwrap().peers.clone();
+    assert!(peers(&case).is_empty(), "they do not tell");
+    let tells = |sources: &[&str]| Applied {
+        sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
+        ..case.view.applied["lb-1"].clone()
+    };
+    let all = tells(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1"]);
+    case.view.applied.insert(name("lb-1"), all);
+    case.view.applied.insert(name("stranger"), tells(&["10.0.0.9"]));
+    case.step().unwrap();
+    let one_of_each: BTreeSet<IpAddr> = ["10.0.0.1", "2001:db8::1"].map(|one| one.parse().unwrap()).into();
+    assert_eq!(peers(&case), [(name("lb-1"), one_of_each.clone())].into());
+    // Its record may be gone while the node is not: an operator deletes what he likes.
+    case.view.applied.remove("lb-1");
+    case.pass(1);
+    assert_eq!(peers(&case), [(name("lb-1"), one_of_each)].into());
+}
+
+#[test]
 fn a_record_that_is_wrong_is_refused_alone_and_told() {
     let mut case = three();
     case.wish().vip = Err("port: 70000 is not in 0..=65535".into());

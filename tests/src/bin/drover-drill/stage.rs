@@ -473,16 +473,16 @@ impl Stage {
         let mut state = State {
             carriers: self.all(),
             followers: self.all(),
-            silent: Vec::new(),
+            stuck: Vec::new(),
             dead_broker: None,
             decides: true,
         };
         for fault in faults {
             fault.change(&mut state);
         }
-        let State { mut carriers, followers, silent, dead_broker, decides } = state;
+        let State { mut carriers, followers, stuck, dead_broker, decides } = state;
         if self.guarded() {
-            carriers.retain(|node| !silent.contains(node));
+            carriers.retain(|node| !stuck.contains(node));
         }
         if decides {
             self.connected(&followers)?;
@@ -508,7 +508,7 @@ impl Stage {
         self.carried_by(&carriers)
     }
 
-    /// Whether nodes have guards, which withdraw those that give no sign of life.
+    /// Whether nodes that do not follow are withdrawn, by guards or by themselves.
     pub(crate) fn guarded(&self) -> bool {
         !self.site.guards.is_empty()
     }

@@ -1,4 +1,4 @@
-//! A node's daemon dies, then hangs, while its BIRD goes on to announce.
+//! A node's daemon dies, then hangs, then does not reach ZooKeeper, while its BIRD goes on to announce.
 
 use std::time::Duration;
 
@@ -10,16 +10,19 @@ use crate::stage::{Scene, Stage};
 
 /// Whose death the stuck node does not learn of.
 const VICTIM: usize = 1;
-/// How long a node may go without a daemon that follows until its guard withdraws it.
+/// How long a node may go without following until it is withdrawn.
 const WITHDRAW_AFTER: Duration = Duration::from_secs(6);
-/// What a busy machine may take for the rest: a look of the guard's, BIRD's answer, and BGP.
+/// How long a node may take to notice that ZooKeeper does not answer.
+const NOTICED: Duration = Duration::from_secs(4);
+/// What a busy machine may take for the rest: a look of the guard's or a question to the others, BIRD's answer, and BGP.
 const SLACK: Duration = Duration::from_secs(4);
 
 pub(super) const DRILL: Drill = Drill {
     name: "stuck-node",
-    about: "A node's daemon is killed, then hangs, while its BIRD lives and a broker dies: the node is known not to follow, \
-            and its guard withdraws it in time",
-    done: "a node's daemon killed, a broker killed, both started; the same with a daemon that hangs (SIGSTOP)",
+    about: "A node's daemon is killed, then hangs, then is cut off from ZooKeeper alone, while its BIRD lives and a broker \
+            dies: the node is known not to follow, and is withdrawn in time, by its guard or by the other nodes' word",
+    done: "a node's daemon killed, a broker killed, both started; the same with a daemon that hangs (SIGSTOP), and with one \
+           that is cut off from ZooKeeper",
     expected: "the connections that the dead broker held break, and no other; new ones are refused no longer than until the \
                node is withdrawn",
     scene: |_| Scene { withdraw_after: Some(WITHDRAW_AFTER), ..Scene::default() },
@@ -28,12 +31,14 @@ pub(super) const DRILL: Drill = Drill {
 
 fn play(stage: &mut Stage, _: &Options) -> Result<()> {
     let (node, _) = stage.follower()?;
-    stick(stage, Fault::DaemonKilled(node), node)?;
-    stick(stage, Fault::DaemonHung(node), node)
+    let silent = WITHDRAW_AFTER + SLACK;
+    stick(stage, Fault::DaemonKilled(node), node, silent)?;
+    stick(stage, Fault::DaemonHung(node), node, silent)?;
+    stick(stage, Fault::NodeCutOff(node), node, NOTICED + silent)
 }
 
-/// A node whose daemon does not follow, while a broker dies.
-fn stick(stage: &mut Stage, fault: Fault, node: usize) -> Result<()> {
+/// A node that does not follow while a broker dies, and is withdrawn within `limit`.
+fn stick(stage: &mut Stage, fault: Fault, node: usize, limit: Duration) -> Result<()> {
     let before = stage.digests()?;
     let death = Fault::BrokerKilled(VICTIM);
     stage.play(
@@ -44,13 +49,13 @@ fn stick(stage: &mut Stage, fault: Fault, node: usize) -> Result<()> {
         },
         |stage| {
             death.struck(stage)?;
-            stage.check_withdrawn(node, WITHDRAW_AFTER + SLACK)?;
+            stage.check_withdrawn(node, limit)?;
             fault.struck(stage)?;
             stage.check_known(node)?;
             stage.steady_with(&[fault, death])
         },
     )?;
-    stage.check_refused_until(WITHDRAW_AFTER + SLACK);
+    stage.check_refused_until(limit);
     stage.play(death.ends(stage), |stage| death.end(stage), |stage| stage.steady_with(&[fault]))?;
     stage.play(
         fault.ends(stage),
