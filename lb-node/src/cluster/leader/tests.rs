@@ -807,9 +807,10 @@ fn the_head_names_where_its_nodes_answer_each_other() {
     let mut case = three();
     let peers = |case: &Case| case.leader.in_force().head.as_ref().unwrap().peers.clone();
     assert!(peers(&case).is_empty(), "they do not tell");
+    let silent = case.view.applied["lb-1"].clone();
     let tells = |sources: &[&str]| Applied {
         sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
-        ..case.view.applied["lb-1"].clone()
+        ..silent.clone()
     };
     let all = tells(&["10.0.0.1", "10.0.0.2", "10.0.0.3", "2001:db8::1"]);
     case.view.applied.insert(name("lb-1"), all);
