@@ -173,6 +173,35 @@ fn nodes_that_leave_or_die_or_lose_their_bird_cost_no_packet() {
 }
 
 #[test]
+fn a_node_that_is_cut_off_alone_learns_that_the_others_went_on_and_withdraws_until_it_has_caught_up() {
+    let settings = Settings { withdraw_after: Some(Duration::from_secs(3)), ..Settings::default() };
+    let mut site = Site::of_two_services(3, settings).unwrap();
+    site.wait_agreed(&[("publish", REALS), ("subscribe", OTHERS)]).unwrap();
+    let (observer, steady) = (Observer::start(&site).unwrap(), steady(&site));
+    let held = Held::open(&site.net.clients[1].host, SUBSCRIBE, HELD).unwrap();
+    let part = |site: &Site, parted| {
+        let (net, node) = (&site.net, &site.net.nodes[1]);
+        net.zookeepers.iter().for_each(|server| net.part(node, server, parted).unwrap());
+    };
+
+    part(&site, true);
+    site.wait_for_carriers(&[0, 2]).unwrap();
+    let (code, page) = site.node(1).unwrap().get("/announced").unwrap();
+    assert!(code == 503 && page.contains("2 of 2 other nodes"), "{code}: {page}");
+    let metrics = site.node(1).unwrap().metrics().unwrap();
+    assert_eq!(metrics.sum("drover_overtaken", &[]), Some(1.0));
+    steady.pass(SOME).unwrap();
+
+    part(&site, false);
+    site.wait_for_carriers(&[0, 1, 2]).unwrap();
+    site.wait_agreed(&[("publish", REALS), ("subscribe", OTHERS)]).unwrap();
+    steady.pass(SOME).unwrap();
+    steady.stop().unwrap().assert_nothing_lost();
+    held.assert_all_live();
+    observer.stop().assert_never_withdrawn(["node-1", "node-3"]);
+}
+
+#[test]
 fn a_node_by_the_name_of_a_living_one_is_refused_and_does_not_disturb_it() {
     let mut site = start(1);
     let (observer, steady) = (Observer::start(&site).unwrap(), steady(&site));

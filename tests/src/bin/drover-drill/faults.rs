@@ -52,8 +52,10 @@ pub(crate) struct State {
     pub(crate) carriers: Vec<usize>,
     /// The nodes that have the newest decision in force.
     pub(crate) followers: Vec<usize>,
-    /// The nodes that do not follow, which withdraw, or are withdrawn by their guards, where guards are.
-    pub(crate) stuck: Vec<usize>,
+    /// The nodes whose daemon gives no sign of life, for which their guards, if there are any, withdraw them.
+    pub(crate) silent: Vec<usize>,
+    /// The nodes that do not reach ZooKeeper, and ask the others.
+    pub(crate) cut_off: Vec<usize>,
     /// The broker that is in no table.
     pub(crate) dead_broker: Option<usize>,
     /// Whether there is a ZooKeeper, and a tree in it.
@@ -82,7 +84,9 @@ impl Fault {
                 step(format!("{0} is taken out of service: create {1}", node(at), flag(&node(at))))
                     .may_move_routes()
             }
-            Fault::NodeCutOff(at) => guarded(stage, step(format!("{} is cut off from ZooKeeper", node(at)))),
+            Fault::NodeCutOff(at) => {
+                step(format!("{} is cut off from ZooKeeper", node(at))).may_move_routes()
+            }
             Fault::ServerKilled(server) => step(format!("zk-{} is killed (SIGKILL)", server + 1)),
             Fault::ServerCutOff(server) => step(format!("zk-{} is cut off from its peers", server + 1)),
             Fault::ZookeeperDown => step("all three servers of ZooKeeper are killed (SIGKILL)"),
@@ -153,7 +157,7 @@ impl Fault {
             Fault::NodeDrained(at) => {
                 step(format!("{0} is put back: delete {1}", node(at), flag(&node(at)))).may_move_routes()
             }
-            Fault::NodeCutOff(at) => guarded(stage, step(format!("{} reaches ZooKeeper again", node(at)))),
+            Fault::NodeCutOff(at) => step(format!("{} reaches ZooKeeper again", node(at))).may_move_routes(),
             Fault::ServerKilled(server) => step(format!("zk-{} is started again", server + 1)),
             Fault::ServerCutOff(server) => step(format!("zk-{} reaches its peers again", server + 1)),
             Fault::ZookeeperDown => step("ZooKeeper is started again: all three servers"),
@@ -227,9 +231,13 @@ impl Fault {
                 drop(&mut state.followers, node);
             }
             Fault::NodeDrained(node) => drop(&mut state.carriers, node),
-            Fault::NodeCutOff(node) | Fault::DaemonKilled(node) | Fault::DaemonHung(node) => {
+            Fault::NodeCutOff(node) => {
                 drop(&mut state.followers, node);
-                state.stuck.push(node);
+                state.cut_off.push(node);
+            }
+            Fault::DaemonKilled(node) | Fault::DaemonHung(node) => {
+                drop(&mut state.followers, node);
+                state.silent.push(node);
             }
             Fault::ZookeeperDown | Fault::TreeDeleted => state.decides = false,
             Fault::ServerKilled(_) | Fault::ServerCutOff(_) | Fault::VipsDeleted | Fault::AgentLost(_) => {}
@@ -237,7 +245,7 @@ impl Fault {
     }
 }
 
-/// What a step costs where the node is withdrawn, and announces itself again.
+/// What a step costs where a guard withdraws the node, and the node announces itself again.
 fn guarded(stage: &Stage, step: Step) -> Step {
     if stage.guarded() { step.may_move_routes() } else { step }
 }

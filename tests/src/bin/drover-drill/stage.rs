@@ -473,16 +473,21 @@ impl Stage {
         let mut state = State {
             carriers: self.all(),
             followers: self.all(),
-            stuck: Vec::new(),
+            silent: Vec::new(),
+            cut_off: Vec::new(),
             dead_broker: None,
             decides: true,
         };
         for fault in faults {
             fault.change(&mut state);
         }
-        let State { mut carriers, followers, stuck, dead_broker, decides } = state;
+        let State { mut carriers, followers, silent, cut_off, dead_broker, decides } = state;
         if self.guarded() {
-            carriers.retain(|node| !stuck.contains(node));
+            carriers.retain(|node| !silent.contains(node));
+        }
+        // Who is cut off withdraws unless that leaves less than half of those that hear each other.
+        if followers.len() >= cut_off.len() {
+            carriers.retain(|node| !cut_off.contains(node));
         }
         if decides {
             self.connected(&followers)?;
@@ -508,7 +513,7 @@ impl Stage {
         self.carried_by(&carriers)
     }
 
-    /// Whether nodes that do not follow are withdrawn, by guards or by themselves.
+    /// Whether nodes have guards, which withdraw those that give no sign of life.
     pub(crate) fn guarded(&self) -> bool {
         !self.site.guards.is_empty()
     }

@@ -11,7 +11,8 @@ pub(super) const DRILL: Drill = Drill {
     about: "A node, then the leader, then ZooKeeper's leading server are cut off by the network while others are not: no \
             client notices, another leads, and healed all have the same tables",
     done: "a node cut off from ZooKeeper; the leader; a ZooKeeper server from its peers",
-    expected: "nothing breaks and nothing is lost: who is cut off keeps what is in force, and goes on to carry packets",
+    expected: "nothing breaks and nothing is lost: a node that is cut off keeps what is in force, until it learns from the \
+               others that they went on, and withdraws",
     scene: plain,
     play,
 };
