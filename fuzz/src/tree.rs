@@ -26,8 +26,11 @@ use zk_schema::{
     from_json, to_json,
 };
 
-const SETTINGS: Settings =
-    Settings { session_timeout: Duration::from_secs(6), ack_timeout: Duration::from_secs(3) };
+const SETTINGS: Settings = Settings {
+    session_timeout: Duration::from_secs(6),
+    ack_timeout: Duration::from_secs(3),
+    withdraw_after: Duration::from_secs(10),
+};
 const NODES: [&str; 3] = ["lb-1", "lb-2", "lb-3"];
 /// Lines of an input that count: what more do could be done by another input.
 const LINES: usize = 24;

@@ -157,6 +157,7 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         leader: leader::Settings {
             session_timeout: zookeeper.session_timeout(),
             ack_timeout: cluster.ack_timeout(),
+            withdraw_after: front.withdraw_after().unwrap_or_default(),
         },
         autonomy_after: cluster.autonomy_after(),
         reread: REREAD,

@@ -45,8 +45,11 @@ const REALS: [usize; 3] = [10, 100, 1000];
 const IDLE: usize = 200;
 const CHANGES: usize = 30;
 const READINGS: usize = 5;
-const SETTINGS: Settings =
-    Settings { session_timeout: Duration::from_secs(6), ack_timeout: Duration::from_secs(3) };
+const SETTINGS: Settings = Settings {
+    session_timeout: Duration::from_secs(6),
+    ack_timeout: Duration::from_secs(3),
+    withdraw_after: Duration::from_secs(10),
+};
 /// Turns after which nothing may be left to do.
 const SETTLED: usize = 50;
 

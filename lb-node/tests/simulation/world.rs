@@ -26,6 +26,8 @@ use zk_schema::{
 pub(crate) const SESSION: Duration = Duration::from_secs(4);
 /// How long a leader waits for acknowledgements.
 pub(crate) const ACK: Duration = Duration::from_secs(3);
+/// How long a node that is cut off is waited for.
+const WITHDRAW: Duration = Duration::from_secs(10);
 /// Cut off for longer, a node goes by its own probes.
 pub(crate) const AUTONOMY: Duration = Duration::from_secs(10);
 /// How often everything is read again.
@@ -197,7 +199,7 @@ impl World {
                 started: 0,
                 extra: Default::default(),
             },
-            leader: leader::Settings { session_timeout: SESSION, ack_timeout: ACK },
+            leader: leader::Settings { session_timeout: SESSION, ack_timeout: ACK, withdraw_after: WITHDRAW },
             autonomy_after: AUTONOMY,
             reread: REREAD,
         };

@@ -6,8 +6,11 @@ use crate::testing::{checked_vip, desired, name};
 use zk_schema::tree::{Applied, Member, Mode, Vote};
 use zk_schema::{Cluster, Desired, VipState, to_json};
 
-const SETTINGS: Settings =
-    Settings { session_timeout: Duration::from_secs(6), ack_timeout: Duration::from_secs(3) };
+const SETTINGS: Settings = Settings {
+    session_timeout: Duration::from_secs(6),
+    ack_timeout: Duration::from_secs(3),
+    withdraw_after: Duration::from_secs(10),
+};
 const NODES: [&str; 3] = ["lb-1", "lb-2", "lb-3"];
 
 /// A leader and a tree in which all that it writes arrives.

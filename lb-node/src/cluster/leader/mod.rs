@@ -42,9 +42,6 @@ use wish::Accepted;
 use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Term, paths};
 use zk_schema::{NodeName, RecordError, VipName};
 
-/// How long a node that is gone may still forward: one whose daemon is dead withdraws within this time.
-pub const WITHDRAW_AFTER: Duration = Duration::from_secs(10);
-
 /// What a leader goes by.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -52,6 +49,10 @@ pub struct Settings {
     pub session_timeout: Duration,
     /// How long a node may take to acknowledge.
     pub ack_timeout: Duration,
+    /// How long a node that is cut off may still forward, as far as changes of weights wait for it: the time in which
+    /// the guard of a dead daemon withdraws it. Longer delays such changes, shorter has more packets meet old tables.
+    /// Zero where guards never withdraw: then waiting would be for nothing.
+    pub withdraw_after: Duration,
 }
 
 /// A leadership.

@@ -12,8 +12,11 @@ use std::sync::Arc;
 use zk_schema::tree::{Finding, Mode, Registrant, Target};
 use zk_schema::{Cluster, Desired, Real, Vip, to_json};
 
-const SETTINGS: Settings =
-    Settings { session_timeout: Duration::from_secs(6), ack_timeout: Duration::from_secs(3) };
+const SETTINGS: Settings = Settings {
+    session_timeout: Duration::from_secs(6),
+    ack_timeout: Duration::from_secs(3),
+    withdraw_after: Duration::from_secs(10),
+};
 /// Long after the leader has settled.
 const LATER: Duration = Duration::from_secs(100);
 
@@ -822,6 +825,24 @@ fn the_head_names_where_its_nodes_answer_each_other() {
     case.view.applied.remove("lb-1");
     case.pass(1);
     assert_eq!(peers(&case), [(name("lb-1"), one_of_each)].into());
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_waited_for_as_long_as_its_guard_takes() {
+    for (withdraw_after, waited) in [(0, 1..=2), (4, 4..=6), (30, 30..=32)] {
+        let mut case = three();
+        case.leader.settings.withdraw_after = Duration::from_secs(withdraw_after);
+        case.view.nodes.remove("lb-3");
+        case.view.applied.get_mut("lb-3").unwrap().announced = Some([[198, 51, 100, 1].into()].into());
+        case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+        let mut seconds = 0;
+        while case.weights()[0] == ("a".into(), 100) {
+            seconds += 1;
+            assert!(seconds < 60, "not adopted within a minute of {withdraw_after} s");
+            case.pass(1);
+        }
+        assert!(waited.contains(&seconds), "adopted {seconds} s after it was cut off, not {waited:?}");
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! From what is accepted and found to a VIP's weights: which, and when they take effect. Pure.
 
 use super::memo::Circumstances;
-use super::{Leader, View, WITHDRAW_AFTER, bounds, has_applied, story};
+use super::{Leader, View, bounds, has_applied, story};
 use crate::cluster::verdict::{self, Verdict};
 use crate::control::first_round;
 use crate::health::panic::{self, Standing};
@@ -216,7 +216,7 @@ impl Leader {
         let Some(head) = &self.published.head else { return false };
         let waited =
             self.announced_since.get(vip).is_some_and(|since| now >= *since + self.settings.ack_timeout);
-        let is_withdrawn = |since: &Duration| now >= *since + WITHDRAW_AFTER;
+        let is_withdrawn = |since: &Duration| now >= *since + self.settings.withdraw_after;
         (waited || view.nodes.iter().all(|node| has_applied(view, node, announced, head)))
             && self.cut_off_since.values().all(is_withdrawn)
     }

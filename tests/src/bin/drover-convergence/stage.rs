@@ -21,8 +21,8 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use zk_schema::tree::{Head, Member};
 use zk_schema::{
-    CheckKind, Cluster, ClusterSettings, Desired, HealthCheck, NodeName, Protocol, Real, RealName, Vip,
-    VipName, VipState,
+    CheckKind, Cluster, ClusterSettings, Desired, FrontSettings, HealthCheck, NodeName, Protocol, Real,
+    RealName, Vip, VipName, VipState,
 };
 
 use crate::log::{Event, Log, Order};
@@ -169,6 +169,7 @@ impl Stage {
         leader::Settings {
             session_timeout: self.session_timeout,
             ack_timeout: ClusterSettings::default().ack_timeout(),
+            withdraw_after: FrontSettings::default().withdraw_after().unwrap_or_default(),
         }
     }
 
