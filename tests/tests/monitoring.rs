@@ -8,6 +8,7 @@ use serde_json::Value;
 
 const DASHBOARD: &str = include_str!("../../monitoring/grafana/drover.json");
 const ALERTS: &str = include_str!("../../monitoring/prometheus/alerts.yaml");
+const TESTS_OF_ALERTS: &str = include_str!("../../monitoring/prometheus/alerts_test.yaml");
 const RUNBOOK: &str = include_str!("../../docs/operations.md");
 
 /// Labels that Prometheus adds to every series.
@@ -128,6 +129,23 @@ fn every_alert_has_a_severity_words_and_a_section_in_the_runbook() {
         assert_eq!(anchor, alert.to_lowercase(), "{url}");
         assert!(RUNBOOK.contains(&format!("\n### {alert}\n")), "{alert} has no section");
     }
+}
+
+#[test]
+fn the_runbook_has_sections_of_alerts_alone_in_their_order() {
+    let (_, sections) = RUNBOOK.split_once("\n## Alerts\n").expect("the alerts have a chapter");
+    let sections: Vec<&str> = sections.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+    let alerts: Vec<String> = of_alerts("expr").into_iter().map(|(alert, _)| alert).collect();
+    assert_eq!(sections, alerts);
+}
+
+#[test]
+fn every_alert_has_a_test_in_which_it_fires() {
+    let alerts: BTreeSet<String> = of_alerts("expr").into_iter().map(|(alert, _)| alert).collect();
+    let checks = TESTS_OF_ALERTS.split("alertname: ").skip(1);
+    let fire = checks.filter(|check| check.contains("exp_labels:"));
+    let fire: BTreeSet<String> = fire.filter_map(|check| check.lines().next().map(str::to_owned)).collect();
+    assert_eq!(fire, alerts);
 }
 
 #[test]
