@@ -241,6 +241,19 @@ impl Ensemble {
         self.servers.is_empty()
     }
 
+    /// Sets the ACL of the znode at `path` (`world:anyone:cdwa` for one that nobody may read), as an operator at `from`
+    /// does by zkCli.sh. The first server has it then; others may follow.
+    ///
+    /// # Errors
+    ///
+    /// When that fails, or takes longer than a minute.
+    pub fn set_acl(&self, from: &Host, path: &str, acl: &str) -> Result<()> {
+        let command = from.command("java").args(["-Xmx64m", "-cp", CLASSPATH]);
+        let command =
+            command.args(["org.apache.zookeeper.ZooKeeperMain", "-server", &self.address(0).to_string()]);
+        command.args(["setAcl", path, acl]).limit(START_LIMIT).run().map(drop)
+    }
+
     /// A server's process.
     ///
     /// # Errors

@@ -1,9 +1,10 @@
 //! What every store must do: one suite for all backends.
 
 use anyhow::{Context, Result, bail};
-use coordination::{Change, Error, Session, Stat, State, Store, Watch, Znode};
+use coordination::{Change, Contents, Error, Mirror, Pattern, Session, Stat, State, Store, Watch, Znode};
 use std::future::Future;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -23,7 +24,11 @@ struct Bench<S: Store> {
     two: S::Session,
     /// A znode without children that the case works below.
     root: String,
+    forbid: Forbid,
 }
+
+/// Takes the right to read the znode at a path from everybody (true), or gives it back (false). May take seconds.
+type Forbid = Arc<dyn Fn(&str, bool) -> Result<()> + Send + Sync>;
 
 type Outcome = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
@@ -58,6 +63,8 @@ fn cases<S: Store>() -> Vec<Case<S>> {
         watches_fire_when_their_session_is_closed,
         many_are_read_in_order_and_missing_ones_are_none,
         many_are_read_as_of_one_moment,
+        one_of_many_that_may_not_be_read_hides_no_other,
+        a_mirror_of_many_is_complete_without_those_that_may_not_be_read,
         a_znode_tells_its_owner_and_version_without_being_read,
         a_recreated_znode_has_another_creation,
         modification_rises_over_the_whole_tree,
@@ -71,10 +78,15 @@ fn cases<S: Store>() -> Vec<Case<S>> {
 }
 
 /// Runs all cases on the tree that two clients share, each below its own path in `/suite`, which must not be there.
+/// `forbid` takes the right to read the znode at a path from everybody (true), or gives it back (false); it may block.
 ///
 /// # Errors
 /// Names the cases that failed, and why.
-pub async fn run_all<S: Store>(clients: (S, S)) -> Result<()> {
+pub async fn run_all<S: Store>(
+    clients: (S, S),
+    forbid: impl Fn(&str, bool) -> Result<()> + Send + Sync + 'static,
+) -> Result<()> {
+    let forbid: Forbid = Arc::new(forbid);
     let session = clients.0.connect().await.context("connect")?;
     session.commit(vec![create("/suite", "")]).await.context("create /suite")?;
     let mut failures = Vec::new();
@@ -83,7 +95,8 @@ pub async fn run_all<S: Store>(clients: (S, S)) -> Result<()> {
         session.commit(vec![create(&root, "")]).await.context(root.clone())?;
         let (one, two) = (clients.0.connect().await?, clients.1.connect().await?);
         two.sync().await?;
-        let bench = Bench { store: clients.0.clone(), one: one.clone(), two: two.clone(), root };
+        let (store, forbid) = (clients.0.clone(), Arc::clone(&forbid));
+        let bench = Bench { store, one: one.clone(), two: two.clone(), root, forbid };
         // A task of its own, so that a case that panics has a name as well.
         match tokio::spawn(timeout(PATIENCE, case(bench))).await {
             Ok(Ok(Ok(()))) => {}
@@ -430,6 +443,69 @@ async fn many_are_read_as_of_one_moment<S: Store>(bench: Bench<S>) -> Result<()>
     Ok(())
 }
 
+async fn one_of_many_that_may_not_be_read_hides_no_other<S: Store>(bench: Bench<S>) -> Result<()> {
+    let paths = ["a", "b", "c", "none"].map(|name| bench.path(name));
+    let [a, b, c, none] = &paths;
+    bench.one.commit([a, b, c].map(|path| create(path, "x")).into()).await?;
+    bench.forbid(b, true).await?;
+    let refused = Error::NoAuth(b.clone());
+    let outcomes = bench.two.read_each(&paths).await?;
+    let found: Vec<_> = outcomes.into_iter().map(|outcome| outcome.map(|znode| znode.is_some())).collect();
+    assert_eq!(found, [Ok(true), Err(refused.clone()), Ok(true), Ok(false)], "{none}");
+    assert_eq!(bench.two.read(&paths).await, Err(refused.clone()), "all or none");
+    assert_eq!(bench.two.watch(b).await.map(drop), Err(refused.clone()));
+    assert_eq!(bench.two.watch_children(b).await.map(drop), Err(refused));
+    assert_eq!(bench.two.stat(b).await?.map(|stat| stat.version), Some(0));
+    bench.forbid(b, false).await?;
+    let back = bench.two.read(&paths).await?;
+    assert_eq!(back.iter().flatten().count(), 3);
+    Ok(())
+}
+
+/// More than are asked for in one request, and all read again every now and then: what no watch tells is found by that
+/// alone.
+async fn a_mirror_of_many_is_complete_without_those_that_may_not_be_read<S: Store>(
+    bench: Bench<S>,
+) -> Result<()> {
+    const MANY: usize = 250;
+    const REREAD: Duration = Duration::from_secs(1);
+    let paths: Vec<String> = (0..MANY).map(|number| bench.path(&format!("vip-{number:03}"))).collect();
+    bench.one.commit(paths.iter().map(|path| create(path, "before")).collect()).await?;
+    let (hidden, later, last) = (&paths[7], &paths[8], &paths[MANY - 1]);
+    bench.forbid(hidden, true).await?;
+    let mirror = Mirror::new(bench.two.clone(), vec![Pattern::new(&bench.path("*"))], REREAD);
+    let mut contents = mirror.contents();
+    let mut shows = async |what: &str, unreadable: &[&String], written: usize| {
+        let is_so = |contents: &Arc<Contents>| {
+            let data = |path: &String| contents.get(path).map(|znode| znode.data.clone());
+            contents.complete
+                && contents.len() == MANY - usize::from(data(hidden).is_none())
+                && contents.unreadable.keys().eq(unreadable.iter().copied())
+                && paths.iter().filter(|path| data(path).is_some_and(|data| data == b"after")).count()
+                    == written
+        };
+        let waited = timeout(PATIENCE, contents.wait_for(is_so)).await.map(drop);
+        waited.with_context(|| {
+            let contents = contents.borrow();
+            format!(
+                "{what}: {} of {MANY}, complete: {}, {:?}",
+                contents.len(),
+                contents.complete,
+                contents.unreadable
+            )
+        })
+    };
+    shows("all but one", &[hidden], 0).await?;
+    bench.one.commit(vec![set(last, "after", None)]).await?;
+    shows("the others are followed", &[hidden], 1).await?;
+    bench.forbid(later, true).await?;
+    shows("no watch tells that a right was taken", &[hidden, later], 1).await?;
+    bench.forbid(hidden, false).await?;
+    shows("nor that one was given", &[later], 1).await?;
+    bench.one.commit(vec![set(hidden, "after", None)]).await?;
+    shows("from then on it is followed", &[later], 2).await
+}
+
 async fn a_znode_tells_its_owner_and_version_without_being_read<S: Store>(bench: Bench<S>) -> Result<()> {
     let (ephemeral, lasting, none) = (bench.path("e"), bench.path("x"), bench.path("none"));
     bench.one.commit(vec![create_ephemeral(&ephemeral), create(&lasting, "")]).await?;
@@ -563,6 +639,14 @@ impl<S: Store> Bench<S> {
     /// A path below the case's own.
     fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.root)
+    }
+
+    /// Takes the right to read the znode at `path` from everybody, or gives it back; both sessions see that then.
+    async fn forbid(&self, path: &str, forbid: bool) -> Result<()> {
+        let (set, owned) = (Arc::clone(&self.forbid), path.to_owned());
+        tokio::task::spawn_blocking(move || set(&owned, forbid)).await??;
+        self.one.sync().await?;
+        Ok(self.two.sync().await?)
     }
 }
 

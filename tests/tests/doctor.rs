@@ -11,11 +11,6 @@ use std::time::Duration;
 use drover_tests::{Host, SERVICES, Settings, Site, wait_until};
 use serde_json::Value;
 
-/// What Debian's package brings; the same as the servers' own.
-const CLASSPATH: &str = "/usr/share/java/zookeeper.jar:/usr/share/java/slf4j-simple.jar:\
-                         /usr/share/java/netty-codec.jar:/usr/share/java/netty-resolver.jar:\
-                         /usr/share/java/netty-transport-native-epoll.jar:\
-                         /usr/share/java/netty-transport-native-unix-common.jar";
 const LIMIT: Duration = Duration::from_secs(60);
 const REALS: &[&str] = &["real-1", "real-2", "real-3"];
 
@@ -103,14 +98,6 @@ fn level(report: &Value, check: &str, subject: &str) -> String {
         .as_str()
         .unwrap()
         .to_owned()
-}
-
-/// Sets a znode's ACL, as an operator does by zkCli.sh.
-fn set_acl(site: &Site, path: &str, acl: &str) {
-    let command = site.net.router.command("java").args(["-Xmx64m", "-cp", CLASSPATH]);
-    let command =
-        command.args(["org.apache.zookeeper.ZooKeeperMain", "-server", &site.ensemble.connect_string()]);
-    command.args(["setAcl", path, acl]).limit(LIMIT).run().unwrap();
 }
 
 #[test]
@@ -218,9 +205,9 @@ fn each_planted_fault_is_found_by_its_own_check_and_no_other() {
     site.operator.put("/drover/vips/publish/reals/real-9", "{").unwrap();
     Visit::to(&site, 1, &[]).finds(&["tree.records"]);
     site.operator.delete("/drover/vips/publish/reals/real-9").unwrap();
-    set_acl(&site, "/drover/health", "world:anyone:ra");
+    site.ensemble.set_acl(&site.net.router, "/drover/health", "world:anyone:ra").unwrap();
     Visit::to(&site, 1, &[]).finds(&["zookeeper.rights"]);
-    set_acl(&site, "/drover/health", "world:anyone:cdrwa");
+    site.ensemble.set_acl(&site.net.router, "/drover/health", "world:anyone:cdrwa").unwrap();
     let leader = site.ensemble.leader().unwrap();
     let follower = (leader + 1) % 3;
     site.ensemble.kill(follower).unwrap();

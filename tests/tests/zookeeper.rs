@@ -710,5 +710,10 @@ fn the_suite_that_all_stores_share_passes_on_three_servers() {
     // Two clients, each at a server of its own.
     let client = |server: usize| ZooKeeper::new(Options::new(ensemble.address(server).to_string())).unwrap();
     let clients = (client(0), client(1));
-    host.block_on(async || store_suite::run_all(clients).await).unwrap().unwrap();
+    let operator = host.clone();
+    let forbid = move |path: &str, forbid| {
+        let rights = if forbid { "world:anyone:cdwa" } else { "world:anyone:cdrwa" };
+        ensemble.set_acl(&operator, path, rights)
+    };
+    host.block_on(async || store_suite::run_all(clients, forbid).await).unwrap().unwrap();
 }
