@@ -120,9 +120,9 @@ impl Operator {
         let (desired, closed) = (desired.clone(), self.closed);
         self.run(async move |session| {
             match closed {
-                true => session.init_secured(&desired.cluster, &access::closed()).await?,
-                false => setup::init(session, &desired.cluster).await?,
-            };
+                true => drop(session.init_secured(&desired.cluster, &access::closed()).await?),
+                false => drop(setup::init(session, &desired.cluster).await?),
+            }
             Ok(setup::write_desired(session, &desired).await?)
         })
     }

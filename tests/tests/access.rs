@@ -1,12 +1,15 @@
 //! Closed trees, on real servers: who may do what, and a cluster that works with it.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+use std::fs;
 use std::time::Duration;
 
 use coordination::zookeeper::{Acl, Options, ZooKeeper, ZooKeeperSession};
 use coordination::{Change, Error, Session as _, Store as _, setup};
 use drover_tests::access::{Member, closed};
-use drover_tests::{Ensemble, Lab, LbNode, PUBLISH, Protocol, RealDaemon, Settings, Site, visit, wait_until};
+use drover_tests::{
+    Answer, Ensemble, Lab, LbNode, Lbctl, PUBLISH, Protocol, RealDaemon, Settings, Site, visit, wait_until,
+};
 use zk_schema::tree::{Access, Term, paths};
 use zk_schema::{Cluster, Desired, Protocol as Transport, Real, Vip, VipState};
 
@@ -78,7 +81,7 @@ const ASSIGNMENT: &str = "/drover/assignments/mqtt";
 fn in_a_closed_tree_each_group_writes_its_own_part_and_strangers_cannot_even_read() {
     with_servers(async |options| {
         let operator = connect(of(Member::Operator, &options)).await;
-        assert!(operator.init_secured(&Cluster::default(), &closed()).await.unwrap());
+        assert_eq!(operator.init_secured(&Cluster::default(), &closed()).await.unwrap(), None);
         setup::write_desired(&operator, &desired()).await.unwrap();
         done(&operator, [create(paths::FREEZE, "{}"), set(REAL)]).await;
 
@@ -153,6 +156,44 @@ fn an_open_tree_is_closed_whole_and_what_is_left_open_later_is_found() {
         assert!(anybody.read(&[REAL.to_owned()]).await.unwrap()[0].is_some());
         refused(&anybody, [set(REAL)]).await;
     });
+}
+
+#[test]
+fn lbctl_tells_what_it_closed_and_closes_what_came_later_when_it_is_run_again() {
+    let lab = Lab::new().unwrap();
+    let host = lab.host("zk").unwrap();
+    let ensemble = Ensemble::on_one_host(&host, 1).unwrap();
+    let servers = ensemble.connect_string();
+    let file = |member: Member| member.credentials(host.dir()).unwrap().display().to_string();
+    let config = host.dir().join("lbctl.toml");
+    let text =
+        format!("[zookeeper]\nservers = \"{servers}\"\ncredentials_file = {:?}\n", file(Member::Operator));
+    fs::write(&config, text).unwrap();
+    let config = config.display().to_string();
+    let (nodes, agents) = (file(Member::Node), file(Member::Agent));
+    let lbctl = Lbctl::new(&host, &servers);
+    let close = ["--config", &config, "init", "--secure", "--nodes", &nodes, "--agents", &agents];
+    let done = |words: &[&str]| {
+        let Answer { code, stdout, stderr } = lbctl.run(words).unwrap();
+        assert_eq!(code, 0, "{words:?}: {stdout}{stderr}");
+        stdout
+    };
+
+    done(&["init"]);
+    done(&["vip", "add", "mqtt", "--address", "198.51.100.1", "--port", "1883", "--protocol", "tcp"]);
+    let told = done(&close);
+    for part in ["Closed the cluster", "  /drover\n", "  /drover/vips/mqtt\n", "run this once more"] {
+        assert!(told.contains(part), "{part:?} is not in\n{told}");
+    }
+    let told = done(&close);
+    assert!(told.contains("is closed: every znode has the rights"), "{told}");
+    // As zkCli.sh creates it: open to all.
+    let bare = of(Member::Operator, &Options::new(format!("{servers}/drover")));
+    host.block_on(async || connect(bare).await.commit(vec![create("/vips/open", "{}")]).await)
+        .unwrap()
+        .unwrap();
+    let told = done(&close);
+    assert!(told.contains("other rights:\n  /drover/vips/open\n"), "{told}");
 }
 
 #[test]

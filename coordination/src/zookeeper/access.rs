@@ -39,8 +39,8 @@ fn permission(rights: Rights) -> zk::Permission {
 }
 
 impl ZooKeeperSession {
-    /// Makes a tree that is closed from its first znode on; where there is one already, closes it. Returns whether it
-    /// was made. The session must be an operator's.
+    /// Makes a tree that is closed from its first znode on; where there is one already, closes it. Returns `None` if it
+    /// was made, else the paths of znodes that had other rights. The session must be an operator's.
     ///
     /// ```no_run
     /// use coordination::zookeeper::{Login, Options, ZooKeeper};
@@ -64,13 +64,17 @@ impl ZooKeeperSession {
     ///
     /// # Errors
     /// As [`secure`](Self::secure), and if the cluster's record is wrong.
-    pub async fn init_secured(&self, cluster: &Cluster, access: &Access) -> Result<bool, SetupError> {
+    pub async fn init_secured(
+        &self,
+        cluster: &Cluster,
+        access: &Access,
+    ) -> Result<Option<Vec<String>>, SetupError> {
         self.check_member(access).await?;
         let before = self.adopt(Some(access.clone()));
         let made = async {
             let made = setup::init(self, cluster).await?;
-            self.secure(access).await?;
-            Ok(made)
+            let closed = self.secure(access).await?;
+            Ok((!made).then_some(closed))
         };
         made.await.inspect_err(|_| drop(self.adopt(before)))
     }

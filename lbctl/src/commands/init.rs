@@ -87,9 +87,10 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
             None => init(session, options).await,
             Some(access) => {
                 let wanted = options.cluster()?;
-                let made = session.init_secured(&wanted, access).await?;
-                let closed = if made { Vec::new() } else { session.secure(access).await? };
-                Ok(Outcome { made, closed: Some(closed), ..init(session, options).await? })
+                let closed = session.init_secured(&wanted, access).await?;
+                let made = closed.is_none();
+                let closed = Some(closed.unwrap_or_default());
+                Ok(Outcome { made, closed, ..init(session, options).await? })
             }
         })
         .await?;
