@@ -139,30 +139,50 @@ impl Report {
 /// A table within the record under examination: its place, and the report that problems go to.
 #[derive(Debug)]
 pub(crate) struct Scope<'a> {
-    path: FieldPath,
+    place: Place<'a>,
     report: &'a mut Report,
+}
+
+/// Where a table is. Its path is put together where something is wrong.
+#[derive(Clone, Copy, Debug)]
+enum Place<'a> {
+    Top,
+    In(&'a Place<'a>, &'a str),
+}
+
+impl Place<'_> {
+    fn path(&self) -> FieldPath {
+        match self {
+            Self::Top => FieldPath::default(),
+            Self::In(outer, key) => outer.path().join(key),
+        }
+    }
 }
 
 impl<'a> Scope<'a> {
     /// The outermost table.
     pub(crate) fn top(report: &'a mut Report) -> Self {
-        Self { path: FieldPath::default(), report }
+        Self { place: Place::Top, report }
     }
 
     /// The table `key` within this one.
-    pub(crate) fn at(&mut self, key: &str) -> Scope<'_> {
-        Scope { path: self.path.join(key), report: self.report }
+    pub(crate) fn at<'b>(&'b mut self, key: &'b str) -> Scope<'b> {
+        Scope { place: Place::In(&self.place, key), report: self.report }
+    }
+
+    fn path(&self, key: &str) -> FieldPath {
+        self.place.path().join(key)
     }
 
     /// Whether nothing was found wrong with `key` so far. Rules that span several fields ask this first,
     /// lest they complain of the stand-in for a value that was refused.
     pub(crate) fn sound(&self, key: &str) -> bool {
-        !self.report.unsound.contains(&self.path.join(key))
+        self.report.unsound.is_empty() || !self.report.unsound.contains(&self.path(key))
     }
 
     /// Records a problem with `key`, unless it has one already.
     pub(crate) fn problem(&mut self, key: &str, message: impl Into<String>) {
-        let field = self.path.join(key);
+        let field = self.path(key);
         if self.report.unsound.insert(field.clone()) {
             self.report.problems.push(Problem { field, message: message.into() });
         }
@@ -170,7 +190,7 @@ impl<'a> Scope<'a> {
 
     /// Records a field that this version does not know.
     pub(crate) fn unknown(&mut self, key: &str, value: &Value, known: &[&'static str]) {
-        let field = self.path.join(key);
+        let field = self.path(key);
         self.report.unknown.push(Unknown { field, value: value.clone(), known: known.to_vec() });
     }
 }

@@ -4,7 +4,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use zk_schema::tree::{
-    Applied, Assignment, Flag, Head, Member, SCHEMA_VERSION, StateRecord, Target, Term, Vote,
+    Applied, Assignment, Candidacy, Event, Flag, Head, Load, Member, SCHEMA_VERSION, StateRecord, Target,
+    Term, Vote,
 };
 use zk_schema::{Cluster, Real, RecordError, Vip, from_json, to_json};
 
@@ -54,6 +55,58 @@ fn every_record_is_written_with_its_version() {
     assert_eq!(version(Term::parse(&bytes(&term())).unwrap().bytes().unwrap()), SCHEMA_VERSION);
     assert_eq!(version(Vote::default().bytes().unwrap()), SCHEMA_VERSION);
     assert_eq!(version(to_json(&Cluster::default()).unwrap()), SCHEMA_VERSION);
+}
+
+/// Reads a record, writes it, and returns what was written, which must be what was read with its fields in order.
+fn rewritten<T: StateRecord>(record: &Value) -> Value {
+    let written = T::parse(&bytes(record)).unwrap().bytes().unwrap();
+    let value: Value = serde_json::from_slice(&written).unwrap();
+    assert_eq!(String::from_utf8(written).unwrap(), value.to_string(), "fields are not in order");
+    value
+}
+
+/// Digests are of bytes, and nodes of several versions write the same records.
+#[test]
+fn records_are_written_with_their_fields_in_alphabetical_order_however_deep() {
+    let later = json!({"z": {"b": 1, "a": [null, 1.5, {"d": "\"\u{e9}", "c": u64::MAX}]}, "Z": true, "": 0});
+    let extended = |mut record: Value| {
+        for (key, value) in [("aaa", &later), ("version", &json!(1)), ("ver", &later), ("zzz", &json!("é\n"))]
+        {
+            record[key] = value.clone();
+        }
+        record
+    };
+    let written = rewritten::<Head>(&extended(head()));
+    assert_eq!((&written["version"], &written["aaa"]), (&json!(SCHEMA_VERSION), &later));
+
+    let mut full = assignment();
+    full["vip"]["health"] = json!({"type": "http", "zzz": later, "target": "/?a=\"b"});
+    full["vip"]["limits"] = json!({"burst": 7, "aaa": later, "packet_burst": 3});
+    full["reals"] = json!({"b-1": {"weight": 7, "address": "2001:db8::1", "zzz": later, "aaa": 1}, "b": {"address": "10.0.0.2"}});
+    full["next"] = json!({"weights": {"b": 1, "a": 2}, "epoch": 41});
+    full["history"] = json!([{"weights": {"b": 1, "a": 2}, "epoch": 37}]);
+    (full["held"], full["held_reals"]) = (json!("é \"why\""), json!(["b", "a"]));
+    let written = rewritten::<Assignment>(&extended(full));
+    assert_eq!(written["reals"]["b-1"]["zzz"], later);
+
+    let finding = json!({"since": 1, "reason": "\u{1}"});
+    // As text, `a-b/c` comes before `a/z`; as names, `a` before `a-b`.
+    let down = json!({"a/z": finding, "a-b/c": finding});
+    rewritten::<Vote>(&json!({"targets": 1, "down": down, "unknown": ["a/z", "a-b/c"], "omitted": 3}));
+    let decision = json!({"vip": "v", "text": "t", "real": "r", "kind": "k", "zzz": later, "aaa": later});
+    let event = json!({"term": 1, "epoch": 2, "node": "lb-1", "at_ms": 3, "decisions": [decision]});
+    rewritten::<Event>(&extended(event));
+    rewritten::<Term>(&term());
+    rewritten::<Candidacy>(&extended(json!({"node": "lb-1"})));
+    rewritten::<Load>(&extended(json!({"connections": 1, "at": 2})));
+    rewritten::<Member>(&extended(json!({
+        "instance": "i", "boot": "b", "source_v6": "::1", "source_v4": "10.0.0.1", "admin": "[::1]:1", "software": "s",
+        "started": 1,
+    })));
+    rewritten::<Applied>(&extended(json!({
+        "term": 1, "epoch": 2, "digest": "d", "mode": "static", "problem": "p", "announced": ["198.51.100.1"],
+        "sources": ["10.0.0.1"],
+    })));
 }
 
 #[test]

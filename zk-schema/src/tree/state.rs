@@ -10,6 +10,7 @@ use crate::{NodeName, RealName, VipName};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -49,21 +50,27 @@ pub trait StateRecord: Serialize + DeserializeOwned {
         Ok(serde_json::from_value(Value::Object(object))?)
     }
 
-    /// Writes the record on one line.
+    /// Writes the record on one line, fields in alphabetical order.
     ///
     /// # Errors
     /// If it would be too large to read.
     fn bytes(&self) -> Result<Vec<u8>, RecordError> {
-        let mut value = serde_json::to_value(self)?;
-        if let Value::Object(object) = &mut value {
-            object.insert("version".to_owned(), SCHEMA_VERSION.into());
-        }
-        let bytes = serde_json::to_vec(&value)?;
+        let unsorted = serde_json::to_vec(self)?;
+        let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&unsorted)?;
+        let version = serde_json::value::to_raw_value(&SCHEMA_VERSION)?;
+        fields.insert("version".to_owned(), &version);
+        let bytes = serde_json::to_vec(&fields)?;
         if bytes.len() > MAX_STATE_BYTES {
             return Err(RecordError::TooLarge { bytes: bytes.len(), limit: MAX_STATE_BYTES });
         }
         Ok(bytes)
     }
+}
+
+/// Writes what is within a record and does not come in alphabetical order by itself. Structures do if they are declared
+/// so, and maps by name.
+fn sorted<T: Serialize, S: Serializer>(part: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serde_json::to_value(part).map_err(serde::ser::Error::custom)?.serialize(serializer)
 }
 
 macro_rules! state_records {
@@ -151,10 +158,10 @@ impl Head {
 /// A VIP in a [`Head`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Epoch of its assignment.
-    pub epoch: u64,
     /// Digest of the assignment's bytes: see [`Assignment::digest`].
     pub digest: String,
+    /// Epoch of its assignment.
+    pub epoch: u64,
 }
 
 /// A VIP as all nodes are to serve it: the record at [`paths::assignment`](super::paths::assignment).
@@ -305,7 +312,7 @@ pub struct Vote {
     #[serde(default)]
     pub suspect: bool,
     /// What is down.
-    #[serde(default)]
+    #[serde(default, serialize_with = "sorted")]
     pub down: BTreeMap<Target, Finding>,
     /// What the node cannot tell, or not yet.
     #[serde(default)]
@@ -409,6 +416,7 @@ pub struct Event {
     /// When, in milliseconds since 1970, by the leader's clock.
     pub at_ms: u64,
     /// What was decided, in order.
+    #[serde(serialize_with = "sorted")]
     pub decisions: Vec<Decision>,
     /// Fields of newer versions.
     #[serde(flatten)]
@@ -467,7 +475,7 @@ impl Flag {
 
 /// Operators' records within others: read by the code that reads them in their own znodes.
 mod operators {
-    use super::{Deserialize as _, Deserializer, Serialize as _, Serializer, Value};
+    use super::{Deserialize as _, Deserializer, Serialize, Serializer, Value};
     use crate::json::{Record, from_value, to_value};
     use serde::{de::Error as _, ser::Error as _};
 
@@ -489,13 +497,19 @@ mod operators {
             serializer: S,
         ) -> Result<S::Ok, S::Error>
         where
-            K: ToString,
+            K: Serialize,
             T: Record,
             S: Serializer,
         {
-            let values = records.iter().map(|(key, record)| Ok((key.to_string(), to_value(record)?)));
-            let values: Result<serde_json::Map<String, Value>, crate::RecordError> = values.collect();
-            values.map_err(S::Error::custom)?.serialize(serializer)
+            serializer.collect_map(records.iter().map(|(key, record)| (key, One(record))))
+        }
+
+        struct One<'a, T>(&'a T);
+
+        impl<T: Record> Serialize for One<'_, T> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                super::serialize(self.0, serializer)
+            }
         }
 
         pub(in super::super) fn deserialize<'de, K, T, D>(deserializer: D) -> Result<BTreeMap<K, T>, D::Error>

@@ -3,7 +3,7 @@
 //! Votes name exceptions. So a real that is up, and that no vote mentions, is judged up again whoever votes, or not at
 //! all, which leaves it up: only what is mentioned, or not up, is looked at, and only when something changed.
 
-use super::memo::is_same;
+use super::memo::{is_same, without};
 use crate::cluster::verdict::{self, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -177,7 +177,7 @@ impl Judge {
     /// Takes over another definition of a VIP.
     fn adapt(&mut self, name: &VipName, state: &VipState, told: Option<&Arc<Assignment>>) {
         if let Some(reals) = self.verdicts.0.get_mut(name)
-            && reals.keys().any(|real| !state.reals.contains_key(real))
+            && without(reals.keys(), state.reals.keys()).next().is_some()
         {
             Arc::make_mut(reals).retain(|real, _| state.reals.contains_key(real));
         }

@@ -20,6 +20,18 @@ pub(super) fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
     }
 }
 
+/// Those of `these` that are not among `others`, where both are in order.
+pub(super) fn without<'a, T: Ord + 'a>(
+    these: impl Iterator<Item = &'a T>,
+    others: impl Iterator<Item = &'a T>,
+) -> impl Iterator<Item = &'a T> {
+    let mut others = others.peekable();
+    these.filter(move |this| {
+        while others.next_if(|other| other < this).is_some() {}
+        others.peek().is_none_or(|other| other != this)
+    })
+}
+
 /// Which reals of what is published have no record.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
@@ -44,8 +56,7 @@ impl Missing {
                 Arc::ptr_eq(&compared.wish, wish) && Arc::ptr_eq(&compared.current, current)
             });
             if !is_known {
-                let missing = current.reals.keys().filter(|real| !wish.reals.contains_key(*real));
-                let missing = missing.cloned().collect();
+                let missing = without(current.reals.keys(), wish.reals.keys()).cloned().collect();
                 let (wish, current) = (Arc::clone(wish), Arc::clone(current));
                 self.of.insert(vip.clone(), Compared { wish, current, missing });
             }

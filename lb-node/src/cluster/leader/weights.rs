@@ -259,9 +259,10 @@ struct Choice {
 
 /// What changes between two sets of weights, in words.
 pub(super) fn difference(before: &BTreeMap<RealName, u16>, after: &BTreeMap<RealName, u16>) -> String {
-    let names: BTreeSet<&RealName> = before.keys().chain(after.keys()).collect();
+    let old = before.iter().filter(|(real, weight)| after.get(*real) != Some(*weight));
+    let new = after.iter().filter(|(real, weight)| before.get(*real) != Some(*weight));
+    let names: BTreeSet<&RealName> = old.chain(new).map(|(real, _)| real).collect();
     let changes = names.into_iter().filter_map(|real| match (before.get(real), after.get(real)) {
-        (old, new) if old == new => None,
         (None, Some(new)) => Some(format!("{real} joins with {new}")),
         (Some(_), None) => Some(format!("{real} leaves")),
         (old, new) => Some(format!("{real} from {} to {}", old.copied()?, new.copied()?)),

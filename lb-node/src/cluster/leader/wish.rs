@@ -4,7 +4,7 @@
 //! missing stays until it [may go](super::vanished).
 
 use super::bounds::{self, Problems};
-use super::memo::is_same;
+use super::memo::{is_same, without};
 use super::story;
 use super::vanished::Vanished;
 use super::view::{Published, View, Wish};
@@ -248,21 +248,19 @@ fn vip(
             current?.vip.clone()
         }
     };
-    let nothing = BTreeMap::<RealName, Real>::new();
+    let nothing = BTreeMap::new();
     let known = current.map_or(&nothing, |current| &current.reals);
-    let mut reals = nothing.clone();
-    for (real, wanted) in &wish.reals {
-        let last = known.get(real);
-        match wanted {
-            Ok(wanted) => reals.insert(real.clone(), wanted.clone()),
-            Err(problem) => {
-                problems.push(refused(&paths::real(name, real), problem, last.is_some()));
-                last.and_then(|last| reals.insert(real.clone(), last.clone()))
-            }
-        };
-    }
-    let stay = known.iter().filter(|(real, _)| !wish.reals.contains_key(*real) && !gone.contains(*real));
-    reals.extend(stay.map(|(real, record)| (real.clone(), record.clone())));
+    let accepted = wish.reals.iter().filter_map(|(real, wanted)| match wanted {
+        Ok(wanted) => Some((real.clone(), wanted.clone())),
+        Err(problem) => {
+            let last = known.get(real);
+            problems.push(refused(&paths::real(name, real), problem, last.is_some()));
+            Some((real.clone(), last?.clone()))
+        }
+    });
+    let mut reals: BTreeMap<RealName, Real> = accepted.collect();
+    let stay = without(known.keys(), wish.reals.keys()).filter(|real| !gone.contains(*real));
+    reals.extend(stay.map(|real| (real.clone(), known[real].clone())));
     let state = VipState { vip: record, reals };
     let is_last = current.is_some_and(|current| current.vip == state.vip && current.reals == state.reals);
     if let Some(problem) = (!is_last).then(|| bounds::fits(&state).err()).flatten() {
