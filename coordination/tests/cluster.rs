@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use zk_schema::tree::{Assignment, Entry, Head, StateRecord as _, Term, paths};
+use zk_schema::tree::{Assignment, Entry, Head, MAX_ORDER, StateRecord as _, Term, paths};
 use zk_schema::{Cluster, Desired, Protocol, Real, Vip, VipName, VipState};
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -143,6 +143,37 @@ async fn a_term_exceeds_what_the_tree_and_the_candidate_know() {
     assert!(matches!(error, ElectionError::Term(_)), "{error}");
     assert!(error.to_string().contains("/drover/leader"), "{error}");
     drop(session);
+}
+
+/// A leadership of this term, as a record.
+fn term(term: u64) -> Vec<u8> {
+    Term { node: name("lb-9"), term, since: 0 }.bytes().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_that_was_made_up_does_not_count_and_the_last_possible_one_does() {
+    let (store, operator) = tree().await;
+    let (_session, first) = candidate(&store, "lb-1").await;
+    first.lead(0, 0).await.unwrap();
+    for made_up in [u64::MAX, u64::MAX - 1, MAX_ORDER + 1] {
+        operator.commit(vec![put(paths::LEADER, term(made_up))]).await.unwrap();
+        let leadership = first.lead(41, 0).await.unwrap();
+        assert_eq!(leadership.term(), 42, "{made_up}: what is in force says where to go on");
+        assert_eq!(leadership.predecessor(), None, "{made_up}");
+    }
+    operator.commit(vec![put(paths::LEADER, term(MAX_ORDER - 1))]).await.unwrap();
+    assert_eq!(first.lead(41, 0).await.unwrap().term(), MAX_ORDER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_leads_when_the_numbers_of_terms_are_used_up_and_nothing_is_written() {
+    let (store, operator) = tree().await;
+    let (_session, first) = candidate(&store, "lb-1").await;
+    first.lead(6, 0).await.unwrap();
+    let before = get(&operator, paths::LEADER).await;
+    let error = first.lead(u64::MAX, 0).await.unwrap_err();
+    assert!(matches!(error, ElectionError::Term(_)) && error.to_string().contains("used up"), "{error}");
+    assert_eq!(get(&operator, paths::LEADER).await, before);
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,6 +344,28 @@ async fn a_follower_has_each_decision_complete_and_never_goes_back() {
     write(&operator, &decision(2, 4, &["mqtt"])).await;
     sleep(MOMENT).await;
     assert_eq!((order(&followed), followed.borrow().problem.clone()), (Some((2, 4)), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_refuses_a_head_of_an_order_that_was_made_up_and_follows_the_next_sound_one() {
+    let (store, operator) = tree().await;
+    let (followed, _task) = follower(store.client("lb-1").connect().await.unwrap());
+    for (number, made_up) in
+        (1..).zip([(u64::MAX, u64::MAX), (1, u64::MAX), (MAX_ORDER + 1, 1), (1, MAX_ORDER + 1)])
+    {
+        let before = order(&followed);
+        write(&operator, &decision(made_up.0, made_up.1, &["mqtt"])).await;
+        sleep(MOMENT).await;
+        assert_eq!(order(&followed), before, "{made_up:?} is not taken over");
+        let problem = followed.borrow().problem.clone().unwrap();
+        assert!(problem.contains(&format!("{made_up:?} was made up")), "{problem}");
+        write(&operator, &decision(1, number, &["mqtt"])).await;
+        sleep(MOMENT).await;
+        assert_eq!((order(&followed), followed.borrow().problem.clone()), (Some((1, number)), None));
+    }
+    write(&operator, &decision(MAX_ORDER, MAX_ORDER, &["mqtt"])).await;
+    sleep(MOMENT).await;
+    assert_eq!(order(&followed), Some((MAX_ORDER, MAX_ORDER)), "the last possible order counts");
 }
 
 #[tokio::test(start_paused = true)]
