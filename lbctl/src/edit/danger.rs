@@ -7,7 +7,7 @@ use coordination::removal::{self, Loss, Losses};
 use slot_table::flow::Seed;
 use slot_table::maglev::{self, TableSize};
 use std::collections::{BTreeMap, BTreeSet};
-use zk_schema::tree::{Target, paths};
+use zk_schema::tree::{Registrant, Target, paths};
 use zk_schema::{Protocol, RealName, Vip, VipName, VipState};
 
 /// What is to be said of `after`, with these `drains`, in place of what is in force now for the VIPs that are `touched`.
@@ -40,15 +40,17 @@ pub(super) fn of(
     let confirmed = |name: &str| tree.flags.confirm.get(name).is_some_and(|flag| flag.counts(now));
     let losses = losses(tree, after, drains);
     let suspects = removal::suspects(&losses);
-    let vanishes = gone.iter().any(|name| tree.assignments.contains_key(*name));
+    let lets_go = |name: &VipName| {
+        confirmed(name.as_str()) || (!after.contains_key(name) && confirmed(paths::name(paths::CONFIRM_VIPS)))
+    };
+    let vanishes = gone.iter().any(|name| tree.assignments.contains_key(*name) && !lets_go(name));
+    let loses = |name: &VipName| losses.reals.get(name).is_some_and(|loss| loss.lost > 0) && !lets_go(name);
     let Loss { lost, of } = losses.vips;
-    if suspects.vips && vanishes && !confirmed(paths::name(paths::CONFIRM_VIPS)) {
+    if suspects.vips && vanishes {
         remarks.push(Remark::danger(format!(
             "takes {lost} of {of} VIPs away: the leader will hold that until `lbctl confirm --vips`"
         )));
-    } else if suspects.all
-        && touched.iter().any(|name| losses.reals.get(name).is_some_and(|loss| loss.lost > 0))
-    {
+    } else if suspects.all && touched.iter().any(loses) {
         remarks.push(Remark::danger(
             "takes most of what there is away, a part of each VIP: the leader will hold that until `lbctl confirm`, for \
              each VIP and with --vips",
@@ -75,6 +77,10 @@ pub(super) fn of(
 /// tell.
 fn losses(tree: &Tree, after: &BTreeMap<VipName, VipState>, drains: &BTreeSet<Target>) -> Losses {
     let mut losses = Losses::default();
+    for node in tree.head.as_ref().and_then(Found::ok).iter().flat_map(|head| &head.nodes) {
+        losses.nodes.of += 1;
+        losses.nodes.lost += usize::from(!tree.nodes.contains_key(node));
+    }
     for name in tree.assignments.keys() {
         let Some(assignment) = tree.assignment(name) else { continue };
         let known = &assignment.reals;
@@ -96,13 +102,19 @@ fn losses(tree: &Tree, after: &BTreeMap<VipName, VipState>, drains: &BTreeSet<Ta
         let lost = known.keys().filter(|real| !stays(real)).count();
         losses.reals.insert(name.clone(), Loss { lost, of: known.len() });
         let is_drained = |real: &RealName| drains.contains(&Target { vip: name.clone(), real: real.clone() });
-        let is_usable =
-            |(real, record): (&RealName, &zk_schema::Real)| record.weight > 0 && !is_drained(real);
+        let is_leaving = |real: &RealName| {
+            let settled = there.and_then(|there| there.reals.get(real)?.settled());
+            settled.is_some_and(|record| Registrant::is_leaving(&record))
+        };
+        let is_usable = |(real, record): (&RealName, &zk_schema::Real)| {
+            record.weight > 0 && !is_drained(real) && !is_leaving(real)
+        };
+        let last_good = known.iter().filter(|(real, _)| is_broken(real));
         let in_force = &assignment.weights;
         let is_emptied = lost > 0
             && !in_force.is_empty()
             && !in_force.keys().any(stays)
-            && !state.reals.iter().any(is_usable);
+            && !state.reals.iter().chain(last_good).any(is_usable);
         if is_emptied {
             losses.emptied.insert(name.clone());
         }
