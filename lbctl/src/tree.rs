@@ -388,16 +388,15 @@ mod tests {
     use coordination::memory::MemoryStore;
     use coordination::{Change, Store as _, setup};
 
+    fn create(path: &str, data: &str) -> Change {
+        Change::Create { path: path.to_owned(), data: data.as_bytes().to_vec(), ephemeral: false }
+    }
+
     #[tokio::test]
     async fn what_is_wrong_in_the_tree_is_told_by_path_and_the_rest_is_read() {
         let session = MemoryStore::new().client("lbctl").connect().await.unwrap();
         assert!(Tree::read(&session).await.unwrap().cluster.is_none());
         setup::init(&session, &Cluster::default()).await.unwrap();
-        let create = |path: &str, data: &str| Change::Create {
-            path: path.to_owned(),
-            data: data.as_bytes().to_vec(),
-            ephemeral: false,
-        };
         let vip = r#"{"address":"198.51.100.10","port":1883,"protocol":"tcp"}"#;
         let changes = vec![
             create("/drover/vips/mqtt", vip),
@@ -424,11 +423,6 @@ mod tests {
         let store = MemoryStore::new();
         let session = store.client("lbctl").connect().await.unwrap();
         setup::init(&session, &Cluster::default()).await.unwrap();
-        let create = |path: &str, data: &str| Change::Create {
-            path: path.to_owned(),
-            data: data.as_bytes().to_vec(),
-            ephemeral: false,
-        };
         let vip = r#"{"address":"198.51.100.10","port":1883,"protocol":"tcp"}"#;
         let changes = vec![
             create("/drover/vips/a", vip),

@@ -5,12 +5,19 @@
 //! `ignored` with the reason, and so never counts as passed.
 
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+
+use crate::cluster::{Cluster, Family, Protocol, Vip};
+use crate::ensemble::Ensemble;
+use crate::lb_node::RealDaemon;
+use crate::server::{Server, Service};
+use crate::topology::Topology;
 
 /// A test of such a program.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +28,38 @@ pub struct Test {
     pub cannot: fn() -> Option<String>,
     /// Proves it.
     pub run: fn() -> Result<()>,
+}
+
+/// What a node of a cluster needs around it.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// ZooKeeper, on the network's hosts for it; without a tree.
+    pub ensemble: Ensemble,
+    /// One VIP of all reals, by UDP.
+    pub cluster: Cluster,
+    /// On each real its agent, and a server that echoes at the VIP.
+    pub reals: Vec<(RealDaemon, Server)>,
+}
+
+impl Surroundings {
+    /// Starts them all, with the VIP at this place.
+    ///
+    /// # Errors
+    ///
+    /// When something does not start.
+    pub fn start(net: &Topology, vip: SocketAddr) -> Result<Self> {
+        let places: Vec<_> =
+            net.zookeepers.iter().map(|station| (station.host.clone(), station.v4.into())).collect();
+        let ensemble = Ensemble::start(&places)?;
+        let echo = Vip::new("echo", vip).protocol(Protocol::Udp).reals(&net.reals, Family::V4);
+        net.route_vip(vip.ip())?;
+        let mut reals = Vec::new();
+        for station in &net.reals {
+            let agent = RealDaemon::start(station, &[vip.ip()], &net.nodes)?;
+            reals.push((agent, Server::start(&station.host, [Service::echo(Protocol::Udp, vip)])?));
+        }
+        Ok(Self { ensemble, cluster: Cluster::new([echo]), reals })
+    }
 }
 
 /// Runs the tests whose names contain one of the arguments that are no options, or all, one after the other.

@@ -10,11 +10,8 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use drover_tests::long::{Test, debian, lacking, main as run, repository};
-use drover_tests::{
-    Cluster, Ensemble, Family, Finished, Host, Operator, Protocol, RealDaemon, Server, Service, Steady,
-    Topology, Vip, desired, wait_until,
-};
+use drover_tests::long::{Surroundings, Test, debian, lacking, main as run, repository};
+use drover_tests::{Finished, Host, Operator, Steady, Topology, desired, wait_until};
 use serde_json::{Value, json};
 
 const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10)), 7000);
@@ -347,17 +344,7 @@ fn the_images_are_built_and_a_pods_container_serves_as_the_manifest_says() -> Re
         ensure!(bird.join(program).is_file(), "the image of BIRD has no {program}");
     }
 
-    let places: Vec<_> =
-        net.zookeepers.iter().map(|station| (station.host.clone(), station.v4.into())).collect();
-    let ensemble = Ensemble::start(&places)?;
-    let vip = Vip::new("echo", VIP).protocol(Protocol::Udp).reals(&net.reals, Family::V4);
-    let cluster = Cluster::new([vip]);
-    net.route_vip(VIP.ip())?;
-    let mut reals = Vec::new();
-    for station in &net.reals {
-        let agent = RealDaemon::start(station, &[VIP.ip()], &net.nodes)?;
-        reals.push((agent, Server::start(&station.host, [Service::echo(Protocol::Udp, VIP)])?));
-    }
+    let Surroundings { ensemble, cluster, reals: _reals } = Surroundings::start(&net, VIP)?;
 
     // The demo's node file, with this network's interface and servers in it; its name is on the command line.
     let documents = rendered("demo")?;

@@ -7,11 +7,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use drover_tests::long::{Test, lacking, main as run, repository};
-use drover_tests::{
-    Booted, Cluster, Ensemble, Family, Operator, Protocol, RealDaemon, Server, Service, Steady, Topology,
-    Vip, desired, wait_until,
-};
+use drover_tests::long::{Surroundings, Test, lacking, main as run, repository};
+use drover_tests::{Booted, Operator, Steady, Topology, desired, wait_until};
 
 const VIP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10)), 7000);
 /// What the document's lines may take each. `systemctl start` waits for the daemon.
@@ -49,17 +46,7 @@ fn programs() -> Result<std::path::PathBuf> {
 
 fn the_document_makes_a_node_and_systemd_restarts_it_without_loss() -> Result<()> {
     let net = Topology::builder().nodes(1).reals(2).zookeepers(1).build()?;
-    let places: Vec<_> =
-        net.zookeepers.iter().map(|station| (station.host.clone(), station.v4.into())).collect();
-    let ensemble = Ensemble::start(&places)?;
-    let vip = Vip::new("echo", VIP).protocol(Protocol::Udp).reals(&net.reals, Family::V4);
-    let cluster = Cluster::new([vip]);
-    net.route_vip(VIP.ip())?;
-    let mut running = Vec::new();
-    for station in &net.reals {
-        let agent = RealDaemon::start(station, &[VIP.ip()], &net.nodes)?;
-        running.push((agent, Server::start(&station.host, [Service::echo(Protocol::Udp, VIP)])?));
-    }
+    let Surroundings { ensemble, cluster, reals: _reals } = Surroundings::start(&net, VIP)?;
 
     let programs = programs()?;
     let units = repository().join("systemd");

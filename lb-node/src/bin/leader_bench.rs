@@ -2,6 +2,7 @@
 //!
 //! Run it in a release build. `--json` prints one JSON object a line.
 
+use clap::Parser;
 use coordination::probers::probers;
 use coordination::{Contents, Znode};
 use lb_node::cluster::desk::Desk;
@@ -21,14 +22,11 @@ use zk_schema::{
     CheckKind, Cluster, HealthCheck, NameError, NodeName, Protocol, Real, RealName, Vip, VipName, to_json,
 };
 
-const HELP: &str = "\
-Measures what a leader's turn costs, at 64 nodes. A leader takes a turn at every change of the tree and every 200 ms.
-
-Usage: leader-bench [--json]
-
-  --json   print one JSON object a line instead of a table
-  --help   print this
-
+/// Measures what a leader's turn costs, at 64 nodes. A leader takes a turn at every change of the tree and every 200 ms.
+#[derive(Parser)]
+#[command(
+    name = "leader-bench",
+    after_help = "\
 Cases, each with vips=N/reals=M (reals of each VIP):
   idle          nothing changed since the last turn
   change-real   the turn that sees another weight in one real's record, and announces it
@@ -36,7 +34,13 @@ Cases, each with vips=N/reals=M (reals of each VIP):
   parse-all     reading the whole tree, as a new leader does once
 Figures: median and maximum over the turns given, milliseconds of the thread's CPU time, so that what else the
 machine does counts little. A turn goes from the tree in hand to the bytes to be written; what ZooKeeper takes is
-measured by `cargo xtask bench convergence`.";
+measured by `cargo xtask bench convergence`."
+)]
+struct Args {
+    /// Print one JSON object a line instead of a table.
+    #[arg(long)]
+    json: bool,
+}
 
 const NODES: usize = 64;
 const VIPS: usize = 100;
@@ -56,21 +60,7 @@ const SETTLED: usize = 50;
 type Failure = Box<dyn Error>;
 
 fn main() -> ExitCode {
-    let mut json = false;
-    for argument in std::env::args().skip(1) {
-        match argument.as_str() {
-            "--json" => json = true,
-            "--help" | "-h" => {
-                println!("{HELP}");
-                return ExitCode::SUCCESS;
-            }
-            other => {
-                println!("unknown argument `{other}`; see --help");
-                return ExitCode::from(2);
-            }
-        }
-    }
-    match measure(json) {
+    match measure(Args::parse().json) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // If whoever read the output is gone, nobody wants to know.
