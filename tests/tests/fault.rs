@@ -57,6 +57,11 @@ impl<S: Subscriber> Layer<S> for PanicsAt {
 
 #[test]
 #[ignore = "the process that the other tests start"]
+#[expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "it ends as `lb-node` does, with its exit code"
+)]
 fn daemon() {
     let (panics_at, arguments) = (env::var(PANICS_AT).unwrap(), env::var(ARGUMENTS).unwrap());
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
