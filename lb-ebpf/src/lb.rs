@@ -63,14 +63,10 @@ pub struct Config {
     pub flags: u32,
     /// Sampling: VIP's index or 0 for all (high 32 bits), mask on a random number (low); see `capture_until`.
     pub capture: u64,
-    /// Minimum distance of the ICMP errors that the node sends, in ns.
-    pub icmp_interval: u64,
-    /// Burst of ICMP errors times their distance, in ns.
-    pub icmp_tolerance: u64,
-    /// Minimum distance of the echo requests that the node answers, in ns.
-    pub echo_interval: u64,
-    /// Burst of echo answers times their distance, in ns.
-    pub echo_tolerance: u64,
+    /// Of the ICMP errors that the node sends, in ns.
+    pub icmp_errors: Rate,
+    /// Of the echo requests that the node answers, in ns.
+    pub echoes: Rate,
     /// Term and epoch of the decision that the tables are from, on a node of a cluster; else 0. Programs do not read it.
     pub order: [u64; 2],
     /// Further MAC addresses that frames are taken for, likewise; 0: none.
@@ -127,6 +123,16 @@ pub struct ServiceEntry {
 /// Two cells of a slot table: the kernel rounds array elements up to eight bytes.
 pub type SlotPair = [u32; 2];
 
+/// A limit on how often something may happen, by the generic cell rate algorithm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Rate {
+    /// Distance of two at the limit.
+    pub interval: u64,
+    /// How far one may be ahead of its time: what a burst has beyond its first, times the distance.
+    pub tolerance: u64,
+}
+
 /// A VIP.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(64))]
@@ -141,22 +147,14 @@ pub struct VipEntry {
     pub prefix_mask_v4: u32,
     /// Source prefix as a mask on the first half of the IPv6 address as on the wire.
     pub prefix_mask_v6: u64,
-    /// Distance of new connections at the VIP's rate limit, in ns.
-    pub rate_interval: u64,
-    /// Burst times distance, in ns.
-    pub rate_tolerance: u64,
-    /// The same for each source prefix, in ticks (see [`PREFIX_TICK_SHIFT`]).
-    pub prefix_interval: u64,
-    /// The same for each source prefix, in ticks; with the interval below 2^31.
-    pub prefix_tolerance: u64,
-    /// Distance of packets at the VIP's limit, in ns. From here on only VIPs that limit packets are read.
-    pub packet_interval: u64,
-    /// Burst times distance, in ns.
-    pub packet_tolerance: u64,
-    /// The same for each source prefix, in ticks of [`PACKET_TICK_SHIFT`].
-    pub prefix_packet_interval: u64,
-    /// The same for each source prefix, in ticks; with the interval below 2^31.
-    pub prefix_packet_tolerance: u64,
+    /// Limit of new connections, in ns.
+    pub connections: Rate,
+    /// The same for each source prefix, in ticks (see [`PREFIX_TICK_SHIFT`]); the sum of both numbers is below 2^31.
+    pub prefix_connections: Rate,
+    /// Limit of packets, in ns. From here on only VIPs that limit packets are read.
+    pub packets: Rate,
+    /// The same for each source prefix, in ticks of [`PACKET_TICK_SHIFT`]; the sum of both numbers is below 2^31.
+    pub prefix_packets: Rate,
     /// Filler.
     pub reserved: [u64; 4],
 }
@@ -503,7 +501,7 @@ const _: () = {
     assert!(size_of::<Config>() == 184 && offset_of!(Config, capture) == 64);
     assert!(size_of::<AddressEntry>() == 32);
     assert!(size_of::<ServiceEntry>() == 16);
-    assert!(size_of::<VipEntry>() == 128 && offset_of!(VipEntry, packet_interval) == 64);
+    assert!(size_of::<VipEntry>() == 128 && offset_of!(VipEntry, packets) == 64);
     assert!(size_of::<RealEntry>() == 64);
     assert!(size_of::<NextHop>() == 32);
     assert!(size_of::<FragmentKey>() == 40);

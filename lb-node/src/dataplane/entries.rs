@@ -2,7 +2,9 @@
 
 use super::index::words;
 use crate::program::{RealProgram, VipProgram};
-use lb_ebpf::lb::{PACKET_TICK_SHIFT, PREFIX_TICK_SHIFT, RealEntry, VipEntry, encapsulation, vip_flags};
+use lb_ebpf::lb::{
+    PACKET_TICK_SHIFT, PREFIX_TICK_SHIFT, Rate, RealEntry, VipEntry, encapsulation, vip_flags,
+};
 use std::net::IpAddr;
 use zk_schema::{Affinity, Encapsulation, RealName, VipName};
 
@@ -18,45 +20,33 @@ pub(super) fn vip_entry(id: u64, vip: &VipProgram, tick: u32) -> VipEntry {
     }
     let mut limiter = |flag: u32, per_second: u32, burst: u32, shift: u32| {
         if per_second == 0 {
-            return (0, 0);
+            return Rate::default();
         }
         flags |= flag;
         let interval = ((SECOND >> shift) / u64::from(per_second)).max(1);
         // A burst of n lets n through at once: the first is due, n - 1 are ahead of their time. The clock stands
         // still for a tick, in which the rate allows as many as fit: with less than that, fewer would get in.
         let tolerance = interval * u64::from(burst).saturating_sub(1);
-        (interval, tolerance.max(u64::from(tick) >> shift))
+        Rate { interval, tolerance: tolerance.max(u64::from(tick) >> shift) }
     };
-    let (rate_interval, rate_tolerance) =
-        limiter(vip_flags::RATE_LIMIT, limits.connections_per_second, limits.burst, 0);
-    let (prefix_interval, prefix_tolerance) = limiter(
-        vip_flags::PREFIX_LIMIT,
-        limits.connections_per_second_per_prefix,
-        limits.prefix_burst,
-        PREFIX_TICK_SHIFT,
-    );
-    let (packet_interval, packet_tolerance) =
-        limiter(vip_flags::PACKET_LIMIT, limits.packets_per_second, limits.packet_burst, 0);
-    let (prefix_packet_interval, prefix_packet_tolerance) = limiter(
-        vip_flags::PREFIX_PACKET_LIMIT,
-        limits.packets_per_second_per_prefix,
-        limits.prefix_packet_burst,
-        PACKET_TICK_SHIFT,
-    );
+    let connections = limiter(vip_flags::RATE_LIMIT, limits.connections_per_second, limits.burst, 0);
+    let packets = limiter(vip_flags::PACKET_LIMIT, limits.packets_per_second, limits.packet_burst, 0);
+    let per_prefix = limits.connections_per_second_per_prefix;
+    let prefix_connections =
+        limiter(vip_flags::PREFIX_LIMIT, per_prefix, limits.prefix_burst, PREFIX_TICK_SHIFT);
+    let per_prefix = limits.packets_per_second_per_prefix;
+    let prefix_packets =
+        limiter(vip_flags::PREFIX_PACKET_LIMIT, per_prefix, limits.prefix_packet_burst, PACKET_TICK_SHIFT);
     VipEntry {
         table: 0,
         id,
         flags,
         prefix_mask_v4: (u32::MAX << (32 - u32::from(limits.prefix_length_v4).clamp(1, 32))).to_be(),
         prefix_mask_v6: (u64::MAX << (64 - u32::from(limits.prefix_length_v6).clamp(1, 64))).to_be(),
-        rate_interval,
-        rate_tolerance,
-        prefix_interval,
-        prefix_tolerance,
-        packet_interval,
-        packet_tolerance,
-        prefix_packet_interval,
-        prefix_packet_tolerance,
+        connections,
+        prefix_connections,
+        packets,
+        prefix_packets,
         reserved: [0; 4],
     }
 }

@@ -242,7 +242,7 @@ impl Bench {
     /// Has the program answer every ping.
     pub(crate) fn answer_all_echoes() {
         let mut config: Array<_, Config> = Array::try_from(Map::Array(Self::map("CONFIG"))).unwrap();
-        let unlimited = Config { echo_interval: 0, ..config.get(&0, 0).unwrap() };
+        let unlimited = Config { echoes: Default::default(), ..config.get(&0, 0).unwrap() };
         config.set(0, unlimited, 0).unwrap();
     }
 

@@ -24,7 +24,7 @@ use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
 use aya_ebpf::maps::Array;
 use lb_ebpf::lb::{
     Config, DropReason, Event, FRAGMENT_INTERVAL, FRAGMENT_TOLERANCE, PACKET_TICK_SHIFT, PREFIX_LINES,
-    PREFIX_TICK_SHIFT, PrefixLine, VipEntry, vip_flags,
+    PREFIX_TICK_SHIFT, PrefixLine, Rate, VipEntry, vip_flags,
 };
 
 /// How often a word is tried that other CPUs change at the same instant.
@@ -57,7 +57,7 @@ pub extern "C" fn admit_connection(index: u32, prefix: u64) -> u32 {
     {
         // SAFETY: a valid element.
         let arrival = unsafe { &raw mut (*limiter).arrival };
-        if !take(arrival, now, vip.rate_interval, vip.rate_tolerance) {
+        if !take(arrival, now, vip.connections) {
             return DropReason::RateLimited as u32;
         }
     }
@@ -121,7 +121,7 @@ pub extern "C" fn admit_packet(ctx: *mut xdp_md, index: u32, l3: u32, v6: u32) -
     {
         // SAFETY: a valid element.
         let arrival = unsafe { &raw mut (*limiter).packets };
-        if !take(arrival, now, vip.packet_interval, vip.packet_tolerance) {
+        if !take(arrival, now, vip.packets) {
             return DropReason::PacketRateLimited as u32;
         }
     }
@@ -139,14 +139,14 @@ pub enum Answers {
 /// Whether the node may send one more.
 #[inline(always)]
 pub fn may_answer(config: &Config, what: Answers) -> bool {
-    let (interval, tolerance) = match what {
-        Answers::Errors => (config.icmp_interval, config.icmp_tolerance),
-        Answers::Echoes => (config.echo_interval, config.echo_tolerance),
+    let rate = match what {
+        Answers::Errors => config.icmp_errors,
+        Answers::Echoes => config.echoes,
     };
     let Some(limiter) = ICMP_LIMITERS.get_ptr_mut(what as u32) else { return false };
     // SAFETY: a valid element.
     let arrival = unsafe { &raw mut (*limiter).arrival };
-    take(arrival, now(config), interval, tolerance)
+    take(arrival, now(config), rate)
 }
 
 /// Whether this CPU may note one more first fragment.
@@ -185,24 +185,27 @@ struct Limit {
 /// More than by which the clocks of two CPUs differ, in ns: one may have read it a while before it asks.
 const CLOCK_SLACK: u64 = 1 << 30;
 
-#[inline(always)]
-fn connections(vip: &VipEntry, now: u64) -> Limit {
-    Limit {
-        now: (now >> PREFIX_TICK_SHIFT) as u32,
-        interval: vip.prefix_interval as u32,
-        tolerance: vip.prefix_tolerance as u32,
-        slack: (CLOCK_SLACK >> PREFIX_TICK_SHIFT) as u32,
+impl Limit {
+    /// A limit of the sketch whose ticks are of `2^shift` ns.
+    #[inline(always)]
+    fn new(rate: Rate, now: u64, shift: u32) -> Self {
+        Self {
+            now: (now >> shift) as u32,
+            interval: rate.interval as u32,
+            tolerance: rate.tolerance as u32,
+            slack: (CLOCK_SLACK >> shift) as u32,
+        }
     }
 }
 
 #[inline(always)]
+fn connections(vip: &VipEntry, now: u64) -> Limit {
+    Limit::new(vip.prefix_connections, now, PREFIX_TICK_SHIFT)
+}
+
+#[inline(always)]
 fn packets(vip: &VipEntry, now: u64) -> Limit {
-    Limit {
-        now: (now >> PACKET_TICK_SHIFT) as u32,
-        interval: vip.prefix_packet_interval as u32,
-        tolerance: vip.prefix_packet_tolerance as u32,
-        slack: (CLOCK_SLACK >> PACKET_TICK_SHIFT) as u32,
-    }
+    Limit::new(vip.prefix_packets, now, PACKET_TICK_SHIFT)
 }
 
 /// A cell of a sketch: half of a word, as the kernel's compare-and-exchange takes whole ones.
@@ -324,21 +327,21 @@ fn take_ticks(cell: Cell, limit: Limit) -> bool {
 /// no time to refuse by chance. So there may be one more per CPU than the burst for an instant, but never more in the
 /// long run, as what is on top counts.
 #[inline(always)]
-fn take(arrival: *mut u64, now: u64, interval: u64, tolerance: u64) -> bool {
+fn take(arrival: *mut u64, now: u64, rate: Rate) -> bool {
     // SAFETY: `arrival` points into a map element.
     let mut seen = unsafe { arrival.read_volatile() };
     for _ in 0..ATTEMPTS {
         let start = if seen > now { seen } else { now };
-        if start - now > tolerance {
+        if start - now > rate.tolerance {
             return false;
         }
         // SAFETY: likewise.
-        match unsafe { atomic::replace(arrival, seen, start + interval) } {
+        match unsafe { atomic::replace(arrival, seen, start + rate.interval) } {
             Ok(()) => return true,
             Err(found) => seen = found,
         }
     }
     // SAFETY: likewise.
-    unsafe { atomic::add(arrival, interval) };
+    unsafe { atomic::add(arrival, rate.interval) };
     true
 }

@@ -17,7 +17,7 @@ use crate::nexthop::{NextHop, NextHops, Obstacle};
 use crate::program::{Program, RealProgram, VipProgram};
 use hops::HopKey;
 use lb_ebpf::LAYOUT_VERSION;
-use lb_ebpf::lb::{self, ADDRESS_SLOTS, Config, RealEntry, SERVICE_SLOTS, VipEntry, config_flags};
+use lb_ebpf::lb::{self, ADDRESS_SLOTS, Config, Rate, RealEntry, SERVICE_SLOTS, VipEntry, config_flags};
 use slot_table::maglev::Table;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
@@ -323,6 +323,10 @@ impl State {
     }
 
     fn write_config(&mut self, program: &Program) {
+        let rate = |per_second: u64, burst: u64| {
+            let interval = SECOND / per_second;
+            Rate { interval, tolerance: interval * burst }
+        };
         let old = self.maps.config.read(0);
         let config = Config {
             layout: LAYOUT_VERSION,
@@ -331,10 +335,8 @@ impl State {
             prefix_seed: if old.prefix_seed == 0 { random_word() } else { old.prefix_seed },
             tick: tick(),
             flags: if self.settings.unserved == Unserved::Pass { config_flags::PASS_UNSERVED } else { 0 },
-            icmp_interval: SECOND / ICMP_PER_SECOND,
-            icmp_tolerance: SECOND / ICMP_PER_SECOND * ICMP_BURST,
-            echo_interval: SECOND / ECHOES_PER_SECOND,
-            echo_tolerance: SECOND / ECHOES_PER_SECOND * ECHO_BURST,
+            icmp_errors: rate(ICMP_PER_SECOND, ICMP_BURST),
+            echoes: rate(ECHOES_PER_SECOND, ECHO_BURST),
             mac: self.mac.map_or(0, lb::mac_word),
             more_macs: std::array::from_fn(|place| {
                 self.settings.accept_macs.get(place).map_or(0, |mac| lb::mac_word(mac.0))

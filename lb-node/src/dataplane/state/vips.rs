@@ -31,9 +31,7 @@ impl State {
         if old != entry {
             // Words other than the table may change one by one: at worst one packet meets the old limit.
             self.maps.vips.write(index, entry);
-            let rates = |entry: &VipEntry| {
-                (entry.rate_interval, entry.rate_tolerance, entry.packet_interval, entry.packet_tolerance)
-            };
+            let rates = |entry: &VipEntry| (entry.connections, entry.packets);
             if rates(&old) != rates(&entry) {
                 // What it holds is a time up to which connections were admitted at the old rate; under
                 // the new one that may be minutes away. (Prefixes' limiters see that by themselves.)
