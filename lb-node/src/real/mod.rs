@@ -265,7 +265,9 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
             }
         }
         let outcome = real.reconcile().await;
-        notifier.alive(outcome.is_ok() && supervisor.hung().is_empty());
+        // What the host's own settings stand in the way of, a restart would not bring about either.
+        let is_well = outcome.is_ok() || real.obstacle.borrow().is_some();
+        notifier.alive(is_well && supervisor.hung().is_empty());
         match outcome {
             // From its first success on, whether the host takes packets is for the nodes' probes to tell.
             Ok(()) => drop(in_place.send_replace(real.in_place())),
@@ -415,7 +417,8 @@ impl Real {
 
     /// How it is, in one line.
     fn summary(&self, standing: Option<&watch::Receiver<Standing>>) -> String {
-        let problems = standing.map_or_else(Vec::new, |standing| standing.borrow().problems());
+        let mut problems: Vec<String> = self.obstacle.borrow().iter().cloned().collect();
+        problems.extend(standing.into_iter().flat_map(|standing| standing.borrow().problems()));
         let vips = self.vips.borrow().len();
         let problems = problems.iter().map(|problem| format!("; {problem}")).collect::<String>();
         format!("decapsulating on {} for {vips} VIPs{problems}", self.options.interface)

@@ -17,8 +17,9 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -582,6 +583,51 @@ fn settings_that_only_the_host_can_change_are_named_and_end_neither_the_agent_no
     eventually("the VIP is there", || lab.real.has_address("lo", VIP_4));
     eventually("healthz says ok", || page("/healthz").is_some_and(|(status, _)| status == 200));
     running.stop();
+}
+
+#[test]
+fn settings_that_only_the_host_can_change_do_not_starve_the_watchdog() {
+    let lab = Lab::new();
+    lab.real.sh("mount --bind /proc/sys /proc/sys");
+    lab.real.sh("mount -o remount,bind,ro /proc/sys");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let bpffs = lab.bpffs.clone();
+    let agent = lab.real.run(move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lb-node"));
+        command.args(["real", "--interface", "r0", "--vip", VIP_4, "--from", "10.77.0.1", "--bpffs"]);
+        Killed(command.arg(bpffs).env("NOTIFY_SOCKET", path).spawn().unwrap())
+    });
+    let mut looks = 0;
+    let mut hear = |what: &str| {
+        eventually(&format!("the manager is told {what}"), || {
+            // The kernel tells of this, and the agent looks again.
+            looks += 1;
+            lab.real.sh(&format!("ip link set r0 txqueuelen {}", 100 + looks % 900));
+            let mut buffer = [0; 4096];
+            let Ok(length) = manager.recv(&mut buffer) else { return false };
+            String::from_utf8_lossy(&buffer[..length]).contains(what)
+        });
+    };
+    hear("READY=1");
+    hear("/proc/sys/net/ipv4/conf/r0/arp_ignore");
+    for _ in 0..2 {
+        hear("WATCHDOG=1");
+    }
+    drop(agent);
+    lab.detach();
+}
+
+/// A process that ends with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]
