@@ -153,6 +153,8 @@ impl World {
             mode: Mode::Live,
             announced: None,
             sources: Default::default(),
+            boot: None,
+            replaced: None,
             problem: None,
             extra: Default::default(),
         };

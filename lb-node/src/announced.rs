@@ -96,6 +96,7 @@ mod tests {
             sessions: 1,
             leading: None,
             name_problem: None,
+            replaced: None,
             election_problem: None,
             maintenance: false,
             overtaken: None,

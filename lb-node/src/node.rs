@@ -1038,6 +1038,7 @@ mod tests {
             link: link.subscribe(),
             name: others.3.subscribe(),
             overtaken: overtaken.subscribe(),
+            past: watch::channel(Default::default()).1,
         };
         let patience = Patience { behind: 3 * SECOND, standstill: Some(10 * SECOND), autonomy: 10 * SECOND };
         let (wanted, receiver) = watch::channel(BTreeSet::new());

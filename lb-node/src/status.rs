@@ -182,6 +182,9 @@ pub struct ClusterStatus {
     pub leading: Option<u64>,
     /// Who else has this node's name, if so.
     pub name_problem: Option<String>,
+    /// Which other machine had this node's name until lately, if one had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<String>,
     /// Why it cannot lead, if so.
     pub election_problem: Option<String>,
     /// Whether operators took it out of service.
@@ -217,6 +220,7 @@ impl ClusterStatus {
                 Name::Taken(problem) => Some(problem.clone()),
                 Name::Unknown | Name::Own => None,
             },
+            replaced: learnt.past.borrow().words(crate::cluster::lead::wall()),
             election_problem: leading.problem,
             maintenance: *learnt.maintenance.borrow(),
             overtaken: *learnt.overtaken.borrow(),
@@ -240,6 +244,7 @@ impl ClusterStatus {
         }
         remarks.extend(self.name_problem.iter().map(|problem| format!("nothing is announced: {problem}")));
         remarks.extend(self.overtaken.iter().map(ToString::to_string));
+        remarks.extend(self.replaced.iter().cloned());
         remarks.extend(self.tree_problem.iter().cloned());
         remarks.extend(self.election_problem.iter().map(|problem| format!("cannot lead: {problem}")));
         remarks.extend(self.leader_problems.iter().cloned());

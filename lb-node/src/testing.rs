@@ -2,9 +2,13 @@
 
 use crate::nexthop::{NextHop, NextHops};
 use coordination::follow::Decided;
+use coordination::memory::{MemoryClient, MemorySession};
+use coordination::{Error, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::Instant;
 use zk_schema::tree::{Assignment, Entry, Head, StateRecord as _};
 use zk_schema::{CheckKind, Desired, Extra, HealthCheck, NameError, Protocol, Real, Vip, VipName, VipState};
 
@@ -94,4 +98,37 @@ pub(crate) fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
         extra: Extra::new(),
     };
     Decided::written(head, assignments).expect("small records")
+}
+
+/// Clients of a store that note when they ask for a session.
+#[derive(Clone, Debug)]
+pub(crate) struct Noted {
+    pub(crate) client: MemoryClient,
+    pub(crate) asked: Arc<Mutex<Vec<Instant>>>,
+}
+
+impl Noted {
+    pub(crate) fn new(client: MemoryClient) -> Self {
+        Self { client, asked: Arc::default() }
+    }
+
+    /// When it asked for the first time since `start`.
+    pub(crate) fn first_since(&self, start: Instant) -> Option<Instant> {
+        self.asked.lock().expect("nobody panicked").iter().copied().find(|at| *at >= start)
+    }
+}
+
+impl Store for Noted {
+    type Session = MemorySession;
+
+    async fn connect(&self) -> Result<MemorySession, Error> {
+        self.asked.lock().expect("nobody panicked").push(Instant::now());
+        self.client.connect().await
+    }
+}
+
+/// How many of these fall at most into any `window`.
+pub(crate) fn most_within(window: Duration, at: &[Instant]) -> usize {
+    let within = |from: &Instant| at.iter().filter(|other| (*from..*from + window).contains(other)).count();
+    at.iter().map(within).max().unwrap_or(0)
 }

@@ -87,6 +87,8 @@ pub(crate) fn good() -> Tree {
             mode: Mode::Live,
             announced: None,
             sources: Default::default(),
+            boot: None,
+            replaced: None,
             problem: None,
             extra: Default::default(),
         };

@@ -123,6 +123,8 @@ impl Case {
             problem: None,
             announced: None,
             sources: Default::default(),
+            boot: None,
+            replaced: None,
             extra: Default::default(),
         };
         self.desk.published(publication, self.now);

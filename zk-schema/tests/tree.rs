@@ -3,6 +3,8 @@
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use zk_schema::tree::{
     Applied, Assignment, Candidacy, Event, Flag, Head, Load, Member, SCHEMA_VERSION, StateRecord, Target,
     Term, Vote,
@@ -254,4 +256,37 @@ fn a_refusal_repeats_no_control_characters_of_the_record_to_logs_and_terminals()
 fn a_number_in_an_unknown_field_is_kept_to_its_last_digit() {
     let flag = Flag::read(br#"{"later":3.3333333333333334e42}"#);
     assert_eq!(flag.extra["later"].to_string(), "3.3333333333333334e+42");
+}
+
+#[test]
+fn a_machine_is_another_one_by_another_boot_without_a_common_address_and_is_told_for_a_day() {
+    const NOW: u64 = 1_795_234_051;
+    let sources =
+        |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<BTreeSet<IpAddr>>();
+    let record = |rest: &str| {
+        let text = format!(r#"{{"term":1,"epoch":1,"digest":"","mode":"live"{rest}}}"#);
+        Applied::parse(text.as_bytes()).unwrap()
+    };
+    let before = |rest: &str, boot: &str, own: &[&str]| record(rest).predecessor(boot, &sources(own), NOW);
+    let first = r#","boot":"one","sources":["10.0.0.1","2001:db8::1"]"#;
+    let found = before(first, "two", &["10.0.0.2"]).unwrap();
+    assert_eq!((found.boot.as_str(), found.at), ("one", NOW));
+    assert_eq!(found.sources, sources(&["10.0.0.1", "2001:db8::1"]));
+    assert!(found.counts(NOW + 86_399) && !found.counts(NOW + 86_400));
+
+    assert_eq!(before(first, "one", &["10.0.0.2"]), None, "it got another address");
+    assert_eq!(before(first, "two", &["10.0.0.9", "2001:db8::1"]), None, "it was booted");
+    assert_eq!(before(r#","sources":["10.0.0.1"]"#, "two", &["10.0.0.2"]), None, "an older version's");
+    assert_eq!(before(r#","boot":"one""#, "two", &["10.0.0.2"]), None, "it does not tell its addresses");
+
+    // What was found before is kept as long as it counts, and no longer than from now on.
+    let kept = |at: u64| {
+        let replaced = format!(r#","replaced":{{"boot":"one","sources":["10.0.0.1"],"at":{at}}}"#);
+        before(&format!(r#","boot":"two","sources":["10.0.0.2"]{replaced}"#), "two", &["10.0.0.2"])
+    };
+    assert_eq!(kept(NOW - 60).map(|found| found.at), Some(NOW - 60));
+    assert_eq!(kept(NOW - 86_400), None);
+    assert_eq!(kept(u64::MAX).map(|found| found.at), Some(NOW));
+    let endless = format!(r#","boot":"{}","sources":["10.0.0.1"]"#, "x".repeat(100_000));
+    assert!(before(&endless, "two", &["10.0.0.2"]).unwrap().boot.len() < 100);
 }

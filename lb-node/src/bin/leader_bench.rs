@@ -228,6 +228,8 @@ impl Stage {
                 problem: None,
                 announced: None,
                 sources: Default::default(),
+                boot: None,
+                replaced: None,
                 extra: Default::default(),
             };
             put(&mut self.contents, &paths::applied(node), applied.bytes()?);

@@ -10,6 +10,7 @@ use super::vote::shortened;
 use crate::control::{Report, locked};
 use crate::quiet::{self, Quiet};
 use coordination::follow::{Decided, Followed, follow};
+use coordination::pace::{Backoff, Spread};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
 use coordination::{Error, Session, State, Store, Znode};
@@ -22,9 +23,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use zk_schema::NodeName;
-use zk_schema::tree::{Applied, Flag, Member, Mode, StateRecord as _, paths};
+use zk_schema::tree::{Applied, Flag, Member, Mode, Replaced, StateRecord as _, machine, paths};
 
-/// Pause after the first failure to connect; doubled with each further one.
+/// Pause after the end of a session and after the first failure to connect; doubled with each further one. All are
+/// spread, so that nodes that lost their sessions together do not come back together.
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
@@ -33,7 +35,7 @@ const LINES: u32 = 3;
 const LINE_EVERY: Duration = Duration::from_secs(60);
 /// Longest problem that is told in the tree, in bytes.
 const LONGEST_PROBLEM: usize = 1000;
-/// How often a tree that is not there yet is looked for, and flags are read again.
+/// About how often a tree that is not there yet is looked for, and flags are read again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What a node goes by.
@@ -68,6 +70,28 @@ pub struct Learnt {
     pub name: watch::Receiver<Name>,
     /// Whether others have something newer while it is cut off, where somebody asks them.
     pub overtaken: watch::Receiver<Option<Overtaken>>,
+    /// Whose its name was.
+    pub past: watch::Receiver<NameHistory>,
+}
+
+/// Whose a node's name was before, by what the tree shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameHistory {
+    /// Whether the tree has been looked at in this session.
+    pub known: bool,
+    /// Another machine's, that had it lately.
+    pub replaced: Option<Replaced>,
+    /// Boot id and addresses of this machine.
+    own: (String, BTreeSet<IpAddr>),
+}
+
+impl NameHistory {
+    /// What operators are to be told at `now`, in seconds since 1970.
+    #[must_use]
+    pub fn words(&self, now: u64) -> Option<String> {
+        let replaced = self.replaced.as_ref().filter(|replaced| replaced.counts(now))?;
+        Some(replaced.words(&self.own.0, &self.own.1, now))
+    }
 }
 
 /// Whose a node's name is, by what the tree shows in this session.
@@ -109,6 +133,7 @@ pub struct Agent<S> {
     leading: watch::Sender<Leading>,
     link: watch::Sender<Link>,
     name: watch::Sender<Name>,
+    past: watch::Sender<NameHistory>,
     quiet: Mutex<Quiet>,
 }
 
@@ -125,6 +150,7 @@ impl<S: Store> Agent<S> {
         vote: watch::Receiver<Option<Vec<u8>>>,
     ) -> (Self, Learnt) {
         let now = Instant::now();
+        let own = (settings.member.boot.clone(), settings.member.sources().collect());
         let agent = Self {
             store,
             settings,
@@ -137,6 +163,7 @@ impl<S: Store> Agent<S> {
             leading: watch::Sender::default(),
             link: watch::Sender::new(Link { connected: false, since: now, problem: None, sessions: 0 }),
             name: watch::Sender::default(),
+            past: watch::Sender::new(NameHistory { own, ..NameHistory::default() }),
             quiet: Mutex::new(Quiet::new(LINES, LINE_EVERY)),
         };
         let learnt = Learnt {
@@ -147,6 +174,7 @@ impl<S: Store> Agent<S> {
             link: agent.link.subscribe(),
             name: agent.name.subscribe(),
             overtaken: watch::channel(None).1,
+            past: agent.past.subscribe(),
         };
         (agent, learnt)
     }
@@ -160,30 +188,29 @@ impl<S: Store> Agent<S> {
     /// Lives in the tree until `stop` is ready, and leaves it: its ephemeral znodes go at once.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
-        let mut pause = RETRY;
+        let mut pauses = Backoff::new(&self.seed(), RETRY, LONGEST_RETRY);
+        let mut pause = Duration::ZERO;
         let mut modes = pin!(self.keep_mode());
         loop {
+            let connected = async {
+                tokio::time::sleep(pause).await;
+                self.store.connect().await
+            };
             let connected = tokio::select! {
                 biased;
                 () = &mut stop => return,
                 () = &mut modes => return,
-                connected = self.store.connect() => connected,
+                connected = connected => connected,
             };
             let session = match connected {
                 Ok(session) => session,
                 Err(error) => {
                     self.unlinked(error.to_string());
-                    tokio::select! {
-                        biased;
-                        () = &mut stop => return,
-                        () = &mut modes => return,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    pause = (pause * 2).min(LONGEST_RETRY);
+                    pause = pauses.pause();
                     continue;
                 }
             };
-            pause = RETRY;
+            pauses.reset();
             self.link.send_modify(|link| link.sessions += 1);
             let end = tokio::select! {
                 biased;
@@ -196,12 +223,23 @@ impl<S: Store> Agent<S> {
                     session.close().await;
                     return;
                 }
-                End::Expired => warn!("the ZooKeeper session has ended; beginning another one"),
+                End::Expired => {
+                    warn!("the ZooKeeper session has ended; beginning another one");
+                    pause = pauses.pause();
+                }
                 // What it has written in that name goes with the session.
-                End::Displaced => session.close().await,
+                End::Displaced => {
+                    session.close().await;
+                    pause = Duration::ZERO;
+                }
             }
             self.followed.send_modify(|followed| followed.current = false);
         }
+    }
+
+    /// What chance comes from: no other process's.
+    fn seed(&self) -> String {
+        format!("{} {}", self.settings.node, self.settings.member.instance)
     }
 
     fn unlinked(&self, problem: String) {
@@ -223,6 +261,8 @@ impl<S: Store> Agent<S> {
     /// Everything that a node does in a session, until that has expired, or the node has lost its name to another.
     async fn serve(&self, session: &S::Session) -> End {
         self.name.send_replace(Name::Unknown);
+        // Another machine may have had the name since.
+        self.past.send_modify(|past| past.known = false);
         let registered = watch::Sender::new(None);
         let voted = watch::Sender::new(None);
         let applied = watch::Sender::new(None);
@@ -251,7 +291,10 @@ impl<S: Store> Agent<S> {
                 tokio::join!(
                     campaign.run(session, self.followed.subscribe(), &self.leading),
                     keep(session, health, |_| true, |_| ()),
-                    keep(session, in_force, |_| true, |_| ()),
+                    async {
+                        self.look_back(session).await;
+                        keep(session, in_force, |_| true, |_| ()).await;
+                    },
                 );
             };
             tokio::join!(
@@ -283,9 +326,43 @@ impl<S: Store> Agent<S> {
         }
     }
 
+    /// Finds out, before its record is overwritten, who had this node's name last.
+    async fn look_back(&self, session: &S::Session) {
+        let path = paths::applied(&self.settings.node);
+        let mut state = session.state();
+        let mut pauses = Backoff::new(&self.seed(), RETRY, LONGEST_RETRY);
+        let there = loop {
+            if !State::wait_connected(&mut state).await {
+                return;
+            }
+            match session.read(std::slice::from_ref(&path)).await {
+                Ok(there) => break there.into_iter().flatten().next(),
+                Err(Error::Expired) => return,
+                Err(error) if error.is_of_one_znode() => {
+                    warn!(%error, "it cannot be told whether another machine had this node's name");
+                    break None;
+                }
+                Err(_) => tokio::time::sleep(pauses.pause()).await,
+            }
+        };
+        let there = there.and_then(|there| Applied::parse(&there.data).ok());
+        let now = wall();
+        self.past.send_modify(|past| {
+            let (boot, sources) = &past.own;
+            let replaced = there.and_then(|there| there.predecessor(boot, sources, now));
+            let is_new = replaced.is_some() && past.replaced != replaced;
+            past.known = true;
+            past.replaced = replaced;
+            if let Some(words) = past.words(now).filter(|_| is_new) {
+                error!("{path}: {words}");
+            }
+        });
+    }
+
     /// Waits for the cluster's record, and makes what is missing of the skeleton. `false`: the session is over.
     async fn wait_for_tree(&self, session: &S::Session) -> bool {
         let mut told = false;
+        let mut spread = Spread::of_session(session.id(), paths::CLUSTER);
         loop {
             match ensure_skeleton(session).await {
                 Ok(true) => return true,
@@ -308,21 +385,23 @@ impl<S: Store> Agent<S> {
                     }
                 }
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(spread.around(LOOK_EVERY)).await;
         }
     }
 
     fn occupied(&self, obstacle: Option<Obstacle>) {
         match obstacle {
             Some(Obstacle::Occupied(znode)) => {
-                let other = Member::parse(&znode.data);
-                let who = other.map_or_else(
-                    |_| "somebody else".to_owned(),
-                    |other| format!("instance {}", other.instance),
-                );
+                let words = |member: &Member| machine(&member.boot, &member.sources().collect());
+                let who = match Member::parse(&znode.data) {
+                    Ok(other) => format!("instance {}, at {}", other.instance, words(&other)),
+                    Err(_) => "somebody else".to_owned(),
+                };
                 let problem = format!(
-                    "{}: another node of this name is there ({who}); give this one another name, or wait until that one has left",
-                    paths::node(&self.settings.node)
+                    "{}: another node of this name is there ({who}), and this one is at {}; give this one another name, or \
+                     wait until that one has left",
+                    paths::node(&self.settings.node),
+                    words(&self.settings.member)
                 );
                 let taken = Name::Taken(problem.clone());
                 if self.name.send_replace(taken.clone()) != taken {
@@ -416,6 +495,7 @@ impl<S: Store> Agent<S> {
         let (mut report, mut vote, mut followed) =
             (self.report.clone(), self.vote.clone(), self.followed.subscribe());
         let mut announced = self.announced.clone();
+        let mut past = self.past.subscribe();
         let mut is_in = false;
         loop {
             let now = Arc::clone(&report.borrow_and_update());
@@ -430,7 +510,8 @@ impl<S: Store> Agent<S> {
             is_in |=
                 now.healthy && now.order.is_some() && wanted.is_some_and(|wanted| now.order >= Some(wanted));
             let in_force = now.order.or(refused.as_ref().map(|(floor, _)| *floor));
-            if let Some((term, epoch)) = in_force {
+            let before = past.borrow_and_update().clone();
+            if let Some((term, epoch)) = in_force.filter(|_| before.known) {
                 let problem = now.problem.clone().or(refused.map(|(_, problem)| problem));
                 let record = Applied {
                     term,
@@ -440,6 +521,8 @@ impl<S: Store> Agent<S> {
                     problem: problem.as_deref().map(|problem| shortened(problem, LONGEST_PROBLEM)),
                     announced: announced.borrow_and_update().clone(),
                     sources: self.settings.member.sources().collect(),
+                    boot: Some(self.settings.member.boot.clone()),
+                    replaced: before.replaced.filter(|replaced| replaced.counts(wall())),
                     extra: Default::default(),
                 };
                 put(applied, record.bytes().ok());
@@ -455,6 +538,7 @@ impl<S: Store> Agent<S> {
                 Ok(()) = vote.changed() => {}
                 Ok(()) = followed.changed() => {}
                 Ok(()) = announced.changed() => {}
+                Ok(()) = past.changed() => {}
                 else => std::future::pending().await,
             }
         }
@@ -464,6 +548,8 @@ impl<S: Store> Agent<S> {
     async fn keep_flags(&self, session: &S::Session) {
         let path = paths::maintenance(&self.settings.node);
         let mut state = session.state();
+        let mut spread = Spread::of_session(session.id(), &path);
+        let mut pauses = Backoff::new(&self.seed(), RETRY, LONGEST_RETRY);
         loop {
             if !State::wait_connected(&mut state).await {
                 return;
@@ -472,10 +558,11 @@ impl<S: Store> Agent<S> {
                 Ok(watched) => watched,
                 Err(Error::Expired) => return,
                 Err(_) => {
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(pauses.pause()).await;
                     continue;
                 }
             };
+            pauses.reset();
             let flag = flag.map(|znode| Flag::read(&znode.data)).filter(|flag| flag.counts(wall()));
             let wanted = flag.is_some();
             let is_new = self.maintenance.send_if_modified(|current| {
@@ -492,7 +579,7 @@ impl<S: Store> Agent<S> {
                 biased;
                 () = changed => {}
                 // A flag ends by itself, too.
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(spread.around(LOOK_EVERY)) => {}
             }
         }
     }
@@ -512,3 +599,6 @@ fn put(sender: &watch::Sender<Option<Vec<u8>>>, content: Option<Vec<u8>>) {
         differs
     });
 }
+
+#[cfg(test)]
+mod tests;

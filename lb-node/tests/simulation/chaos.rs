@@ -411,6 +411,8 @@ impl Chaos {
             problem: None,
             announced: None,
             sources: BTreeSet::new(),
+            boot: None,
+            replaced: None,
             extra: BTreeMap::new(),
         };
         let order = record.order();

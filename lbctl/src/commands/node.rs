@@ -7,6 +7,7 @@ use crate::edit::plan::{self, Remark};
 use crate::edit::run::{self, Ask, Outcome, Progress};
 use crate::edit::{Edit, names, now, when};
 use crate::output::{self, Format, Shown, Table};
+use crate::overview::ReplacedView;
 use crate::tree::{Found, Tree};
 use crate::visible;
 use anyhow::{Result, bail};
@@ -257,6 +258,8 @@ struct Line {
     started: Option<u64>,
     /// What ails it.
     problem: Option<String>,
+    /// Which other machine had its name until lately.
+    replaced: Option<String>,
 }
 
 fn lines(tree: &Tree) -> Vec<Line> {
@@ -281,6 +284,7 @@ fn lines(tree: &Tree) -> Vec<Line> {
             software: member.and_then(Found::ok).map(|member| member.software.clone()),
             started: member.and_then(Found::ok).map(|member| member.started),
             problem: applied.and_then(|applied| applied.problem.clone()),
+            replaced: applied.and_then(|applied| Some(ReplacedView::of(applied, now())?.words)),
         }
     };
     names.into_iter().map(line).collect()
@@ -297,7 +301,8 @@ impl Line {
 
     fn remarks(&self) -> String {
         let maintenance = self.maintenance.iter().map(|told| format!("out of service {told}"));
-        maintenance.chain(self.problem.iter().cloned()).collect::<Vec<_>>().join("; ")
+        let replaced = self.replaced.iter().map(|_| "another machine had this name".to_owned());
+        maintenance.chain(self.problem.iter().cloned()).chain(replaced).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -340,6 +345,7 @@ impl Shown for Line {
         row("started", self.started.map(when));
         row("maintenance", self.maintenance.clone());
         row("problem", self.problem.clone());
+        row("replaced", self.replaced.clone());
         text
     }
 }
@@ -349,7 +355,7 @@ mod tests {
     use super::*;
     use crate::edit::Severity;
     use crate::edit::testing::tree;
-    use zk_schema::tree::Flag;
+    use zk_schema::tree::{Flag, Replaced};
 
     #[test]
     fn the_last_node_in_service_is_dangerous_to_take_out() {
@@ -374,6 +380,32 @@ mod tests {
         }
         tree.applied.insert(second, silent);
         assert_eq!(remarks(&tree, &first, 10)[0].severity, Severity::Danger);
+    }
+
+    #[test]
+    fn another_machine_of_the_same_name_is_shown_for_a_day() {
+        let mut tree = tree(&["mqtt/a"]);
+        let applied = tree.applied.get_mut("lb-1").and_then(|found| found.record.as_mut().ok());
+        let applied = applied.expect("it has applied something");
+        applied.boot = Some("boot-2".to_owned());
+        applied.sources = [[10, 0, 0, 2].into()].into();
+        let mut replaced = Replaced {
+            boot: "boot-1".to_owned(),
+            sources: [[10, 0, 0, 1].into()].into(),
+            at: now() - 3 * 3600,
+            extra: Default::default(),
+        };
+        applied.replaced = Some(replaced.clone());
+        let text = lines(&tree)[0].text();
+        let told = "another machine took this name over 3 h 0 min ago: it is 10.0.0.2 (boot boot-2) now and was 10.0.0.1 \
+                    (boot boot-1) before";
+        assert!(text.contains("  replaced ") && text.contains(told), "{text}");
+        assert!(List { nodes: lines(&tree) }.text().contains("another machine had this name"));
+
+        replaced.at = now() - Replaced::TOLD_FOR_S;
+        let applied = tree.applied.get_mut("lb-1").and_then(|found| found.record.as_mut().ok());
+        applied.expect("it has applied something").replaced = Some(replaced);
+        assert!(!lines(&tree)[0].text().contains("replaced"));
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub(crate) fn put_in_force(tree: &mut Tree, epoch: u64) {
         problem: None,
         announced: Some([[198, 51, 100, 0].into()].into()),
         sources: Default::default(),
+        boot: None,
+        replaced: None,
         extra: BTreeMap::new(),
     };
     tree.applied.insert(node, found(applied));

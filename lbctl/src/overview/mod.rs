@@ -10,7 +10,7 @@ pub mod text;
 
 pub use model::{
     FindingView, FlagView, Health, LeaderView, Link, NextView, NodeView, Order, Overview, Problem, RealView,
-    Standing, VipView,
+    ReplacedView, Standing, VipView,
 };
 pub(crate) use real::words;
 pub use shares::Shares;
@@ -89,6 +89,7 @@ fn nodes(tree: &Tree, head: Option<&Head>, now: u64) -> BTreeMap<NodeName, NodeV
             digest: applied.map(|applied| applied.digest.clone()),
             differs: different.contains(name),
             problem: applied.and_then(|applied| applied.problem.clone()),
+            replaced: applied.and_then(|applied| ReplacedView::of(applied, now)),
             lagging: head.is_some_and(|head| head.lagging.contains(name)),
             cut_off: head.is_some_and(|head| head.cut_off.contains(name)),
             maintenance: tree.flags.maintenance.get(name).filter(|flag| flag.counts(now)).map(FlagView::from),

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use zk_schema::tree::{Flag, Mode};
+use zk_schema::tree::{Applied, Flag, Mode};
 use zk_schema::{Affinity, Encapsulation, NodeName, Protocol, RealName, VipName};
 
 /// A cluster at one moment.
@@ -116,12 +116,42 @@ pub struct NodeView {
     pub differs: bool,
     /// Why something newer is not in force there, by its own words.
     pub problem: Option<String>,
+    /// Another machine that had its name until lately.
+    pub replaced: Option<ReplacedView>,
     /// Whether the leader has given up waiting for it.
     pub lagging: bool,
     /// Whether it is not in the tree and, as it told last, announces addresses.
     pub cut_off: bool,
     /// Set while it is out of service.
     pub maintenance: Option<FlagView>,
+}
+
+/// A machine that had a node's name until another one took it over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplacedView {
+    /// Its boot id.
+    pub boot: String,
+    /// Where its packets to reals came from.
+    pub sources: BTreeSet<IpAddr>,
+    /// When the other one took over, in seconds since 1970.
+    pub at: u64,
+    /// All of it in words, and what to do.
+    pub words: String,
+}
+
+impl ReplacedView {
+    /// What is to be told at `now`, in seconds since 1970, of the node that wrote this record.
+    #[must_use]
+    pub fn of(applied: &Applied, now: u64) -> Option<Self> {
+        let replaced = applied.replaced.as_ref().filter(|replaced| replaced.counts(now))?;
+        let boot = applied.boot.as_deref().unwrap_or("unknown");
+        Some(Self {
+            boot: replaced.boot.clone(),
+            sources: replaced.sources.clone(),
+            at: replaced.at,
+            words: replaced.words(boot, &applied.sources, now),
+        })
+    }
 }
 
 /// A VIP.

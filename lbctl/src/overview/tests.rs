@@ -4,7 +4,7 @@ use super::*;
 use crate::paint::Paper;
 use crate::testing::{NOW, applied, assignment, found, good, name, target};
 use coordination::election::{Line, Place};
-use zk_schema::tree::{Adoption, Finding, Flag, Load, Registrant};
+use zk_schema::tree::{Adoption, Finding, Flag, Load, Registrant, Replaced};
 
 fn overview(tree: &Tree) -> Overview {
     let link = Link { servers: "zk-1:2181".into(), session: "0x1".into(), read_ms: 12 };
@@ -298,4 +298,26 @@ fn the_json_names_what_scripts_ask_for() {
     assert_eq!(json["vips"]["mqtt"]["reals"]["a"]["health"], "up");
     assert_eq!(json["vips"]["mqtt"]["reals"]["a"]["weight"], 100);
     assert_eq!(json["problems"], serde_json::json!([]));
+}
+
+#[test]
+fn a_machine_that_took_over_a_nodes_name_is_told_for_a_day_with_both_machines() {
+    let mut tree = good();
+    let record = applied(&mut tree, "lb-1");
+    record.boot = Some("boot-2".into());
+    record.sources = ["10.0.0.2".parse().unwrap()].into();
+    record.replaced = Some(Replaced {
+        boot: "boot-1".into(),
+        sources: ["10.0.0.1".parse().unwrap(), "2001:db8::1".parse().unwrap()].into(),
+        at: NOW - 720,
+        extra: Default::default(),
+    });
+    let text = problems(&tree);
+    let told = "lb-1: another machine took this name over 12 min ago: it is 10.0.0.2 (boot boot-2) now and was 10.0.0.1 \
+                and 2001:db8::1 (boot boot-1) before";
+    assert!(text.starts_with(told), "{text}");
+    let screen = Paper::default().print(&text::nodes(&overview(&tree), 200));
+    assert!(screen.contains("another machine had this name until 12 min ago"), "{screen}");
+    applied(&mut tree, "lb-1").replaced.as_mut().unwrap().at = NOW - Replaced::TOLD_FOR_S;
+    assert_eq!(overview(&tree).problems, []);
 }

@@ -110,12 +110,16 @@ fn node_row(name: &NodeName, node: &NodeView, now: u64) -> [Span; 8] {
     if node.cut_off {
         remarks.push("forwards, as told last, and does not follow".to_owned());
     }
+    if let Some(replaced) = &node.replaced {
+        let age = span(now.saturating_sub(replaced.at));
+        remarks.push(format!("another machine had this name until {age} ago"));
+    }
     if node.differs {
         remarks.push("its tables differ".to_owned());
     }
     let behind = node.behind.unwrap_or(0);
     let behind = Span::new(behind.to_string(), if behind > 0 { Tone::Warn } else { Tone::Plain });
-    let bad = node.lagging || node.cut_off || node.differs;
+    let bad = node.replaced.is_some() || node.lagging || node.cut_off || node.differs;
     [
         Span::new(name.as_str(), if node.present { Tone::Plain } else { Tone::Bad }),
         Span::new(state, tone),

@@ -13,7 +13,8 @@ pub use access::{Access, AccessId, AccessIdError};
 pub use registration::{ExtraTooLarge, MAX_EXTRA_BYTES, Registrant, bound};
 pub use state::{
     Adoption, Applied, Assignment, Candidacy, Decision, Entry, Event, Finding, Flag, Head, Load, MAX_ORDER,
-    MAX_ORDER_STEP, MAX_STATE_BYTES, Member, Mode, Past, StateRecord, Target, Term, Vote, is_plausible,
+    MAX_ORDER_STEP, MAX_STATE_BYTES, Member, Mode, Past, Replaced, StateRecord, Target, Term, Vote,
+    is_plausible, machine,
 };
 
 /// Version of the records' schema, in each record's field `version`.

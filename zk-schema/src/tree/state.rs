@@ -358,12 +358,99 @@ pub struct Applied {
     /// record, this one stays when its session ends, while its kernel goes on forwarding.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub sources: BTreeSet<IpAddr>,
+    /// The boot id of the machine that wrote this, as in [`Member::boot`]; `None` where the node does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
+    /// Another machine that had this node's name before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaced: Option<Replaced>,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
+/// Longest boot id that is passed on, in bytes, and most addresses: a node has one of each family.
+const MAX_BOOT_BYTES: usize = 200;
+const MAX_SOURCES: usize = 4;
+
+/// A machine that had a node's name until another one took it over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// Its boot id, as in [`Member::boot`].
+    pub boot: String,
+    /// Where its packets to reals came from.
+    pub sources: BTreeSet<IpAddr>,
+    /// When the other one took over, in seconds since 1970.
+    pub at: u64,
+    /// Fields of newer versions.
+    #[serde(flatten)]
+    pub extra: Extra,
+}
+
+impl Replaced {
+    /// How long it is told of, in seconds. Longer: who looks seldom hears of two machines of one name. Shorter: who
+    /// replaced a machine on purpose is bothered for less.
+    pub const TOLD_FOR_S: u64 = 24 * 3600;
+
+    /// The node writes it into each record of its own, so what others made too large or made up is cut.
+    fn bounded(boot: String, sources: BTreeSet<IpAddr>, at: u64) -> Self {
+        let boot = if boot.len() > MAX_BOOT_BYTES { "too long to be told".to_owned() } else { boot };
+        Self { boot, sources: sources.into_iter().take(MAX_SOURCES).collect(), at, extra: Extra::default() }
+    }
+
+    /// Whether it is still to be told of at `now`, in seconds since 1970.
+    #[must_use]
+    pub const fn counts(&self, now: u64) -> bool {
+        now < self.at.saturating_add(Self::TOLD_FOR_S)
+    }
+
+    /// What operators are told of it at `now`, in seconds since 1970, where the machine of this `boot` and these
+    /// `sources` has the name now.
+    #[must_use]
+    pub fn words(&self, boot: &str, sources: &BTreeSet<IpAddr>, now: u64) -> String {
+        let minutes = now.saturating_sub(self.at) / 60;
+        let age = match minutes {
+            0..60 => format!("{minutes} min"),
+            _ => format!("{} h {} min", minutes / 60, minutes % 60),
+        };
+        format!(
+            "another machine took this name over {age} ago: it is {} now and was {} before. If that one was replaced on \
+             purpose, nothing is to be done, and this is told for a day; else two machines are configured by one name: \
+             stop lb-node on one of them, and give it a name of its own",
+            machine(boot, sources),
+            machine(&self.boot, &self.sources)
+        )
+    }
+}
+
+/// A machine in words: where its packets to reals come from, and its boot id.
+#[must_use]
+pub fn machine(boot: &str, sources: &BTreeSet<IpAddr>) -> String {
+    let sources = sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
+    let sources = if sources.is_empty() { "an unknown address".to_owned() } else { sources };
+    format!("{sources} (boot {boot})")
+}
+
 impl Applied {
+    /// Who had the name before the machine of this `boot` and these `sources`, which finds this record at `now`, in
+    /// seconds since 1970; `None` where it was the same machine, as far as can be told.
+    ///
+    /// A machine is another one if it was booted another time and has no address in common: one that was booted keeps
+    /// its addresses, and one that is given others in operation keeps its boot id.
+    #[must_use]
+    pub fn predecessor(self, boot: &str, sources: &BTreeSet<IpAddr>, now: u64) -> Option<Replaced> {
+        let tells = !self.sources.is_empty() && !sources.is_empty();
+        match self.boot {
+            Some(other) if other != boot && tells && self.sources.is_disjoint(sources) => {
+                Some(Replaced::bounded(other, self.sources, now))
+            }
+            _ => self
+                .replaced
+                .filter(|replaced| replaced.counts(now))
+                .map(|replaced| Replaced::bounded(replaced.boot, replaced.sources, replaced.at.min(now))),
+        }
+    }
+
     /// The (term, epoch) of the head in force.
     #[must_use]
     pub const fn order(&self) -> (u64, u64) {

@@ -84,6 +84,8 @@ impl Case {
                 problem: None,
                 announced: None,
                 sources: Default::default(),
+                boot: None,
+                replaced: None,
                 extra: Default::default(),
             };
             put(&mut self.contents, &paths::applied(&name(node)), applied.bytes().unwrap());

@@ -91,6 +91,8 @@ impl Case {
             let record = Applied {
                 announced: None,
                 sources: Default::default(),
+                boot: None,
+                replaced: None,
                 term: head.term,
                 epoch: head.epoch,
                 digest: String::new(),
@@ -725,6 +727,8 @@ fn applied(term: u64, epoch: u64) -> Applied {
         epoch,
         announced: None,
         sources: Default::default(),
+        boot: None,
+        replaced: None,
         digest: String::new(),
         mode: Mode::Live,
         problem: None,

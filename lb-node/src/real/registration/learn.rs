@@ -191,6 +191,8 @@ mod tests {
             problem: None,
             announced: announced.map(parse),
             sources: parse(sources),
+            boot: None,
+            replaced: None,
             extra: Default::default(),
         };
         record.bytes().unwrap()

@@ -374,6 +374,8 @@ async fn an_agent_that_starts_while_a_killed_node_still_forwards_takes_its_packe
         problem: None,
         announced: Some([ip(VIP)].into()),
         sources: [ip("10.0.1.2")].into(),
+        boot: None,
+        replaced: None,
         extra: Default::default(),
     };
     tree.create(&path, record.bytes().unwrap(), false).await;
