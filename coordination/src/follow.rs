@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use zk_schema::tree::{Assignment, Head, StateRecord as _, is_plausible, paths};
 use zk_schema::{Desired, RecordError, VipName, VipState};
 
-/// Pause before an inconsistent read is repeated: its writer may be half-way.
+/// About the pause before an inconsistent read is repeated: its writer may be half-way.
 const AGAIN: Duration = Duration::from_millis(50);
 /// Pauses until that is reported.
 const ATTEMPTS: u32 = 20;
@@ -164,7 +164,7 @@ pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>,
                     attempts = ATTEMPTS;
                     report(followed, Some(error.to_string()));
                 }
-                tokio::time::sleep(again(attempts)).await;
+                tokio::time::sleep(spread.around(again(attempts))).await;
                 continue;
             }
         };
@@ -193,7 +193,7 @@ pub async fn follow<S: Session>(session: &S, followed: &watch::Sender<Followed>,
                 if attempts >= ATTEMPTS {
                     report(followed, Some(problem));
                 }
-                again(attempts)
+                spread.around(again(attempts))
             }
         };
         tokio::select! {

@@ -21,10 +21,10 @@ const CHUNK: usize = 200;
 /// How long a change waits at most for others that are being read, to be published with them.
 const GATHER: Duration = Duration::from_millis(10);
 
-/// How long after a failed read the same is tried anew.
+/// About how long after a failed read the same is tried anew.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// How long after a read that was refused the same is tried anew: nothing tells when it would be granted.
+/// About how long after a read that was refused the same is tried anew: nothing tells when it would be granted.
 const RETRY_REFUSED: Duration = Duration::from_secs(2);
 
 /// Which znodes: a path in which `*` stands for any one name, as in `/drover/vips/*/reals/*`.
@@ -153,6 +153,8 @@ struct Task<S> {
     work: FuturesUnordered<BoxFuture<'static, Event>>,
     /// When what could not be read is tried again.
     retry: Option<Instant>,
+    /// Keeps sessions from reading together.
+    spread: Spread,
     /// Since when something is known that has not been published.
     unpublished: Option<Instant>,
 }
@@ -165,6 +167,7 @@ impl<S: Session> Task<S> {
         sender: watch::Sender<Arc<Contents>>,
     ) -> Self {
         Self {
+            spread: Spread::of_session(session.id(), "mirror"),
             session,
             patterns,
             period,
@@ -187,14 +190,13 @@ impl<S: Session> Task<S> {
     /// Until the session expires.
     async fn run(mut self) {
         let mut state = self.session.state();
-        let mut spread = Spread::of_session(self.session.id(), "mirror");
         loop {
             let connected = state.wait_for(|state| *state != State::Disconnected).await;
             if !connected.is_ok_and(|state| *state == State::Connected) {
                 return;
             }
             self.begin();
-            let mut reread = Instant::now() + spread.around(self.period);
+            let mut reread = Instant::now() + self.spread.around(self.period);
             loop {
                 self.read_queued();
                 let (retry, refused, publication) = (self.retry, self.retry_refused, self.publication());
@@ -217,7 +219,7 @@ impl<S: Session> Task<S> {
                     }
                     () = sleep_until(reread) => {
                         self.reread();
-                        reread = Instant::now() + spread.around(self.period);
+                        reread = Instant::now() + self.spread.around(self.period);
                     }
                 }
             }
@@ -352,7 +354,7 @@ impl<S: Session> Task<S> {
                     Err(error) => {
                         tracing::debug!(%error, ?item, "cannot be mirrored; tried again soon");
                         self.failed.insert(item);
-                        self.retry.get_or_insert_with(|| Instant::now() + RETRY);
+                        self.retry.get_or_insert_with(|| Instant::now() + self.spread.around(RETRY));
                     }
                 }
             }
@@ -372,7 +374,7 @@ impl<S: Session> Task<S> {
 
     /// Takes note that something cannot be read. What was known of it stays.
     fn refuse(&mut self, item: Item, error: &Error) {
-        self.retry_refused.get_or_insert_with(|| Instant::now() + RETRY_REFUSED);
+        self.retry_refused.get_or_insert_with(|| Instant::now() + self.spread.around(RETRY_REFUSED));
         let why = error.unreadable();
         if self.refused.get(&item) != Some(&why) {
             tracing::debug!(%error, ?item, "cannot be mirrored");

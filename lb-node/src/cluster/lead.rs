@@ -6,7 +6,7 @@ use super::leader::{self, Leader, PATTERNS, Publication, Published};
 use crate::quiet::{self, Quiet};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::{Decided, Followed};
-use coordination::pace::Backoff;
+use coordination::pace::{Backoff, Spread};
 use coordination::setup::ensure_skeleton;
 use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ const LINE_EVERY: Duration = Duration::from_secs(30);
 /// Decisions that may be logged at once, and how often one more.
 const DECISIONS: u32 = 50;
 const DECISION_EVERY: Duration = Duration::from_millis(500);
-/// Pause before standing for election again.
+/// About the pause before standing for election again.
 const AGAIN: Duration = Duration::from_millis(500);
 /// The first such pause of a node that found that it cannot lead, doubled each time, and the longest: others come first.
 const CANNOT: Duration = Duration::from_secs(5);
@@ -132,6 +132,7 @@ impl Campaign {
         let mut quiet = Quiet::new(LINES, LINE_EVERY);
         let pauses = Backoff::new(&self.instance, CANNOT, LONGEST_CANNOT);
         let mut trouble = Trouble { leading, pauses, term: None };
+        let mut spread = Spread::of_session(session.id(), paths::ELECTION);
         loop {
             if !State::wait_connected(&mut state).await {
                 return;
@@ -144,17 +145,17 @@ impl Campaign {
                     if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(quiet::field) {
                         info!(why, skipped, "leads no longer");
                     }
-                    AGAIN
+                    spread.around(AGAIN)
                 }
                 Ok(End::CannotDecide(why)) => trouble.told(&why, trouble.term),
                 Ok(End::Overtaken(error)) => {
                     debug!(%error, "standing for election anew");
-                    AGAIN
+                    spread.around(AGAIN)
                 }
                 // That is no trouble of the election's, and told where the connection is.
                 Err(ElectionError::Store(error)) if error.is_lost() => {
                     debug!(%error, "cannot stand for election for now");
-                    AGAIN
+                    spread.around(AGAIN)
                 }
                 Err(error) => trouble.told(&error.to_string(), trouble.term),
             };

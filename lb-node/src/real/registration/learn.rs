@@ -35,8 +35,12 @@ impl Seen {
     /// `lingering` sources of those that are not.
     pub(super) fn parse(contents: &Contents, vips: &BTreeSet<VipName>, lingering: &BTreeSet<IpAddr>) -> Self {
         let record = |name: &VipName| {
-            let znode = contents.get(&paths::vip(name))?;
-            Some(from_json(&znode.data).map_err(|error| error.to_string()))
+            let path = paths::vip(name);
+            match contents.get(&path) {
+                Some(znode) => Some(from_json(&znode.data).map_err(|error| error.to_string())),
+                // What cannot be read is not gone.
+                None => contents.unreadable.get(&path).map(|why| Err(why.clone())),
+            }
         };
         let vips = vips.iter().map(|name| (name.clone(), record(name))).collect();
         let mut sources = lingering.clone();

@@ -15,7 +15,8 @@ pub(super) use task::Registration;
 
 use super::load;
 use crate::cluster::lead::wall;
-use coordination::presence::{Kept, Obstacle, keep};
+use coordination::pace::{Backoff, Spread};
+use coordination::presence::{self, Kept, Obstacle, keep};
 use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Znode};
 use futures_util::future::join_all;
 use learn::{Fitness, Remembered, SOURCE_GRACE, Seen, VIP_GRACE, fitness};
@@ -31,18 +32,17 @@ use tracing::{debug, info, warn};
 use zk_schema::tree::{Assignment, Load, Registrant, StateRecord as _, paths};
 use zk_schema::{Protocol, Real, RealName, VipName, from_json, to_json};
 
-/// Pause after the first failure to connect; doubled with each further one.
+/// Pause after the end of a session and after the first failure, to connect or to make a parent; doubled with each
+/// further one. All are spread, so that agents that lost their sessions together do not come back together.
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 /// How long an agent that ends waits until its real has no slots any more.
 const LEAVE: Duration = Duration::from_secs(5);
-/// How often the tree is read anew though nothing was told, and what it names no more is looked through.
+/// About how often the tree is read anew though nothing was told, and what it names no more is looked through.
 const REREAD: Duration = Duration::from_secs(60);
 /// Records that are read in one request.
 const READ_AT_ONCE: usize = 64;
-/// Sessions spread their rereads over this much more.
-const SPREAD_MS: u64 = 20_000;
 
 /// What a real registers as.
 #[derive(Clone, Debug)]
@@ -166,29 +166,29 @@ impl<S: Store> Registrar<S> {
     pub(super) async fn run(self, before: Learnt, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut always = pin!(async { tokio::join!(self.remember(before), self.decide(), self.measure()) });
-        let mut pause = RETRY;
+        let seed = format!("{} {}", self.settings.name, self.settings.registrant.as_str());
+        let mut pauses = Backoff::new(&seed, RETRY, LONGEST_RETRY);
+        let mut pause = Duration::ZERO;
         loop {
+            let connected = async {
+                tokio::time::sleep(pause).await;
+                self.store.connect().await
+            };
             let connected = tokio::select! {
                 biased;
                 () = &mut stop => break,
                 _ = &mut always => break,
-                connected = self.store.connect() => connected,
+                connected = connected => connected,
             };
             let session = match connected {
                 Ok(session) => session,
                 Err(error) => {
                     self.disconnected(error.to_string());
-                    tokio::select! {
-                        biased;
-                        () = &mut stop => break,
-                        _ = &mut always => break,
-                        () = tokio::time::sleep(pause) => {}
-                    }
-                    pause = (pause * 2).min(LONGEST_RETRY);
+                    pause = pauses.pause();
                     continue;
                 }
             };
-            pause = RETRY;
+            pauses.reset();
             let stopped = tokio::select! {
                 biased;
                 () = &mut stop => true,
@@ -202,6 +202,7 @@ impl<S: Store> Registrar<S> {
                 break;
             }
             warn!("the ZooKeeper session has ended; beginning another one");
+            pause = pauses.pause();
             self.all_gone();
         }
         self.all_gone();
@@ -261,20 +262,20 @@ impl<S: Store> Registrar<S> {
     async fn look(&self, session: &S::Session) {
         let vips = self.settings.vips.iter().map(|vip| Pattern::new(&paths::vip(vip)));
         let patterns = vips.chain([Pattern::new(&format!("{}/*", paths::NODES))]).collect();
-        let spread = Duration::from_millis(session.id().unsigned_abs() % SPREAD_MS);
-        let mirror = Mirror::new(session.clone(), patterns, REREAD + spread);
+        let mirror = Mirror::new(session.clone(), patterns, REREAD);
         let mut contents = mirror.contents();
         if contents.wait_for(|contents| contents.complete).await.is_err() {
             return;
         }
         let mut lingering = BTreeSet::new();
-        let mut ticks = tokio::time::interval(REREAD + spread);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut spread = Spread::of_session(session.id(), paths::APPLIED);
+        // At once for the first time.
+        let mut look_at = Instant::now();
         loop {
             tokio::select! {
                 biased;
-                // At once for the first time.
-                _ = ticks.tick() => {
+                () = tokio::time::sleep_until(look_at) => {
+                    look_at = Instant::now() + spread.around(REREAD);
                     let present: BTreeSet<String> =
                         contents.borrow().children(paths::NODES).map(|(node, _)| node.to_owned()).collect();
                     match lingering_sources(session, &present).await {
@@ -541,37 +542,53 @@ async fn lingering_sources<S: Session>(
 }
 
 /// Makes `parents`, the last of which is the parent of what holds `content`, where they are missing while there is
-/// some, until the session has expired.
+/// some, until the session has expired. They are looked at whenever something is told of the last, and about every
+/// [`REREAD`](presence::REREAD), as what they are for.
 async fn keep_parents<S: Session>(session: &S, parents: &[String], content: &watch::Sender<Option<Vec<u8>>>) {
     let Some(path) = parents.last() else { return };
     let mut content = content.subscribe();
     let mut state = session.state();
+    let mut spread = Spread::of_session(session.id(), path);
+    let mut pauses = Backoff::new(&format!("{:x} {path}", session.id()), RETRY, LONGEST_RETRY);
     loop {
         if !State::wait_connected(&mut state).await {
             return;
         }
         let is_wanted = content.borrow_and_update().is_some();
-        match session.watch(path).await {
-            Ok((None, _)) if is_wanted => {
-                for path in parents {
-                    let create = Change::Create { path: path.clone(), data: Vec::new(), ephemeral: false };
-                    match session.commit(vec![create]).await {
-                        Err(Error::Expired) => return,
-                        // It is looked at again; what keeps it from being made keeps the record from it too.
-                        Ok(()) | Err(Error::Exists(_)) => {}
-                        Err(_) => tokio::time::sleep(RETRY).await,
-                    }
+        let made = match session.watch(path).await {
+            Ok((None, _)) if is_wanted => make(session, parents).await,
+            Ok((_, changed)) => {
+                pauses.reset();
+                tokio::select! {
+                    biased;
+                    () = changed => {}
+                    () = tokio::time::sleep(spread.around(presence::REREAD)) => {}
+                    changed = content.changed() => if changed.is_err() { return },
                 }
+                continue;
             }
-            Ok((_, changed)) => tokio::select! {
-                biased;
-                () = changed => {}
-                changed = content.changed() => if changed.is_err() { return },
-            },
+            Err(error) => Err(error),
+        };
+        match made {
+            // It is looked at again.
+            Ok(()) => {}
             Err(Error::Expired) => return,
-            Err(_) => tokio::time::sleep(RETRY).await,
+            // What keeps it from being made keeps the record from it too, which tells.
+            Err(_) => tokio::time::sleep(pauses.pause()).await,
         }
     }
+}
+
+/// Makes what is missing of these znodes, each the parent of the next.
+async fn make<S: Session>(session: &S, parents: &[String]) -> Result<(), Error> {
+    for path in parents {
+        let create = Change::Create { path: path.clone(), data: Vec::new(), ephemeral: false };
+        match session.commit(vec![create]).await {
+            Ok(()) | Err(Error::Exists(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Who registered what is there.

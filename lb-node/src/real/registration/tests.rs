@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::name;
+use crate::testing::{Noted, most_within, name};
 use coordination::memory::{MemoryClient, MemorySession, MemoryStore};
 use coordination::setup::{init, write_desired};
 use tokio::sync::oneshot;
@@ -394,4 +394,80 @@ async fn an_agent_that_starts_while_a_killed_node_still_forwards_takes_its_packe
     tree.change(Change::Set { path, data: record.bytes().unwrap(), version: None }).await;
     tokio::time::sleep(learn::SOURCE_GRACE * 2).await;
     assert_eq!(sources(), [ip("10.0.1.1")].into(), "who has withdrawn sends nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn agents_that_lost_zookeeper_together_come_back_one_by_one() {
+    let tree = Tree::with_vip().await;
+    let clients: Vec<Noted> = (0..16).map(|i| Noted::new(tree.store.client(&format!("agent-{i}")))).collect();
+    let mut kept = Vec::new();
+    for (i, client) in clients.iter().enumerate() {
+        let settings = Settings { name: name(&format!("broker-{i}")), ..settings(&format!("host-{i}")) };
+        let (in_place, receiver) = watch::channel([ip(VIP)].into());
+        let registrar = Registrar::new(client.clone(), settings, receiver);
+        let before = Learnt { vips: BTreeSet::new(), sources: BTreeSet::new() };
+        kept.push((in_place, tokio::spawn(registrar.run(before, std::future::pending()))));
+    }
+    soon().await;
+    let crowd = |since: Instant| {
+        let asked: Vec<Instant> = clients.iter().filter_map(|client| client.first_since(since)).collect();
+        assert_eq!(asked.len(), 16);
+        most_within(Duration::from_millis(50), &asked)
+    };
+    let ended = Instant::now();
+    for client in &clients {
+        client.client.expire_now();
+    }
+    tokio::time::sleep(SOON * 2).await;
+    assert!(crowd(ended) <= 8, "{} at once when their sessions had ended", crowd(ended));
+
+    for client in &clients {
+        client.client.partition(true);
+    }
+    tokio::time::sleep(SESSION * 10).await;
+    let late = Instant::now();
+    tokio::time::sleep(LONGEST_RETRY + SESSION).await;
+    assert!(crowd(late) <= 8, "{} at once during an outage", crowd(late));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_returns_with_its_parent_though_nothing_told_that_they_were_deleted() {
+    let tree = Tree::with_vip().await;
+    let agent = tree.ready_agent("agent", "host");
+    soon().await;
+    agent.client.lose_notifications(true);
+    tokio::time::sleep(REREAD * 2).await;
+    let gone = [PATH, "/drover/vips/mqtt/reals"];
+    let gone = gone.map(|path| Change::Delete { path: path.to_owned(), version: None });
+    tree.operator.commit(gone.to_vec()).await.unwrap();
+    tokio::time::sleep(REREAD * 2).await;
+    assert!(tree.real().is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vip_that_may_not_be_read_keeps_its_real() {
+    let tree = Tree::with_vip().await;
+    let agent = tree.ready_agent("agent", "host");
+    soon().await;
+    tree.store.forbid("/drover/vips/mqtt", true);
+    agent.client.expire_now();
+    tokio::time::sleep(SESSION).await;
+    assert!(tree.real().is_some() && agent.is_registered(), "{}", agent.problems());
+    assert!(agent.problems().contains("for lack of the right"), "{}", agent.problems());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_whose_vip_was_edited_away_from_it_says_no_goodbye() {
+    let tree = Tree::with_vip().await;
+    let settings = Settings { served: Some([ip(VIP)].into()), ..settings("host") };
+    let agent = tree.agent("agent", settings);
+    agent.in_place.send_replace([ip(VIP)].into());
+    soon().await;
+    let (_, mut gone) = tree.operator.watch(PATH).await.map(|(there, gone)| (there, Box::pin(gone))).unwrap();
+    let data = to_json(&vip("198.51.100.11")).unwrap();
+    tree.change(Change::Set { path: "/drover/vips/mqtt".to_owned(), data, version: None }).await;
+    gone.as_mut().await;
+    // It is deleted as it was: what holds records that vanish together holds these too.
+    assert_eq!(tree.real(), None);
+    assert!(agent.problems().contains("--vip"), "{}", agent.problems());
 }
