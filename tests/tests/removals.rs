@@ -64,8 +64,11 @@ impl Case {
         init(&operator, &Cluster::default()).await.unwrap();
         write_desired(&operator, &desired).await.unwrap();
         let nodes: Vec<NodeName> = (0..nodes).map(|node| format!("lb-{node}").parse().unwrap()).collect();
-        let settings =
-            Settings { session_timeout: Duration::from_secs(6), ack_timeout: Duration::from_secs(3) };
+        let settings = Settings {
+            session_timeout: Duration::from_secs(6),
+            ack_timeout: Duration::from_secs(3),
+            withdraw_after: Duration::from_secs(10),
+        };
         let leader = Leader::new(1, settings, Published::default(), 0, Duration::ZERO);
         let contents = Arc::new(Contents::of(store.dump()));
         let desk = Desk::new(leader, contents, BTreeSet::new(), 0, Duration::ZERO);
