@@ -354,7 +354,7 @@ impl<S: Store> Agent<S> {
             past.known = true;
             past.replaced = replaced;
             if let Some(words) = past.words(now).filter(|_| is_new) {
-                error!("{path}: {words}");
+                warn!("{path}: {words}");
             }
         });
     }

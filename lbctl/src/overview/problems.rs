@@ -117,9 +117,6 @@ fn of_node(name: &NodeName, node: &NodeView, overview: &Overview, list: &mut Lis
         );
         return;
     }
-    if let Some(replaced) = &node.replaced {
-        list.node(name, false, format!("{name}: {}", replaced.words));
-    }
     if let Some(problem) = &node.problem {
         list.node(name, false, format!("{name} cannot apply what is newer: {problem}"));
     }
