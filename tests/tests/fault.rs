@@ -55,15 +55,15 @@ impl<S: Subscriber> Layer<S> for PanicsAt {
     }
 }
 
+/// The process that the other tests start. Among the tests, where nobody says what it is to do, it is none.
 #[test]
-#[ignore = "the process that the other tests start"]
 #[expect(
     clippy::disallowed_methods,
     clippy::print_stderr,
     reason = "it ends as `lb-node` does, with its exit code"
 )]
 fn daemon() {
-    let (panics_at, arguments) = (env::var(PANICS_AT).unwrap(), env::var(ARGUMENTS).unwrap());
+    let (Ok(panics_at), Ok(arguments)) = (env::var(PANICS_AT), env::var(ARGUMENTS)) else { return };
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     tracing_subscriber::registry().with(LevelFilter::INFO).with(log).with(PanicsAt(panics_at)).init();
     let cli = Cli::parse_from(["lb-node"].into_iter().chain(arguments.lines()));
@@ -88,7 +88,7 @@ fn start(all: &Deployment, panics_at: &str, arguments: &[&str]) -> Process {
     let arguments = [arguments, &["--bpffs", bpffs]].concat().join("\n");
     let command = host.command("env").arg(format!("{PANICS_AT}={panics_at}"));
     let command = command.arg(format!("{ARGUMENTS}={arguments}")).arg(env::current_exe().unwrap());
-    command.args(["--exact", "daemon", "--ignored", "--nocapture"]).spawn().unwrap()
+    command.args(["--exact", "daemon", "--nocapture"]).spawn().unwrap()
 }
 
 /// The process ends by itself, and says why. Tasks that live by the one that panicked end with it, so `task` may be one of
