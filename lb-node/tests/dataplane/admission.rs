@@ -200,6 +200,16 @@ fn most(burst: u64, per_second: u64, started: Instant) -> u64 {
     burst + u64::try_from(elapsed.as_micros()).unwrap() * per_second / 1_000_000 + 1
 }
 
+/// Whether the limit let through at least `burst` and at most `most`: `sent` are those that went on to a real. A frame whose
+/// TTL is used up may have been let through before it was dropped for that.
+fn assert_limited(counted: &Counted, sent: u64, burst: u32, most: u64) {
+    let taken = sent + sum(counted, "/ttl_expired");
+    assert!(
+        u64::from(burst) <= taken && sent <= most,
+        "{sent} sent, at most {taken} let through, and not {burst} to {most}: {counted:?}"
+    );
+}
+
 /// How much a sum of counters is, by the end of their names.
 fn sum(counted: &Counted, end: &str) -> u64 {
     counted.iter().filter(|(name, _)| name.ends_with(end)).map(|(_, count)| count).sum()
@@ -217,8 +227,8 @@ fn mirror(family: Family, protocol: Protocol, limits: Limits) -> Bench {
     bench
 }
 
-/// Floods the program with a frame from two CPUs at once. A CPU uses its frames again, each until its TTL is used up, so
-/// that it lets through some 50,000; a limit that is to be reached must be well below.
+/// Floods the program with a frame from two CPUs at once. A CPU uses its frames again, each until its TTL is used up, and
+/// how many it has is the kernel's affair: 256 at most, 64 at times, which are good for some 16,000.
 fn flood_from_two_cpus(bench: &Bench, input: &[u8], each: u32) {
     let program = bench.program_fd();
     let both_ready = Barrier::new(2);
@@ -248,12 +258,8 @@ fn two_cpus_together_admit_no_more_connections_than_the_limit() {
                 let started = Instant::now();
                 flood_from_two_cpus(&bench, &Ip { ttl: 255, ..packet }.frame(), 300_000);
                 let counters = bench.counters();
-                let admitted = sum(&counters, "/connections");
-                let (least, most) = (u64::from(BURST), most(BURST.into(), 1000, started));
-                assert!(
-                    (least..=most).contains(&admitted),
-                    "{admitted}, and not {least} to {most}: {limits:?}: {counters:?}"
-                );
+                let most = most(BURST.into(), 1000, started);
+                assert_limited(&counters, sum(&counters, "/connections"), BURST, most);
             });
         }
     }
@@ -358,13 +364,14 @@ fn the_self_test_finds_nothing_wrong_with_a_vip_that_is_flooded_beyond_its_limit
 #[test]
 fn two_cpus_together_admit_no_more_packets_than_the_limit() {
     alone(|| {
-        let limits = Limits { packets_per_second: 1000, packet_burst: 20_000, ..Limits::default() };
+        const BURST: u32 = 20_000;
+        let limits = Limits { packets_per_second: 1000, packet_burst: BURST, ..Limits::default() };
         let bench = mirror(Family::V4, Protocol::Udp, limits);
         let packet = udp(socket(Family::V4.client(), 5000), socket(Family::V4.vip(), 80), b"");
         let started = Instant::now();
         flood_from_two_cpus(&bench, &Ip { ttl: 255, ..packet }.frame(), 300_000);
-        let (sent, most) = (sum(&bench.counters(), "/packets"), most(20_000, 1000, started));
-        assert!((20_000..=most).contains(&sent), "{sent}, and not 20000 to {most}");
+        let (counters, most) = (bench.counters(), most(BURST.into(), 1000, started));
+        assert_limited(&counters, sum(&counters, "/packets"), BURST, most);
     });
 }
 
