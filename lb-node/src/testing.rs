@@ -127,8 +127,12 @@ impl Store for Noted {
     }
 }
 
-/// How many of these fall at most into any `window`.
-pub(crate) fn most_within(window: Duration, at: &[Instant]) -> usize {
-    let within = |from: &Instant| at.iter().filter(|other| (*from..*from + window).contains(other)).count();
-    at.iter().map(within).max().unwrap_or(0)
+/// How many of these clients, all of which asked for a session since then, did so for the first time within any 50 ms, at
+/// most.
+pub(crate) fn crowd(clients: &[Noted], since: Instant) -> usize {
+    const WINDOW: Duration = Duration::from_millis(50);
+    let asked: Vec<Instant> = clients.iter().filter_map(|client| client.first_since(since)).collect();
+    assert_eq!(asked.len(), clients.len(), "not all asked");
+    let within = |from: &Instant| asked.iter().filter(|at| (*from..*from + WINDOW).contains(at)).count();
+    asked.iter().map(within).max().unwrap_or(0)
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::{Noted, most_within, name};
+use crate::testing::{Noted, crowd, name};
 use coordination::memory::{MemoryClient, MemorySession, MemoryStore};
 use coordination::setup::{init, write_desired};
 use tokio::sync::oneshot;
@@ -409,17 +409,12 @@ async fn agents_that_lost_zookeeper_together_come_back_one_by_one() {
         kept.push((in_place, tokio::spawn(registrar.run(before, std::future::pending()))));
     }
     soon().await;
-    let crowd = |since: Instant| {
-        let asked: Vec<Instant> = clients.iter().filter_map(|client| client.first_since(since)).collect();
-        assert_eq!(asked.len(), 16);
-        most_within(Duration::from_millis(50), &asked)
-    };
     let ended = Instant::now();
     for client in &clients {
         client.client.expire_now();
     }
     tokio::time::sleep(SOON * 2).await;
-    assert!(crowd(ended) <= 8, "{} at once when their sessions had ended", crowd(ended));
+    assert!(crowd(&clients, ended) <= 8, "{} at once when their sessions had ended", crowd(&clients, ended));
 
     for client in &clients {
         client.client.partition(true);
@@ -427,7 +422,7 @@ async fn agents_that_lost_zookeeper_together_come_back_one_by_one() {
     tokio::time::sleep(SESSION * 10).await;
     let late = Instant::now();
     tokio::time::sleep(LONGEST_RETRY + SESSION).await;
-    assert!(crowd(late) <= 8, "{} at once during an outage", crowd(late));
+    assert!(crowd(&clients, late) <= 8, "{} at once during an outage", crowd(&clients, late));
 }
 
 #[tokio::test(start_paused = true)]
