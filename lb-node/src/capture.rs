@@ -6,8 +6,8 @@ mod source;
 
 pub(crate) use source::{Sample, Source, SourceError};
 
-use crate::bpffs;
 use anyhow::{Context as _, Result, ensure};
+use host::bpffs;
 use lb_ebpf::lb::CAPTURE_LENGTH;
 use pcapng::{Block, Interface, Packet};
 use std::fs::File;

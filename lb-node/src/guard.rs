@@ -8,8 +8,8 @@
 
 use crate::front::{AnnounceError, Announcer, Driver, boot_id};
 use crate::node::{Signals, read_node_file};
-use crate::notify::Notifier;
 use anyhow::{Context as _, Result};
+use host::notify::Notifier;
 use std::fs::OpenOptions;
 use std::io;
 use std::net::IpAddr;

@@ -5,7 +5,6 @@
 pub mod admin;
 mod announced;
 pub mod attachment;
-mod bpffs;
 pub mod capture;
 pub mod cli;
 pub mod cluster;
@@ -19,16 +18,12 @@ pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod node;
-mod notify;
 pub mod policy;
 pub mod probe_route;
-pub mod process_metrics;
 pub mod program;
-mod quiet;
 pub mod real;
 pub mod standalone;
 pub mod status;
-pub mod supervisor;
 pub mod tree_metrics;
 
 /// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where

@@ -5,7 +5,6 @@
 
 use crate::admin::{self, Shown};
 use crate::attachment::{self, Attachment, Lost};
-use crate::bpffs;
 use crate::cluster::agent::{self, Agent, Learnt, Name};
 use crate::cluster::cache::Cache;
 use crate::cluster::peers::{self, Overtaken, Peers};
@@ -21,17 +20,18 @@ use crate::health::{self, probe::Prober};
 use crate::metrics::{self, ControlMetrics};
 use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
-use crate::notify::Notifier;
 use crate::policy::Exclusions;
 use crate::probe_route::ProbeRoute;
-use crate::quiet::{self, Quiet};
 use crate::standalone::{FileStatus, FileStore, read_text};
 use crate::status::{KeptStatus, Status};
-use crate::supervisor::{Supervisor, Task};
 use crate::tree_metrics::TreeMetrics;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
+use host::bpffs;
+use host::log_limit::{self, Quiet};
+use host::notify::Notifier;
+use host::supervisor::{Supervisor, Task};
 use prometheus_client::registry::Registry;
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
@@ -655,7 +655,7 @@ fn beat(pulse: &Pulse, supervisor: &Supervisor, quiet: &mut Quiet) {
         return;
     }
     if let Err(error) = pulse.beat(guard::monotonic())
-        && let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field)
+        && let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field)
     {
         let file = pulse.path().display();
         warn!(%file, %error, skipped, "the guard cannot be shown that this daemon lives");
@@ -953,7 +953,7 @@ async fn keep_probe_route(interface: String, outer: Sources, mut snapshots: watc
         match ProbeRoute::new(&interface, outer) {
             Ok(route) => break route,
             Err(error) => {
-                if let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field) {
+                if let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field) {
                     error!(%error, skipped, "probes through the tunnel have no route of their own; trying again");
                 }
             }

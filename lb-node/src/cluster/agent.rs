@@ -8,12 +8,12 @@ use super::leader;
 use super::peers::Overtaken;
 use super::vote::shortened;
 use crate::control::{Report, locked};
-use crate::quiet::{self, Quiet};
 use coordination::follow::{Decided, Followed, follow};
 use coordination::pace::{Backoff, Spread};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
 use coordination::{Error, Session, State, Store, Znode};
+use host::log_limit::{self, Quiet};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -246,7 +246,7 @@ impl<S: Store> Agent<S> {
         // What keeps failing fails in several ways; the first is told at once, the others now and then.
         let is_new = self.link.borrow().problem.as_ref() != Some(&problem);
         let skipped = is_new.then(|| locked(&self.quiet).allows(Instant::now())).flatten();
-        if let Some(skipped) = skipped.map(quiet::field) {
+        if let Some(skipped) = skipped.map(log_limit::field) {
             warn!(problem, skipped, "no ZooKeeper; what is in force stays");
         }
         self.link.send_modify(|link| {
@@ -409,7 +409,7 @@ impl<S: Store> Agent<S> {
                 }
             }
             Some(Obstacle::Failing(error)) if !error.is_lost() => {
-                if let Some(skipped) = locked(&self.quiet).allows(Instant::now()).map(quiet::field) {
+                if let Some(skipped) = locked(&self.quiet).allows(Instant::now()).map(log_limit::field) {
                     warn!(%error, skipped, "this node cannot be announced in the tree");
                 }
             }

@@ -3,12 +3,12 @@
 use super::desk::Desk;
 use super::history::{History, ListLost};
 use super::leader::{self, Leader, PATTERNS, Publication, Published};
-use crate::quiet::{self, Quiet};
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::{Decided, Followed};
 use coordination::pace::{Backoff, Spread};
 use coordination::setup::ensure_skeleton;
 use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
+use host::log_limit::{self, Quiet};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -142,7 +142,7 @@ impl Campaign {
             let pause = match end {
                 Ok(End::Expired) | Err(ElectionError::Store(Error::Expired)) => return,
                 Ok(End::SteppedDown(why)) => {
-                    if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(quiet::field) {
+                    if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(log_limit::field) {
                         info!(why, skipped, "leads no longer");
                     }
                     spread.around(AGAIN)
@@ -544,7 +544,7 @@ fn size(change: &Change) -> usize {
 fn tell(publication: &Publication, quiet: &mut Quiet) {
     let Head { term, epoch, .. } = publication.head;
     for Decision { kind, vip, real, text, .. } in &publication.decisions {
-        let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field) else { continue };
+        let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field) else { continue };
         let vip = vip.as_ref().map(VipName::as_str);
         let real = real.as_ref().map(RealName::as_str);
         match kind.as_str() {

@@ -21,8 +21,8 @@
 use super::agent::Link;
 use crate::control::Report;
 use crate::nexthop::sources::Sources;
-use crate::quiet::{self, Quiet};
 use coordination::follow::Followed;
+use host::log_limit::{self, Quiet};
 use ring::hmac;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ impl Peers {
                 _ = ticks.tick() => {
                     left = MOST_DATAGRAMS;
                     if let Err(error) = sockets.open(self.sources, self.port).await
-                        && let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field)
+                        && let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field)
                     {
                         warn!(port = self.port, %error, skipped, "other nodes cannot be asked, nor answered");
                     }

@@ -19,11 +19,11 @@
 
 use super::Error;
 use crate::attachment::{self, Link};
-use crate::bpffs;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
+use host::bpffs;
 use lb_ebpf::lb::Config;
 use std::collections::BTreeMap;
 use std::error::Error as _;

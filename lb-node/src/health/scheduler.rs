@@ -4,8 +4,8 @@ use super::metrics::ProbeMetrics;
 use super::schedule::{Finish, Job, Run, Schedule};
 use super::state::{Change, Outcome};
 use super::{Key, State, Target, Verdicts};
-use crate::quiet::{self, Quiet};
 use futures_util::FutureExt as _;
+use host::log_limit::{self, Quiet};
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -193,7 +193,7 @@ impl<P: Probe> Driver<P> {
             return;
         }
         let Some(skipped) = self.quiet.allows(Instant::now()) else { return };
-        let skipped = quiet::field(skipped);
+        let skipped = log_limit::field(skipped);
         let (vip, real) = &done.key;
         let reason = &verdict.reason;
         match verdict.state {

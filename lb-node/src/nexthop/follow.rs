@@ -7,7 +7,7 @@ use super::kick::Kicks;
 use super::pmtu::PathMtus;
 use super::resolve::{Picture, Problem, Problems, Resolver};
 use super::{NextHops, Wanted};
-use crate::quiet::{self, Quiet};
+use host::log_limit::{self, Quiet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +114,7 @@ impl Task {
             match followed {
                 Ok(()) => return,
                 Err(error) => {
-                    if let Some(skipped) = quiet.allows(Instant::now()).map(quiet::field) {
+                    if let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field) {
                         tracing::warn!(%error, skipped, "next hops stay as they are; trying again in {REOPEN:?}");
                     }
                 }

@@ -21,14 +21,14 @@ pub mod registration;
 
 pub use prefix::{Prefix, PrefixError};
 
+use self::host::{Host, Journal};
 use crate::attachment;
 use crate::door::Files;
-use crate::notify::Notifier;
-use crate::quiet::{self, Quiet};
-use crate::supervisor::Supervisor;
+use ::host::log_limit::{self, Quiet};
+use ::host::notify::Notifier;
+use ::host::supervisor::Supervisor;
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
-use host::{Host, Journal};
 use lb_ebpf::real::{DEFAULT_GUE_PORT, LAYOUT, MAX_ADDRESSES};
 use pins::Pins;
 use program::Program;
@@ -272,7 +272,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
             // From its first success on, whether the host takes packets is for the nodes' probes to tell.
             Ok(()) => drop(in_place.send_replace(real.in_place())),
             Err(error) => {
-                if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(quiet::field) {
+                if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(log_limit::field) {
                     tracing::error!(
                         skipped,
                         "cannot bring this host to the wanted state, trying again later: {error:#}"

@@ -11,8 +11,8 @@
 //! its own layout, replaces the program behind the link in one step, and only then removes the
 //! directories of other layouts.
 
-use crate::bpffs;
 use anyhow::{Context as _, Result};
+use host::bpffs;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 

@@ -12,7 +12,7 @@ pub use table::{LIFETIME, Table};
 
 use super::Wanted;
 use super::sources::Sources;
-use crate::quiet::{self, Quiet};
+use host::log_limit::{self, Quiet};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -126,7 +126,7 @@ fn learn(table: &mut Table, quiet: &mut Quiet, heard: Option<PathMtu>, now: Inst
     if let Some(heard) = heard.filter(|heard| table.learn(*heard, now))
         && let Some(skipped) = quiet.allows(tokio::time::Instant::from_std(now))
     {
-        let skipped = quiet::field(skipped);
+        let skipped = log_limit::field(skipped);
         tracing::info!(real = %heard.real, mtu = heard.mtu, skipped, "path MTU learnt");
     }
 }

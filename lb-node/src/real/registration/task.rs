@@ -3,9 +3,9 @@
 use super::super::{Options, host::Host};
 use super::{Learnt, Registrar, Settings, Standing};
 use crate::front::boot_id;
-use crate::supervisor::{Supervisor, Task};
 use anyhow::{Context as _, Result};
 use coordination::zookeeper::ZooKeeper;
+use host::supervisor::{Supervisor, Task};
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;

@@ -37,7 +37,7 @@ const SEND_LIMIT: Duration = Duration::from_millis(200);
 
 /// The way to the service manager, and what it has been told.
 #[derive(Debug, Default)]
-pub(crate) struct Notifier {
+pub struct Notifier {
     socket: Option<UnixDatagram>,
     ready: bool,
     status: String,
@@ -49,7 +49,7 @@ impl Notifier {
     /// The way that the environment names, for a process that gives a sign of life every so often. A socket that cannot
     /// be used is warned of and done without.
     #[must_use]
-    pub(crate) fn from_env(life_every: Duration) -> Self {
+    pub fn from_env(life_every: Duration) -> Self {
         let watchdog = env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
         if let Some(watchdog) = watchdog.map(Duration::from_micros)
             && watchdog < 2 * life_every
@@ -71,7 +71,7 @@ impl Notifier {
     /// # Errors
     ///
     /// If there is no such socket.
-    pub(crate) fn to(address: &OsStr) -> io::Result<Self> {
+    pub fn to(address: &OsStr) -> io::Result<Self> {
         let address = match address.as_bytes() {
             [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
             _ => SocketAddr::from_pathname(address)?,
@@ -83,7 +83,7 @@ impl Notifier {
     }
 
     /// The process is what it should be; sent once.
-    pub(crate) fn ready(&mut self) {
+    pub fn ready(&mut self) {
         if !self.ready {
             // The watchdog counts from here.
             self.send("READY=1\nWATCHDOG=1");
@@ -92,7 +92,7 @@ impl Notifier {
     }
 
     /// A sign of life. While starting it is worth more time; later it is passed on only if all is `well`.
-    pub(crate) fn alive(&mut self, well: bool) {
+    pub fn alive(&mut self, well: bool) {
         let now = Instant::now();
         if self.last_sign.is_some_and(|last| now < last + LEAST_PAUSE) {
             return;
@@ -108,7 +108,7 @@ impl Notifier {
     }
 
     /// How it is, in a line; sent when it differs from the last one.
-    pub(crate) fn status(&mut self, status: &str) {
+    pub fn status(&mut self, status: &str) {
         let status = status.replace('\n', "; ");
         if status != self.status {
             self.send(&format!("STATUS={status}"));
@@ -117,7 +117,7 @@ impl Notifier {
     }
 
     /// The process is about to end, in not much more than `wait`.
-    pub(crate) fn stopping(&mut self, wait: Duration, status: &str) {
+    pub fn stopping(&mut self, wait: Duration, status: &str) {
         let patience = (wait + STOP_PATIENCE).as_micros();
         self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={patience}"));
         self.status(status);

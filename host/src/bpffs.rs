@@ -13,14 +13,19 @@ const STANDARD_BPFFS: &str = "/sys/fs/bpf";
 /// `f_type` of a bpffs, from the kernel's `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
-/// The directory of an agent's pins for an interface. A bpffs reserves names with a dot, and interfaces such as `eth0.100` have one; no interface name
-/// has a colon.
-pub(crate) fn directory(bpffs: &Path, interface: &str, agent: &str) -> PathBuf {
+/// The directory of an agent's pins for an interface. A bpffs reserves names with a dot, and interfaces such as
+/// `eth0.100` have one; no interface name has a colon.
+pub fn directory(bpffs: &Path, interface: &str, agent: &str) -> PathBuf {
     bpffs.join(interface.replace('.', ":")).join(agent)
 }
 
 /// Locks an agent's directory against a second process, for as long as the result lives.
-pub(crate) fn lock(directory: &Path, command: &str, interface: &str) -> Result<File> {
+///
+/// # Errors
+///
+/// If the directory cannot be opened, or another process holds the lock; the message names `command`, which that
+/// process runs, and `interface`.
+pub fn lock(directory: &Path, command: &str, interface: &str) -> Result<File> {
     let file = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
@@ -34,7 +39,11 @@ pub(crate) fn lock(directory: &Path, command: &str, interface: &str) -> Result<F
 }
 
 /// Makes sure that `path` is on a BPF file system; mounts the standard one if it is missing.
-pub(crate) fn ensure(path: &Path) -> Result<()> {
+///
+/// # Errors
+///
+/// If `path` is relative, is on another file system, or the standard BPF file system cannot be mounted.
+pub fn ensure(path: &Path) -> Result<()> {
     require!(path.is_absolute(), "the bpffs directory {} must be an absolute path", path.display());
     if is_bpffs(path)? {
         return Ok(());
@@ -67,8 +76,13 @@ fn is_bpffs(path: &Path) -> Result<bool> {
 
 /// Removes a directory of pins and of directories of pins.
 ///
-/// `remove_dir_all` relies on file types in directory entries, which a bpffs does not give.
-pub(crate) fn remove_tree(path: &Path) -> Result<()> {
+/// `remove_dir_all` relies on file types in directory entries, which a bpffs does not give. A directory that is gone
+/// already is fine.
+///
+/// # Errors
+///
+/// If something in it cannot be removed.
+pub fn remove_tree(path: &Path) -> Result<()> {
     let remove = || -> std::io::Result<()> {
         for entry in fs::read_dir(path)? {
             let entry = entry?.path();

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 /// Lets some lines through at once, then one every so often, and counts those that it does not.
 #[derive(Clone, Debug)]
-pub(crate) struct Quiet {
+pub struct Quiet {
     burst: u32,
     every: Duration,
     left: u32,
@@ -16,12 +16,13 @@ pub(crate) struct Quiet {
 
 impl Quiet {
     /// Lets `burst` lines through at once, and one more `every` so often.
-    pub(crate) const fn new(burst: u32, every: Duration) -> Self {
+    #[must_use]
+    pub const fn new(burst: u32, every: Duration) -> Self {
         Self { burst, every, left: burst, since: None, skipped: 0 }
     }
 
     /// Whether a line may be written at `now`; if so, how many were not since the last.
-    pub(crate) fn allows(&mut self, now: Instant) -> Option<u64> {
+    pub fn allows(&mut self, now: Instant) -> Option<u64> {
         let since = *self.since.get_or_insert(now);
         let new = now.duration_since(since).as_millis() / self.every.as_millis().max(1);
         if let Ok(new @ 1..) = u32::try_from(new) {
@@ -42,7 +43,8 @@ impl Quiet {
 }
 
 /// The field `skipped` of a line: nothing where nothing was.
-pub(crate) fn field(skipped: u64) -> Option<u64> {
+#[must_use]
+pub fn field(skipped: u64) -> Option<u64> {
     (skipped > 0).then_some(skipped)
 }
 
