@@ -1,11 +1,11 @@
-//! Logging that a failure cannot turn into a flood. Pure: time is an argument.
+//! Bounded logging: a failure that repeats cannot flood the log. Pure: time is an argument.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Lets some lines through at once, then one every so often, and counts those that it does not.
+/// Lets a burst of lines through, then one line per interval, and counts the lines it holds back.
 #[derive(Clone, Debug)]
-pub struct Quiet {
+pub struct LogLimit {
     burst: u32,
     every: Duration,
     left: u32,
@@ -14,15 +14,18 @@ pub struct Quiet {
     skipped: u64,
 }
 
-impl Quiet {
-    /// Lets `burst` lines through at once, and one more `every` so often.
+impl LogLimit {
+    /// Allows `burst` lines at once, and one more per `every`, up to `burst` again. An interval below 1 ms counts as 1 ms.
     #[must_use]
     pub const fn new(burst: u32, every: Duration) -> Self {
         Self { burst, every, left: burst, since: None, skipped: 0 }
     }
 
-    /// Whether a line may be written at `now`; if so, how many were not since the last.
-    pub fn allows(&mut self, now: Instant) -> Option<u64> {
+    /// Asks to write one line at `now`. `None` means that it must be left out.
+    ///
+    /// Otherwise the line may be written; what is returned is its field `skipped`: the number of lines left out since the
+    /// last one, and `None` if there were none, so that the field is absent.
+    pub fn allows(&mut self, now: Instant) -> Option<Option<u64>> {
         let since = *self.since.get_or_insert(now);
         let new = now.duration_since(since).as_millis() / self.every.as_millis().max(1);
         if let Ok(new @ 1..) = u32::try_from(new) {
@@ -32,7 +35,8 @@ impl Quiet {
         match self.left.checked_sub(1) {
             Some(left) => {
                 self.left = left;
-                Some(std::mem::take(&mut self.skipped))
+                let skipped = std::mem::take(&mut self.skipped);
+                Some((skipped > 0).then_some(skipped))
             }
             None => {
                 self.skipped += 1;
@@ -42,12 +46,6 @@ impl Quiet {
     }
 }
 
-/// The field `skipped` of a line: nothing where nothing was.
-#[must_use]
-pub fn field(skipped: u64) -> Option<u64> {
-    (skipped > 0).then_some(skipped)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -55,14 +53,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_burst_passes_then_a_trickle_that_tells_how_much_was_left_out() {
         let second = Duration::from_secs(1);
-        let mut quiet = Quiet::new(3, second);
-        let passed: Vec<_> = (0..10).filter_map(|_| quiet.allows(Instant::now())).collect();
-        assert_eq!(passed, [0, 0, 0]);
+        let mut limit = LogLimit::new(3, second);
+        let passed: Vec<_> = (0..10).filter_map(|_| limit.allows(Instant::now())).collect();
+        assert_eq!(passed, [None; 3]);
         tokio::time::advance(second).await;
-        assert_eq!(quiet.allows(Instant::now()), Some(7));
-        assert_eq!(quiet.allows(Instant::now()), None);
+        assert_eq!(limit.allows(Instant::now()), Some(Some(7)));
+        assert_eq!(limit.allows(Instant::now()), None);
         tokio::time::advance(100 * second).await;
-        let passed: Vec<_> = (0..10).filter_map(|_| quiet.allows(Instant::now())).collect();
-        assert_eq!(passed, [1, 0, 0], "no more than a burst, however long it was quiet");
+        let passed: Vec<_> = (0..10).filter_map(|_| limit.allows(Instant::now())).collect();
+        assert_eq!(passed, [Some(1), None, None], "no more than a burst, however long no line was written");
     }
 }

@@ -29,7 +29,7 @@ use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
 use host::bpffs;
-use host::log_limit::{self, Quiet};
+use host::log_limit::LogLimit;
 use host::notify::Notifier;
 use host::supervisor::{Supervisor, Task};
 use prometheus_client::registry::Registry;
@@ -614,7 +614,7 @@ async fn wait(
 ) -> Infallible {
     let began = Instant::now();
     let (mut link, followed) = (learnt.link.clone(), learnt.followed.clone());
-    let mut quiet = Quiet::new(1, PULSE_TOLD_EVERY);
+    let mut log_limit = LogLimit::new(1, PULSE_TOLD_EVERY);
     let mut ticks = tokio::time::interval(PULSE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -624,7 +624,7 @@ async fn wait(
                 if began.elapsed() > TREE_FIRST {
                     notifier.ready();
                     if let Some(pulse) = pulse {
-                        beat(pulse, supervisor, &mut quiet);
+                        beat(pulse, supervisor, &mut log_limit);
                     }
                 }
                 notifier.alive(supervisor.hung().is_empty());
@@ -642,20 +642,20 @@ async fn wait(
 
 /// Gives a sign of life with each turn of the control loop.
 async fn keep_pulse(pulse: Pulse, mut turned: watch::Receiver<Option<Instant>>, supervisor: Supervisor) {
-    let mut quiet = Quiet::new(1, PULSE_TOLD_EVERY);
+    let mut log_limit = LogLimit::new(1, PULSE_TOLD_EVERY);
     while turned.changed().await.is_ok() {
-        beat(&pulse, &supervisor, &mut quiet);
+        beat(&pulse, &supervisor, &mut log_limit);
         tokio::time::sleep(PULSE_EVERY / 2).await;
     }
 }
 
 /// Gives a sign of life, unless something essential hangs.
-fn beat(pulse: &Pulse, supervisor: &Supervisor, quiet: &mut Quiet) {
+fn beat(pulse: &Pulse, supervisor: &Supervisor, log_limit: &mut LogLimit) {
     if !supervisor.hung().is_empty() {
         return;
     }
     if let Err(error) = pulse.beat(guard::monotonic())
-        && let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field)
+        && let Some(skipped) = log_limit.allows(Instant::now())
     {
         let file = pulse.path().display();
         warn!(%file, %error, skipped, "the guard cannot be shown that this daemon lives");
@@ -947,13 +947,13 @@ fn check_capabilities() -> Result<()> {
 async fn keep_probe_route(interface: String, outer: Sources, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
     let mut ticks = tokio::time::interval(PROBE_ROUTE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut quiet = Quiet::new(1, PULSE_TOLD_EVERY);
+    let mut log_limit = LogLimit::new(1, PULSE_TOLD_EVERY);
     let route = loop {
         ticks.tick().await;
         match ProbeRoute::new(&interface, outer) {
             Ok(route) => break route,
             Err(error) => {
-                if let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field) {
+                if let Some(skipped) = log_limit.allows(Instant::now()) {
                     error!(%error, skipped, "probes through the tunnel have no route of their own; trying again");
                 }
             }

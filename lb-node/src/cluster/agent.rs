@@ -13,7 +13,7 @@ use coordination::pace::{Backoff, Spread};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
 use coordination::{Error, Session, State, Store, Znode};
-use host::log_limit::{self, Quiet};
+use host::log_limit::LogLimit;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::pin;
@@ -134,7 +134,7 @@ pub struct Agent<S> {
     link: watch::Sender<Link>,
     name: watch::Sender<Name>,
     past: watch::Sender<NameHistory>,
-    quiet: Mutex<Quiet>,
+    log_limit: Mutex<LogLimit>,
 }
 
 impl<S: Store> Agent<S> {
@@ -164,7 +164,7 @@ impl<S: Store> Agent<S> {
             link: watch::Sender::new(Link { connected: false, since: now, problem: None, sessions: 0 }),
             name: watch::Sender::default(),
             past: watch::Sender::new(NameHistory { own, ..NameHistory::default() }),
-            quiet: Mutex::new(Quiet::new(LINES, LINE_EVERY)),
+            log_limit: Mutex::new(LogLimit::new(LINES, LINE_EVERY)),
         };
         let learnt = Learnt {
             followed: agent.followed.subscribe(),
@@ -245,8 +245,8 @@ impl<S: Store> Agent<S> {
     fn unlinked(&self, problem: String) {
         // What keeps failing fails in several ways; the first is told at once, the others now and then.
         let is_new = self.link.borrow().problem.as_ref() != Some(&problem);
-        let skipped = is_new.then(|| locked(&self.quiet).allows(Instant::now())).flatten();
-        if let Some(skipped) = skipped.map(log_limit::field) {
+        let skipped = is_new.then(|| locked(&self.log_limit).allows(Instant::now())).flatten();
+        if let Some(skipped) = skipped {
             warn!(problem, skipped, "no ZooKeeper; what is in force stays");
         }
         self.link.send_modify(|link| {
@@ -409,7 +409,7 @@ impl<S: Store> Agent<S> {
                 }
             }
             Some(Obstacle::Failing(error)) if !error.is_lost() => {
-                if let Some(skipped) = locked(&self.quiet).allows(Instant::now()).map(log_limit::field) {
+                if let Some(skipped) = locked(&self.log_limit).allows(Instant::now()) {
                     warn!(%error, skipped, "this node cannot be announced in the tree");
                 }
             }

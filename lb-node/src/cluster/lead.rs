@@ -8,7 +8,7 @@ use coordination::follow::{Decided, Followed};
 use coordination::pace::{Backoff, Spread};
 use coordination::setup::ensure_skeleton;
 use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
-use host::log_limit::{self, Quiet};
+use host::log_limit::LogLimit;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -129,7 +129,7 @@ impl Campaign {
     ) {
         let mut state = session.state();
         let mut list_lost = ListLost::default();
-        let mut quiet = Quiet::new(LINES, LINE_EVERY);
+        let mut log_limit = LogLimit::new(LINES, LINE_EVERY);
         let pauses = Backoff::new(&self.instance, CANNOT, LONGEST_CANNOT);
         let mut trouble = Trouble { leading, pauses, term: None };
         let mut spread = Spread::of_session(session.id(), paths::ELECTION);
@@ -142,7 +142,7 @@ impl Campaign {
             let pause = match end {
                 Ok(End::Expired) | Err(ElectionError::Store(Error::Expired)) => return,
                 Ok(End::SteppedDown(why)) => {
-                    if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(log_limit::field) {
+                    if let Some(skipped) = log_limit.allows(tokio::time::Instant::now()) {
                         info!(why, skipped, "leads no longer");
                     }
                     spread.around(AGAIN)
@@ -275,7 +275,7 @@ impl Campaign {
         }
         damaged.extend(unreadable(&first));
         let newest = published.epoch().max(beyond);
-        let mut told = Quiet::new(DECISIONS, DECISION_EVERY);
+        let mut told = LogLimit::new(DECISIONS, DECISION_EVERY);
         let mut history = History::new(self.node.clone());
         history.look(session, newest, list_lost).await;
         let mut look_again = Instant::now() + self.reread;
@@ -541,10 +541,10 @@ fn size(change: &Change) -> usize {
 }
 
 /// One line per decision, as long as they are not too many: all of them are in the events.
-fn tell(publication: &Publication, quiet: &mut Quiet) {
+fn tell(publication: &Publication, log_limit: &mut LogLimit) {
     let Head { term, epoch, .. } = publication.head;
     for Decision { kind, vip, real, text, .. } in &publication.decisions {
-        let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field) else { continue };
+        let Some(skipped) = log_limit.allows(Instant::now()) else { continue };
         let vip = vip.as_ref().map(VipName::as_str);
         let real = real.as_ref().map(RealName::as_str);
         match kind.as_str() {

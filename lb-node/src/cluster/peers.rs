@@ -22,7 +22,7 @@ use super::agent::Link;
 use crate::control::Report;
 use crate::nexthop::sources::Sources;
 use coordination::follow::Followed;
-use host::log_limit::{self, Quiet};
+use host::log_limit::LogLimit;
 use ring::hmac;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -107,7 +107,7 @@ impl Peers {
         let mut sockets = Sockets::default();
         let mut opinion = Opinion::default();
         let mut asked = random();
-        let mut quiet = Quiet::new(1, TOLD_EVERY);
+        let mut log_limit = LogLimit::new(1, TOLD_EVERY);
         let mut left = MOST_DATAGRAMS;
         let mut ticks = tokio::time::interval(ASK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -118,7 +118,7 @@ impl Peers {
                 _ = ticks.tick() => {
                     left = MOST_DATAGRAMS;
                     if let Err(error) = sockets.open(self.sources, self.port).await
-                        && let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field)
+                        && let Some(skipped) = log_limit.allows(Instant::now())
                     {
                         warn!(port = self.port, %error, skipped, "other nodes cannot be asked, nor answered");
                     }

@@ -5,7 +5,7 @@ use super::schedule::{Finish, Job, Run, Schedule};
 use super::state::{Change, Outcome};
 use super::{Key, State, Target, Verdicts};
 use futures_util::FutureExt as _;
-use host::log_limit::{self, Quiet};
+use host::log_limit::LogLimit;
 use std::collections::{BTreeSet, HashMap};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -91,7 +91,7 @@ pub fn spawn<P: Probe>(
         probes: JoinSet::new(),
         aborts: HashMap::new(),
         metrics: metrics.clone(),
-        quiet: Quiet::new(LINES, LINE_EVERY),
+        log_limit: LogLimit::new(LINES, LINE_EVERY),
         publisher,
         published: Instant::now(),
         change: Change::Nothing,
@@ -115,7 +115,7 @@ struct Driver<P> {
     probes: JoinSet<Done>,
     aborts: HashMap<Run, AbortHandle>,
     metrics: ProbeMetrics,
-    quiet: Quiet,
+    log_limit: LogLimit,
     publisher: watch::Sender<Arc<Verdicts>>,
     published: Instant,
     /// What has not been published yet.
@@ -192,8 +192,7 @@ impl<P: Probe> Driver<P> {
         if change != Change::Verdict {
             return;
         }
-        let Some(skipped) = self.quiet.allows(Instant::now()) else { return };
-        let skipped = log_limit::field(skipped);
+        let Some(skipped) = self.log_limit.allows(Instant::now()) else { return };
         let (vip, real) = &done.key;
         let reason = &verdict.reason;
         match verdict.state {

@@ -7,7 +7,7 @@ use super::kick::Kicks;
 use super::pmtu::PathMtus;
 use super::resolve::{Picture, Problem, Problems, Resolver};
 use super::{NextHops, Wanted};
-use host::log_limit::{self, Quiet};
+use host::log_limit::LogLimit;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +105,7 @@ struct Task {
 impl Task {
     async fn run(mut self, connection: Connection) {
         let mut connection = Some(connection);
-        let mut quiet = Quiet::new(1, REOPEN_TOLD);
+        let mut log_limit = LogLimit::new(1, REOPEN_TOLD);
         loop {
             let followed = match connection.take().map_or_else(Connection::open, Ok) {
                 Ok(connection) => self.follow(&connection).await,
@@ -114,7 +114,7 @@ impl Task {
             match followed {
                 Ok(()) => return,
                 Err(error) => {
-                    if let Some(skipped) = quiet.allows(Instant::now()).map(log_limit::field) {
+                    if let Some(skipped) = log_limit.allows(Instant::now()) {
                         tracing::warn!(%error, skipped, "next hops stay as they are; trying again in {REOPEN:?}");
                     }
                 }

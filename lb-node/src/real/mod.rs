@@ -24,7 +24,7 @@ pub use prefix::{Prefix, PrefixError};
 use self::host::{Host, Journal};
 use crate::attachment;
 use crate::door::Files;
-use ::host::log_limit::{self, Quiet};
+use ::host::log_limit::LogLimit;
 use ::host::notify::Notifier;
 use ::host::supervisor::Supervisor;
 use anyhow::{Context as _, Result, ensure};
@@ -242,7 +242,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     reread.set_missed_tick_behavior(MissedTickBehavior::Delay);
     reread.reset();
     let mut listening = true;
-    let mut quiet = Quiet::new(3, Duration::from_secs(60));
+    let mut log_limit = LogLimit::new(3, Duration::from_secs(60));
     loop {
         notifier.status(&real.summary(standing.as_ref()));
         tokio::select! {
@@ -272,7 +272,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
             // From its first success on, whether the host takes packets is for the nodes' probes to tell.
             Ok(()) => drop(in_place.send_replace(real.in_place())),
             Err(error) => {
-                if let Some(skipped) = quiet.allows(tokio::time::Instant::now()).map(log_limit::field) {
+                if let Some(skipped) = log_limit.allows(tokio::time::Instant::now()) {
                     tracing::error!(
                         skipped,
                         "cannot bring this host to the wanted state, trying again later: {error:#}"

@@ -12,7 +12,7 @@ pub use table::{LIFETIME, Table};
 
 use super::Wanted;
 use super::sources::Sources;
-use host::log_limit::{self, Quiet};
+use host::log_limit::LogLimit;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -67,8 +67,9 @@ pub fn spawn(
     let v4 = sources.v4.map(|_| icmp_socket()).transpose().map_err(error("ICMP"))?;
     let v6 = sources.v6.map(|_| icmpv6_socket()).transpose().map_err(error("ICMPv6"))?;
     let (published, receiver) = watch::channel(Arc::default());
-    let quiet = Quiet::new(LINES, LINE_EVERY);
-    let listener = Listener { v4, v6, sources, gue_port, wanted, table: Table::default(), published, quiet };
+    let log_limit = LogLimit::new(LINES, LINE_EVERY);
+    let listener =
+        Listener { v4, v6, sources, gue_port, wanted, table: Table::default(), published, log_limit };
     tokio::spawn(listener.run());
     Ok(receiver)
 }
@@ -81,7 +82,7 @@ struct Listener {
     wanted: watch::Receiver<Wanted>,
     table: Table,
     published: watch::Sender<Arc<PathMtus>>,
-    quiet: Quiet,
+    log_limit: LogLimit,
 }
 
 impl Listener {
@@ -99,10 +100,10 @@ impl Listener {
             let expect = Expect { sources: self.sources, gue_port: self.gue_port, reals: &wanted };
             let now = Instant::now();
             hear(self.v4.as_ref(), |bytes| {
-                learn(&mut self.table, &mut self.quiet, parse_v4(bytes, &expect), now);
+                learn(&mut self.table, &mut self.log_limit, parse_v4(bytes, &expect), now);
             });
             hear(self.v6.as_ref(), |bytes| {
-                learn(&mut self.table, &mut self.quiet, parse_v6(bytes, &expect), now);
+                learn(&mut self.table, &mut self.log_limit, parse_v6(bytes, &expect), now);
             });
             self.table.expire(&wanted, now);
             self.publish();
@@ -122,11 +123,10 @@ impl Listener {
     }
 }
 
-fn learn(table: &mut Table, quiet: &mut Quiet, heard: Option<PathMtu>, now: Instant) {
+fn learn(table: &mut Table, log_limit: &mut LogLimit, heard: Option<PathMtu>, now: Instant) {
     if let Some(heard) = heard.filter(|heard| table.learn(*heard, now))
-        && let Some(skipped) = quiet.allows(tokio::time::Instant::from_std(now))
+        && let Some(skipped) = log_limit.allows(tokio::time::Instant::from_std(now))
     {
-        let skipped = log_limit::field(skipped);
         tracing::info!(real = %heard.real, mtu = heard.mtu, skipped, "path MTU learnt");
     }
 }
