@@ -3,8 +3,13 @@
 //!
 //! Nothing here knows of VIPs, reals or ZooKeeper, and nothing loads BPF programs.
 
+pub mod attached;
 pub mod bpffs;
+pub mod files;
+pub mod identity;
+pub mod interface;
 pub mod log_limit;
 pub mod notify;
 pub mod process_metrics;
+pub mod signals;
 pub mod supervisor;

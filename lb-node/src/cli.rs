@@ -1,6 +1,5 @@
 //! The command line.
 
-use crate::standalone;
 use crate::{capture, dataplane, guard, node, probe_route, real};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -267,7 +266,7 @@ fn only_in_node_files(instead: &NodeOverrides) -> Result<()> {
 
 /// Checks a file of either kind, and says what is in it.
 fn check(path: &Path, instead: &NodeOverrides) -> Result<String> {
-    let text = standalone::read_text(path)?;
+    let text = host::files::read_text(path)?;
     let name = path.display().to_string();
     if NodeFile::is_meant_by(&text) {
         Ok(node_summary(&NodeFile::parse_with(&text, &name, instead)?))

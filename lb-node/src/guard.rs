@@ -6,10 +6,12 @@
 //! each turn of its control loop, and a [`Guard`], a process of its own, withdraws when there has been none for longer than a
 //! restart takes. ZooKeeper has no part in it: a daemon that is cut off lives.
 
-use crate::front::{AnnounceError, Announcer, Driver, boot_id};
-use crate::node::{Signals, read_node_file};
+use crate::front::{AnnounceError, Announcer, Driver};
+use crate::node::read_node_file;
 use anyhow::{Context as _, Result};
+use host::identity::boot_id;
 use host::notify::Notifier;
+use host::signals::Signals;
 use std::fs::OpenOptions;
 use std::io;
 use std::net::IpAddr;

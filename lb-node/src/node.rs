@@ -12,7 +12,7 @@ use crate::cluster::{exclusions, leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report, Shared};
 use crate::dataplane::{self, Dataplane, Settings, Start};
 use crate::door::{self, Door};
-use crate::front::{Driver, Front, FrontStatus, boot_id};
+use crate::front::{Driver, Front, FrontStatus};
 use crate::guard::{self, PULSE_EVERY, Pulse};
 use crate::health::metrics::ProbeMetrics;
 use crate::health::scheduler;
@@ -22,27 +22,29 @@ use crate::nexthop::sources::{self, Sources};
 use crate::nexthop::{self, pmtu};
 use crate::policy::Exclusions;
 use crate::probe_route::ProbeRoute;
-use crate::standalone::{FileStatus, FileStore, read_text};
+use crate::standalone::{FileStatus, FileStore};
 use crate::status::{KeptStatus, Status};
 use crate::tree_metrics::TreeMetrics;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
 use host::bpffs;
+use host::files::read_text;
+use host::identity::{self, boot_id, network_namespace};
 use host::log_limit::LogLimit;
 use host::notify::Notifier;
+use host::signals::Signals;
 use host::supervisor::{Supervisor, Task};
 use prometheus_client::registry::Registry;
 use rustix::thread::CapabilitySet;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
@@ -389,12 +391,10 @@ impl Base {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
             .context("cannot get random bytes")?;
-        // One network namespace is one node, even where several share a kernel.
-        let namespace =
-            std::fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?;
+        let namespace = network_namespace().context("cannot tell the network namespace")?;
         Ok(Member {
             instance: random.map(|byte| format!("{byte:02x}")).concat(),
-            boot: format!("{boot}/{}", namespace.ino()),
+            boot: identity::host(boot, namespace),
             source_v4: self.outer.v4,
             source_v6: self.outer.v6,
             admin: self.node.admin,
@@ -883,28 +883,6 @@ async fn tell_announced(
 /// Reads and validates a node file, of which some settings may come from elsewhere.
 pub(crate) fn read_node_file(path: &Path, instead: &NodeOverrides) -> Result<NodeFile> {
     Ok(NodeFile::parse_with(&read_text(path)?, &path.display().to_string(), instead)?)
-}
-
-/// What ends a process.
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
-            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
-        })
-    }
-
-    pub(crate) async fn wait(mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 fn open(node: &Node, outer: Sources, first: &Snapshot, bpffs: &Path) -> Result<(Dataplane, Start)> {

@@ -5,11 +5,11 @@
 //! all of that and costs next to nothing.
 
 use coordination::{Snapshot, Snapshots};
+use host::files::{Unreadable, read_text};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::Metadata;
-use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,20 +22,12 @@ use zk_schema::{ClusterFile, Desired, FileErrors, Node, Problems};
 /// Pause between two looks. A change is read when two looks agree, since it may be half written at the first.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// No sensible configuration file is larger; a device or a log named by mistake may be without end.
-const MAX_BYTES: u64 = 64 << 20;
-
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
-    #[error("{}: {source}; name a file that this user can read", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Read(#[from] Unreadable),
     /// It was read and is wrong.
     #[error(transparent)]
     Invalid(#[from] FileErrors),
@@ -63,22 +55,6 @@ impl FileError {
 /// If it cannot be read, or with everything that is wrong with it.
 pub fn read(path: &Path) -> Result<ClusterFile, FileError> {
     Ok(ClusterFile::parse(&read_text(path)?, &path.display().to_string())?)
-}
-
-/// Reads a configuration file's text.
-///
-/// # Errors
-/// If it cannot be read, or is too large to be one.
-pub fn read_text(path: &Path) -> Result<String, FileError> {
-    let unreadable = |source| FileError::Read { path: path.to_owned(), source };
-    let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-    if bytes > MAX_BYTES {
-        return Err(unreadable(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("the file has {bytes} bytes, which is more than {MAX_BYTES}"),
-        )));
-    }
-    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 /// What became of the file's newest content.
@@ -437,7 +413,7 @@ weight = 100
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("none.toml");
         let error = FileStore::open(&path).unwrap_err();
-        assert!(matches!(error, FileError::Read { .. }), "{error}");
+        assert!(matches!(error, FileError::Read(_)), "{error}");
         fs::write(&path, "[node]\nname = \"lb-1\"\n").unwrap();
         let error = FileStore::open(&path).unwrap_err();
         assert!(error.to_string().contains("none.toml:1:2: node.interface: missing"), "{error}");

@@ -1,8 +1,8 @@
 //! The host that this runs on, as nodes tell of theirs.
 
+use host::identity;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// What nodes on this host write into the tree as theirs ([`Member::boot`](zk_schema::tree::Member::boot)).
@@ -40,22 +40,22 @@ impl<S: Into<String>> FromIterator<S> for Here {
 
 /// Machine's boot, as the `/proc` at `proc` tells it, and the network namespace of a process; `None` if they are not told.
 fn identity(process: &Path, proc: &Path) -> Option<String> {
-    let boot = fs::read_to_string(proc.join("sys/kernel/random/boot_id")).ok()?;
-    let namespace = fs::metadata(process.join("ns/net")).ok()?;
-    Some(format!("{}/{}", boot.trim(), namespace.ino()))
+    let boot = identity::boot_id_in(proc).ok()?;
+    let namespace = identity::network_namespace_of(process).ok()?;
+    Some(identity::host(&boot, namespace))
 }
 
 /// The process of the node's daemon in this network namespace, if one runs and may be looked at.
 #[must_use]
 pub fn daemon() -> Option<u32> {
-    let own = fs::metadata("/proc/self/ns/net").ok()?.ino();
+    let own = identity::network_namespace().ok()?;
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let path = entry.path();
         let name = fs::read_to_string(path.join("comm")).ok()?;
         let words = fs::read(path.join("cmdline")).ok()?;
         let runs = words.split(|byte| *byte == 0).any(|word| word == b"run");
-        let here = fs::metadata(path.join("ns/net")).ok()?.ino() == own;
+        let here = identity::network_namespace_of(&path).ok()? == own;
         (name.trim() == "lb-node" && runs && here).then_some(pid)
     })
 }

@@ -11,12 +11,13 @@ mod statistics;
 
 pub use error::Error;
 
-use crate::attachment::{self, Attachment, Lost};
+use crate::attachment::{Attachment, Lost};
 use crate::nexthop::{NextHops, Obstacle};
 use crate::program::Program;
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, Xdp};
 pub(crate) use entries::vip_id;
+use host::{attached, interface};
 use lb_ebpf::lb::{self, Config, RealCounters};
 pub(crate) use maps::Mapped;
 use maps::Maps;
@@ -230,7 +231,7 @@ impl Dataplane {
     fn reattach(&mut self) -> Result<(), Lost> {
         let name = self.settings.interface.clone();
         let front = self.state.front();
-        match attachment::interface_index(&name) {
+        match interface::index(&name) {
             Ok(Some(index)) if index == front => {}
             Ok(Some(index)) => {
                 return Err(Lost::Interface(format!(
@@ -262,7 +263,7 @@ impl Dataplane {
         {
             let id = self.object.program(program).and_then(|program| program.info().ok());
             let Some(id) = id.map(|info| info.id()) else { continue };
-            attachment::check(&pin, id, front).map_err(|why| (program, why.to_string()))?;
+            attached::check(&pin, id, front).map_err(|why| (program, why.to_string()))?;
         }
         Ok(())
     }

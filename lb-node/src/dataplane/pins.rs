@@ -18,11 +18,11 @@
 //! never replace those of a program that forwards.
 
 use super::Error;
-use crate::attachment::{self, Link};
 use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
+use host::attached::{self, Link};
 use host::bpffs;
 use lb_ebpf::lb::Config;
 use std::collections::BTreeMap;
@@ -132,7 +132,7 @@ impl Pins {
     /// The number of the XDP program that is attached by a pinned link.
     fn attached_program(&self) -> Result<Option<u32>, Error> {
         for (path, _) in self.xdp_links() {
-            match attachment::link(&path) {
+            match attached::link(&path) {
                 Ok(Link { program, interface: Some(_) }) => return Ok(Some(program)),
                 // Its interface is gone, or somebody took it off.
                 Ok(Link { interface: None, .. }) => {}

@@ -21,7 +21,6 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
-use std::{fs, io};
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -132,7 +131,7 @@ pub enum Driver {
 
 impl Driver {
     /// The driver of these settings. Nothing is changed yet. `boot_id` tells this boot of the host from others;
-    /// see [`boot_id`].
+    /// see [`boot_id`](host::identity::boot_id).
     ///
     /// # Errors
     ///
@@ -166,15 +165,6 @@ impl Announcer for Driver {
             Self::Bird(bird) => bird.check().await,
         }
     }
-}
-
-/// What distinguishes this boot of the host from all others, as the kernel says.
-///
-/// # Errors
-///
-/// Where /proc is not mounted.
-pub fn boot_id() -> io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
 /// How the front is.

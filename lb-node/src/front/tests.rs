@@ -182,9 +182,3 @@ async fn the_settings_choose_the_driver() {
     assert_eq!(*driver.announced(), set([1]));
     assert!(fake.commands().contains(&"configure soft".to_owned()));
 }
-
-#[test]
-fn a_boot_has_an_id() {
-    let id = boot_id().unwrap();
-    assert_eq!((id.len(), id.lines().count()), (36, 1), "{id}");
-}

@@ -3,15 +3,15 @@
 use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
-use crate::attachment;
 use crate::door::{Door, Files, Limits};
+use ::host::attached;
+use ::host::process_metrics::ProcessMetrics;
 use anyhow::{Context as _, Result};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use host::process_metrics::ProcessMetrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
 use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info};
@@ -58,7 +58,7 @@ impl Status {
         let mut problems = Vec::new();
         match self.host.interface_index(&self.interface).await {
             Ok(index) => {
-                if let Err(why) = attachment::check(&self.link, self.program, index) {
+                if let Err(why) = attached::check(&self.link, self.program, index) {
                     problems.push(format!("the decapsulation program is not on {}: {why}", self.interface));
                 }
             }

@@ -22,10 +22,11 @@ pub mod registration;
 pub use prefix::{Prefix, PrefixError};
 
 use self::host::{Host, Journal};
-use crate::attachment;
 use crate::door::Files;
+use ::host::attached;
 use ::host::log_limit::LogLimit;
 use ::host::notify::Notifier;
+use ::host::signals::Signals;
 use ::host::supervisor::Supervisor;
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
@@ -40,7 +41,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
@@ -190,15 +190,7 @@ pub(crate) fn parse_interface(name: &str) -> Result<String> {
 /// When the options are wrong, when another process is at work on the interface, or when the kernel
 /// refuses something; the host may then be left half-way, which a later call or [`detach`] mends.
 pub async fn run(options: Options) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    run_until(options, async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-    .await
+    run_until(options, Signals::new()?.wait()).await
 }
 
 /// As [`run`], until `stop` is ready. The future may be dropped at any point, with the effect of a
@@ -406,7 +398,7 @@ impl Real {
         self.program.set_vips(&vips)?;
         let interface = &self.options.interface;
         let index = self.host.interface_index(interface).await?;
-        if let Err(why) = attachment::check(&self.pins.link(), self.program.id(), index) {
+        if let Err(why) = attached::check(&self.pins.link(), self.program.id(), index) {
             tracing::debug!(interface, "attaching the program: {why}");
             self.program.attach(&self.host, interface, self.options.xdp_mode, &self.pins).await?;
         }

@@ -12,7 +12,6 @@ use super::entries::{SECOND, identity, vip_id};
 use super::index::{self, Services, words};
 use super::maps::{Maps, grace_period, publish};
 use super::{Applied, Error, Settings};
-use crate::attachment;
 use crate::nexthop::{NextHop, NextHops, Obstacle};
 use crate::program::{Program, RealProgram, VipProgram};
 use hops::HopKey;
@@ -128,7 +127,7 @@ impl State {
     /// The bookkeeping of empty maps.
     pub(super) fn new(maps: Maps, settings: &Settings) -> Result<Self, Error> {
         let missing = || io::Error::from(rustix::io::Errno::NODEV);
-        let front = attachment::interface_index(&settings.interface)
+        let front = host::interface::index(&settings.interface)
             .and_then(|index| index.ok_or_else(missing))
             .map_err(|source| Error::Interface { interface: settings.interface.clone(), source })?;
         Ok(Self {

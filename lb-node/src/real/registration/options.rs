@@ -1,7 +1,7 @@
 //! The part of the command line that is about registration.
 
-use crate::standalone::read_text;
 use anyhow::{Context as _, Result, bail, ensure};
+use host::files::read_text;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::IpAddr;

@@ -2,14 +2,12 @@
 
 use super::super::{Options, host::Host};
 use super::{Learnt, Registrar, Settings, Standing};
-use crate::front::boot_id;
 use anyhow::{Context as _, Result};
 use coordination::zookeeper::ZooKeeper;
+use host::identity::{self, boot_id, network_namespace};
 use host::supervisor::{Supervisor, Task};
 use std::collections::BTreeSet;
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use tokio::sync::{oneshot, watch};
 use zk_schema::Real;
 use zk_schema::tree::Registrant;
@@ -36,8 +34,8 @@ impl Registration {
         let wanted = &options.registration;
         let store = coordination::zookeeper::store(&wanted.zookeeper()?)?;
         let boot = boot_id().context("cannot read this machine's boot id")?;
-        // One network namespace is one host, even where several share a kernel.
-        let namespace = fs::metadata("/proc/self/ns/net").context("cannot tell the network namespace")?.ino();
+        let namespace = network_namespace().context("cannot tell the network namespace")?;
+        let this_host = identity::host(&boot, namespace);
         let served: BTreeSet<IpAddr> = options.vips.iter().copied().collect();
         let addresses = &host.primary_addresses(interface).await? - &served;
         let mut real = Real::new(wanted.real_address(interface, &addresses)?);
@@ -46,7 +44,7 @@ impl Registration {
             vips: wanted.vips(),
             name: wanted.real_name()?,
             real,
-            registrant: Registrant::new(format!("{boot}/{namespace}/{interface}")),
+            registrant: Registrant::new(format!("{this_host}/{interface}")),
             served: (!served.is_empty()).then_some(served),
         };
         Ok(Prepared { store, settings })
