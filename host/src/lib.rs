@@ -9,6 +9,7 @@ pub mod files;
 pub mod identity;
 pub mod interface;
 pub mod log_limit;
+pub mod netlink;
 pub mod notify;
 pub mod process_metrics;
 pub mod signals;

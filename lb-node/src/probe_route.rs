@@ -12,13 +12,13 @@
 
 use crate::nexthop::sources;
 use futures_util::TryStreamExt as _;
+use host::netlink::{Netlink, NetlinkError};
 use lb_ebpf::lb::{PROBE_MARK, PROBE_MARK_MASK};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{IpVersion, RouteMessageBuilder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use tokio::task::JoinHandle;
 use zk_schema::{Desired, ProbePath, VipName};
 
 /// The routing table, and the priority of the rule that leads to it.
@@ -35,9 +35,9 @@ pub enum ProbeRouteError {
     /// The front interface is unusable.
     #[error(transparent)]
     Interface(#[from] sources::InterfaceError),
-    /// No netlink socket.
-    #[error("netlink socket: {0}")]
-    Socket(#[from] std::io::Error),
+    /// The kernel could not be asked.
+    #[error(transparent)]
+    Kernel(#[from] NetlinkError),
     /// The kernel refused.
     #[error("the kernel refuses the {what} for {family} probes through the tunnel: {reason}")]
     Refused {
@@ -86,7 +86,7 @@ pub struct ProbeRoute {
     interface: String,
     /// Sources that operators chose, which are preferred if they are the machine's own.
     preferred: sources::Sources,
-    netlink: Netlink,
+    kernel: Kernel,
 }
 
 impl ProbeRoute {
@@ -95,7 +95,7 @@ impl ProbeRoute {
     /// # Errors
     /// If a netlink socket cannot be opened.
     pub fn new(interface: &str, preferred: sources::Sources) -> Result<Self, ProbeRouteError> {
-        Ok(Self { interface: interface.into(), preferred, netlink: Netlink::open()? })
+        Ok(Self { interface: interface.into(), preferred, kernel: Kernel::open()? })
     }
 
     /// Makes sure of rule, route and gateway for the families of the VIPs that are probed through the tunnel.
@@ -109,16 +109,16 @@ impl ProbeRoute {
             return Ok(BTreeSet::new());
         }
         let front = sources::interface(&self.interface).await?;
-        let own = self.netlink.addresses().await?;
+        let own = self.kernel.addresses().await?;
         let mut obstacles = obstacles(&tunnelled, &front.sources, &own, &self.interface);
         for family in [Family::V4, Family::V6] {
             if !tunnelled.values().any(|vip| Family::of(*vip) == family) {
                 continue;
             }
             let Some(source) = source(family, &self.preferred, &front.sources, &own) else { continue };
-            self.netlink.gateway(family, front.index).await?;
-            self.netlink.route(family, front.index, source).await?;
-            self.netlink.rule(family).await?;
+            self.kernel.gateway(family, front.index).await?;
+            self.kernel.route(family, front.index, source).await?;
+            self.kernel.rule(family).await?;
             // With a chosen source on another interface the front needs none of its own.
             obstacles.retain(
                 |obstacle| !matches!(obstacle, Obstacle::NoSource { family: named, .. } if *named == family.name()),
@@ -133,10 +133,10 @@ impl ProbeRoute {
 /// # Errors
 /// If the kernel refuses to tell or to remove them.
 pub async fn remove() -> Result<bool, ProbeRouteError> {
-    let netlink = Netlink::open()?;
+    let kernel = Kernel::open()?;
     let mut found = false;
     for family in [Family::V4, Family::V6] {
-        found |= netlink.remove(family).await?;
+        found |= kernel.remove(family).await?;
     }
     Ok(found)
 }
@@ -224,52 +224,23 @@ impl Family {
     }
 }
 
+/// What the probes' route asks of the kernel and changes there.
 #[derive(Debug)]
-struct Netlink {
-    handle: Handle,
-    connection: JoinHandle<()>,
-}
+struct Kernel(Netlink);
 
-impl Drop for Netlink {
-    fn drop(&mut self) {
-        self.connection.abort();
-    }
-}
-
-impl Netlink {
-    fn open() -> Result<Self, std::io::Error> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        Ok(Self { handle, connection: tokio::spawn(connection) })
+impl Kernel {
+    fn open() -> Result<Self, NetlinkError> {
+        Ok(Self(Netlink::open()?))
     }
 
     /// Every address of this machine.
-    async fn addresses(&self) -> Result<BTreeSet<IpAddr>, ProbeRouteError> {
-        use rtnetlink::packet_route::address::AddressAttribute::{Address, Local};
-        let messages: Vec<_> = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(Family::V4.refused("list of addresses"))?;
-        let own = messages.iter().flat_map(|message| {
-            // On a point-to-point link the other attribute is the peer's.
-            let local = message.attributes.iter().find_map(|attribute| match attribute {
-                Local(address) => Some(*address),
-                _ => None,
-            });
-            let address = message.attributes.iter().find_map(|attribute| match attribute {
-                Address(address) => Some(*address),
-                _ => None,
-            });
-            local.or(address)
-        });
-        Ok(own.collect())
+    async fn addresses(&self) -> Result<BTreeSet<IpAddr>, NetlinkError> {
+        Ok(self.0.addresses().await?.into_iter().map(|own| own.address).collect())
     }
 
     async fn gateway(&self, family: Family, ifindex: u32) -> Result<(), ProbeRouteError> {
-        let add = self.handle.neighbours().add(ifindex, family.gateway()).link_layer_address(&GATEWAY_MAC);
+        let add =
+            self.0.handle().neighbours().add(ifindex, family.gateway()).link_layer_address(&GATEWAY_MAC);
         add.replace().execute().await.map_err(family.refused("neighbour"))
     }
 
@@ -293,7 +264,7 @@ impl Netlink {
                 .build(),
             _ => unreachable!("gateway and source are of one family"),
         };
-        self.handle.route().add(message).replace().execute().await.map_err(family.refused("route"))
+        self.0.handle().route().add(message).replace().execute().await.map_err(family.refused("route"))
     }
 
     async fn rule(&self, family: Family) -> Result<(), ProbeRouteError> {
@@ -301,7 +272,8 @@ impl Netlink {
             return Ok(());
         }
         let mut add = self
-            .handle
+            .0
+            .handle()
             .rule()
             .add()
             .table_id(TABLE)
@@ -317,14 +289,20 @@ impl Netlink {
     }
 
     async fn rules(&self, family: Family) -> Result<Vec<RuleMessage>, ProbeRouteError> {
-        let rules = self.handle.rule().get(family.version()).execute();
+        let rules = self.0.handle().rule().get(family.version()).execute();
         rules.try_collect().await.map_err(family.refused("list of rules"))
     }
 
     async fn remove(&self, family: Family) -> Result<bool, ProbeRouteError> {
         let mut found = false;
         for rule in self.rules(family).await?.into_iter().filter(is_ours) {
-            self.handle.rule().del(rule).execute().await.map_err(family.refused("removal of the rule"))?;
+            self.0
+                .handle()
+                .rule()
+                .del(rule)
+                .execute()
+                .await
+                .map_err(family.refused("removal of the rule"))?;
             found = true;
         }
         let any = match family {
@@ -332,7 +310,8 @@ impl Netlink {
             Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
         };
         let routes: Vec<RouteMessage> = self
-            .handle
+            .0
+            .handle()
             .route()
             .get(any)
             .execute()
@@ -346,11 +325,18 @@ impl Netlink {
                 RouteAttribute::Oif(index) => Some(*index),
                 _ => None,
             });
-            self.handle.route().del(route).execute().await.map_err(family.refused("removal of the route"))?;
+            self.0
+                .handle()
+                .route()
+                .del(route)
+                .execute()
+                .await
+                .map_err(family.refused("removal of the route"))?;
             if let Some(ifindex) = ifindex {
-                let neighbour = self.handle.neighbours().add(ifindex, family.gateway()).message_mut().clone();
+                let neighbour =
+                    self.0.handle().neighbours().add(ifindex, family.gateway()).message_mut().clone();
                 // It may have gone with the link already.
-                let _ = self.handle.neighbours().del(neighbour).execute().await;
+                let _ = self.0.handle().neighbours().del(neighbour).execute().await;
             }
             found = true;
         }

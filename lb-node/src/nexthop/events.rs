@@ -3,8 +3,7 @@
 //! Neighbour news is taken as it is; of everything else only that something changed is noted, since
 //! the kernel is asked again anyway. So a flood of route changes costs little more than reading it.
 
-use super::decode;
-use super::resolve::{Neighbour, NeighbourKey};
+use host::netlink::{self, Neighbour, NeighbourKey};
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -109,11 +108,11 @@ impl News {
         };
         match message.payload {
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(message)) => {
-                let found = decode::neighbour(&message);
+                let found = netlink::neighbour(&message);
                 self.neighbours.extend(found.map(|(key, neighbour)| (key, Some(neighbour))));
             }
             NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(message)) => {
-                self.neighbours.extend(decode::neighbour(&message).map(|(key, _)| (key, None)));
+                self.neighbours.extend(netlink::neighbour(&message).map(|(key, _)| (key, None)));
             }
             _ => self.ask_again = true,
         }
@@ -123,7 +122,7 @@ impl News {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nexthop::resolve::Reachability;
+    use host::netlink::Reachability;
     use proptest::prelude::*;
     use rtnetlink::packet_route::AddressFamily;
     use rtnetlink::packet_route::link::LinkMessage;

@@ -2,12 +2,13 @@
 //! say enough, kicks neighbours, publishes what changed.
 
 use super::events::{Events, News};
-use super::kernel::{Kernel, KernelError};
+use super::kernel::Kernel;
 use super::kick::Kicks;
 use super::pmtu::PathMtus;
 use super::resolve::{Picture, Problem, Problems, Resolver};
 use super::{NextHops, Wanted};
 use host::log_limit::LogLimit;
+use host::netlink::NetlinkError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +59,7 @@ pub async fn spawn(
     front: u32,
     wanted: watch::Receiver<Wanted>,
     path_mtus: watch::Receiver<Arc<PathMtus>>,
-) -> Result<Follower, KernelError> {
+) -> Result<Follower, NetlinkError> {
     let (next_hops, next_hops_receiver) = watch::channel(Arc::default());
     let (problems, problems_receiver) = watch::channel(Arc::default());
     let mut task = Task {
@@ -85,7 +86,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn open() -> Result<Self, KernelError> {
+    fn open() -> Result<Self, NetlinkError> {
         Ok(Connection { events: Events::open()?, kernel: Kernel::open()? })
     }
 }
@@ -127,7 +128,7 @@ impl Task {
     }
 
     /// Follows changes until nobody needs that any more.
-    async fn follow(&mut self, connection: &Connection) -> Result<(), KernelError> {
+    async fn follow(&mut self, connection: &Connection) -> Result<(), NetlinkError> {
         let mut full = tokio::time::interval(FULL);
         full.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -171,7 +172,7 @@ impl Task {
         }
     }
 
-    async fn ask(&mut self, kernel: &Kernel) -> Result<(), KernelError> {
+    async fn ask(&mut self, kernel: &Kernel) -> Result<(), NetlinkError> {
         let wanted = self.wanted.borrow_and_update().clone();
         self.picture = kernel.picture(&wanted).await?;
         self.resolver.update(&self.picture);
@@ -202,11 +203,11 @@ impl Task {
         replace(&self.problems, problems);
     }
 
-    async fn kick(&mut self, kernel: &Kernel) -> Result<(), KernelError> {
+    async fn kick(&mut self, kernel: &Kernel) -> Result<(), NetlinkError> {
         for key in self.kicks.due(&self.picture, Instant::now().into_std()) {
             match kernel.kick(key).await {
                 // A link that is down, a full neighbour table: the address stays in `problems`.
-                Err(KernelError::Request { reason: rtnetlink::Error::NetlinkError(refusal), .. }) => {
+                Err(NetlinkError::Request { reason: rtnetlink::Error::NetlinkError(refusal), .. }) => {
                     tracing::debug!(neighbour = %key.1, ifindex = key.0, %refusal, "the kernel does not resolve");
                 }
                 kicked => kicked?,

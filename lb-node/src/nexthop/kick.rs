@@ -4,7 +4,8 @@
 //! kernel would never resolve a real, nor notice that its MAC address changed. So entries in use
 //! are kicked (NTF_USE): those that are missing at once, those that are stale every so often.
 
-use super::resolve::{NeighbourKey, Picture, Reachability};
+use super::resolve::Picture;
+use host::netlink::{NeighbourKey, Reachability};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -52,7 +53,7 @@ fn pause(state: Option<Reachability>) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nexthop::resolve::{Neighbour, Path};
+    use host::netlink::{Neighbour, Path};
     use std::net::IpAddr;
 
     const REAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9));

@@ -12,7 +12,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use zk_schema::Encapsulation;
 
-mod decode;
 mod events;
 mod features;
 mod follow;
@@ -23,7 +22,6 @@ pub mod resolve;
 pub mod sources;
 
 pub use follow::{Follower, spawn};
-pub use kernel::KernelError;
 pub use resolve::{Problem, Problems};
 
 /// A MAC address (EUI-48).

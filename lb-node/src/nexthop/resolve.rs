@@ -7,11 +7,9 @@
 //! real lives is for health checks to say.
 
 use super::{Mac, NextHop, NextHops};
+use host::netlink::{Link, Neighbour, NeighbourKey, NoPath, Path, Reachability};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-/// A neighbour table's key: the interface's index and the neighbour's address.
-pub type NeighbourKey = (u32, IpAddr);
 
 /// What the kernel says about everything that matters to the wanted addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,71 +22,6 @@ pub struct Picture {
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
     /// Whether interfaces take frames that XDP redirects to them, by index, as far as the kernel tells.
     pub takes_redirects: BTreeMap<u32, bool>,
-}
-
-/// An interface.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// Name, e.g. `eth0`.
-    pub name: String,
-    /// MAC address; `None` where the interface is not Ethernet.
-    pub mac: Option<Mac>,
-    /// Largest IP packet, in bytes.
-    pub mtu: u32,
-    /// Administratively up, and with a carrier.
-    pub up: bool,
-    /// It is the loopback interface.
-    pub loopback: bool,
-    /// Set where the interface is a VLAN on another one.
-    pub vlan: Option<Vlan>,
-}
-
-/// The tag of a VLAN interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Vlan {
-    /// VLAN identifier, 1..=4094.
-    pub id: u16,
-    /// Whether the tag is IEEE 802.1Q's (EtherType 0x8100), not a provider's 802.1ad.
-    pub dot1q: bool,
-    /// The interface below; `None` if it lives in another network namespace.
-    pub lower: Option<u32>,
-}
-
-/// A route lookup's answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Path {
-    /// Index of the interface that packets leave by.
-    pub ifindex: u32,
-    /// Router; `None` where the address is on the link itself. May be IPv6 for an IPv4 address (RFC 5549).
-    pub gateway: Option<IpAddr>,
-    /// MTU that the route sets (RTAX_MTU), or that the kernel itself has learnt, in bytes.
-    pub mtu: Option<u32>,
-}
-
-/// A neighbour table's entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
-    /// How much the kernel trusts it.
-    pub state: Reachability,
-    /// MAC address. Entries that are being resolved, or failed, may carry an outdated one.
-    pub mac: Option<Mac>,
-}
-
-/// The states of neighbour unreachability detection (RFC 4861 section 7.3.2), as far as they differ here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reachability {
-    /// Just created; the kernel does nothing about it until it is used.
-    Idle,
-    /// Asked for, no answer yet.
-    Incomplete,
-    /// Confirmed lately, or being confirmed: the kernel looks after it.
-    Tracked,
-    /// Usable, but unconfirmed until somebody uses it.
-    Stale,
-    /// Did not answer.
-    Failed,
-    /// Set by hand, or the link needs no resolution.
-    Fixed,
 }
 
 /// Why an address has no fresh next hop.
@@ -142,6 +75,19 @@ pub enum Problem {
     Refused(String),
 }
 
+impl From<NoPath> for Problem {
+    fn from(reason: NoPath) -> Self {
+        match reason {
+            NoPath::NoRoute => Self::NoRoute,
+            NoPath::Blackhole => Self::Blackhole,
+            NoPath::Prohibited => Self::Prohibited,
+            NoPath::Local => Self::Local,
+            NoPath::NotUnicast => Self::NotUnicast,
+            NoPath::Refused(why) => Self::Refused(why),
+        }
+    }
+}
+
 impl Problem {
     /// That a neighbour which did not answer is being asked again is no news.
     fn after(self, before: Option<&Problem>) -> Problem {
@@ -185,7 +131,7 @@ impl Picture {
         }
         let source_mac = link.mac.ok_or_else(|| Problem::NotEthernet(link.name.clone()))?;
         let (ifindex, vlan) = self.physical(path.ifindex, link, front)?;
-        if !link.up {
+        if !(link.up && link.carrier) {
             return Err(Problem::InterfaceDown(link.name.clone()));
         }
         let neighbour = path.gateway.unwrap_or(*address);

@@ -2,9 +2,7 @@
 //! encapsulated packets leave from.
 
 use super::Mac;
-use super::kernel::{Kernel, KernelError};
-use super::resolve::Link;
-use std::collections::BTreeMap;
+use host::netlink::{Address, Link, Netlink, NetlinkError};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Addresses that encapsulated packets leave from, and that ICMP errors about them come back to.
@@ -48,20 +46,7 @@ pub enum InterfaceError {
     },
     /// The kernel could not be asked.
     #[error(transparent)]
-    Kernel(#[from] KernelError),
-}
-
-/// An address of this machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Address {
-    /// Interface that has it.
-    pub(super) ifindex: u32,
-    /// The address.
-    pub(super) address: IpAddr,
-    /// Valid beyond the link (scope `global`).
-    pub(super) global: bool,
-    /// Neither temporary (RFC 8981), nor deprecated, nor a duplicate, nor still being checked for one.
-    pub(super) lasting: bool,
+    Kernel(#[from] NetlinkError),
 }
 
 /// Finds an interface by name, and its first global IPv4 and its first global, lasting IPv6 address.
@@ -70,13 +55,13 @@ pub(super) struct Address {
 ///
 /// If there is no such interface, if it has no MAC address, or if the kernel cannot be asked.
 pub async fn interface(name: &str) -> Result<Interface, InterfaceError> {
-    let kernel = Kernel::open()?;
-    find(name, &kernel.links().await?, &kernel.addresses().await?)
+    let netlink = Netlink::open()?;
+    find(name, &netlink.links().await?, &netlink.addresses().await?)
 }
 
-fn find(name: &str, links: &BTreeMap<u32, Link>, addresses: &[Address]) -> Result<Interface, InterfaceError> {
-    let Some((index, link)) = links.iter().find(|(_, link)| link.name == name) else {
-        let existing = links.values().map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
+fn find(name: &str, links: &[Link], addresses: &[Address]) -> Result<Interface, InterfaceError> {
+    let Some(link) = links.iter().find(|link| link.name == name) else {
+        let existing = links.iter().map(|link| link.name.as_str()).collect::<Vec<_>>().join(", ");
         return Err(InterfaceError::Missing { name: name.into(), existing });
     };
     let mac = link
@@ -86,33 +71,33 @@ fn find(name: &str, links: &BTreeMap<u32, Link>, addresses: &[Address]) -> Resul
     let mut sources = Sources::default();
     for candidate in addresses {
         match candidate.address {
-            _ if candidate.ifindex != *index || !candidate.global || !candidate.lasting => {}
+            _ if candidate.ifindex != link.index || !candidate.global || !candidate.lasting => {}
             IpAddr::V4(address) => sources.v4 = sources.v4.or(Some(address)),
             IpAddr::V6(address) => sources.v6 = sources.v6.or(Some(address)),
         }
     }
-    Ok(Interface { index: *index, mac, mtu: link.mtu, sources })
+    Ok(Interface { index: link.index, mac, mtu: link.mtu, sources })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn links() -> BTreeMap<u32, Link> {
-        let link = |name: &str, mac| Link {
+    fn links() -> Vec<Link> {
+        let link = |index, name: &str, mac| Link {
+            index,
             name: name.into(),
             mac,
             mtu: 1500,
-            up: true,
             loopback: name == "lo",
-            vlan: None,
+            ..Link::default()
         };
-        let macs = [("lo", Some([0; 6])), ("eth0", Some([2; 6])), ("tun0", None)];
-        (1..).zip(macs).map(|(index, (name, mac))| (index, link(name, mac))).collect()
+        vec![link(1, "lo", Some([0; 6])), link(2, "eth0", Some([2; 6])), link(3, "tun0", None)]
     }
 
     fn address(ifindex: u32, address: &str) -> Address {
-        Address { ifindex, address: address.parse().expect("an address"), global: true, lasting: true }
+        let address = address.parse().expect("an address");
+        Address { ifindex, address, global: true, primary: true, lasting: true }
     }
 
     #[test]

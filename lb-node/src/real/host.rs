@@ -4,11 +4,8 @@
 use super::pins::Pins;
 use anyhow::{Context as _, Result, bail};
 use aya::maps::{HashMap, Map, MapData};
-use futures_util::TryStreamExt as _;
-use rtnetlink::packet_route::address::{
-    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope, CacheInfo,
-};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage, LinkXdp, XdpAttached};
+use host::netlink::{Link, Netlink, Xdp};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressScope, CacheInfo};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
@@ -20,87 +17,51 @@ const LOOPBACK: &str = "lo";
 /// `INFINITY_LIFE_TIME` of the kernel's `net/addrconf.h`.
 const FOR_EVER: u32 = u32::MAX;
 
-/// The XDP program that an interface has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Attached {
-    /// The kernel's number of the program.
-    pub(super) program: u32,
-    /// Whether it runs in generic mode.
-    pub(super) generic: bool,
-}
-
 /// The network namespace that this process runs in.
 #[derive(Clone, Debug)]
 pub(super) struct Host {
-    netlink: rtnetlink::Handle,
+    netlink: Netlink,
 }
 
 impl Host {
-    pub(super) fn new(netlink: rtnetlink::Handle) -> Self {
+    pub(super) fn new(netlink: Netlink) -> Self {
         Self { netlink }
     }
 
     pub(super) async fn interface_index(&self, name: &str) -> Result<u32> {
-        Ok(self.link(name).await?.header.index)
+        Ok(self.link(name).await?.index)
     }
 
-    async fn link(&self, name: &str) -> Result<LinkMessage> {
-        let mut links = self.netlink.link().get().match_name(name).execute();
-        let link = std::pin::pin!(&mut links).try_next().await;
-        let link = link.with_context(|| {
+    async fn link(&self, name: &str) -> Result<Link> {
+        self.netlink.link(name).await?.with_context(|| {
             format!("no interface {name} here: `ip link` lists the interfaces that there are")
-        })?;
-        link.with_context(|| format!("the kernel says nothing about interface {name}"))
+        })
     }
 
     /// The XDP program of an interface.
-    pub(super) async fn attached(&self, name: &str) -> Result<Option<Attached>> {
-        let link = self.link(name).await?;
-        let mut program = None;
-        let mut generic = false;
-        for attribute in link.attributes {
-            let LinkAttribute::Xdp(details) = attribute else { continue };
-            for detail in details {
-                match detail {
-                    LinkXdp::ProgId(id) => program = Some(id),
-                    LinkXdp::Attached(XdpAttached::SocketBuffer) => generic = true,
-                    _ => {}
-                }
-            }
-        }
-        Ok(program.map(|program| Attached { program, generic }))
+    pub(super) async fn attached(&self, name: &str) -> Result<Option<Xdp>> {
+        Ok(self.link(name).await?.xdp)
     }
 
     /// Every address of this host, on whatever interface, other than 127.0.0.0/8 and ::1.
     pub(super) async fn addresses(&self) -> Result<BTreeSet<IpAddr>> {
-        let messages = self.address_messages().await?;
-        Ok(messages.iter().filter_map(own_address).filter(|address| !address.is_loopback()).collect())
+        let own = self.netlink.addresses().await?.into_iter().map(|own| own.address);
+        Ok(own.filter(|address| !address.is_loopback()).collect())
     }
 
     /// The addresses of the loopback interface.
     pub(super) async fn loopback_addresses(&self) -> Result<BTreeSet<IpAddr>> {
         let index = self.interface_index(LOOPBACK).await?;
-        let messages = self.address_messages().await?;
-        let on_loopback = messages.iter().filter(|message| message.header.index == index);
-        Ok(on_loopback.filter_map(own_address).collect())
+        let own = self.netlink.addresses().await?.into_iter().filter(|own| own.ifindex == index);
+        Ok(own.map(|own| own.address).collect())
     }
 
     /// The addresses of an interface that others may know it by: no link-local, secondary, temporary or deprecated ones.
     pub(super) async fn primary_addresses(&self, interface: &str) -> Result<BTreeSet<IpAddr>> {
         let index = self.interface_index(interface).await?;
-        let messages = self.address_messages().await?;
-        let primary = messages.iter().filter(|message| {
-            let flags = message.header.flags;
-            message.header.index == index
-                && message.header.scope == AddressScope::Universe
-                && !flags.intersects(AddressHeaderFlags::Secondary | AddressHeaderFlags::Deprecated)
-        });
-        Ok(primary.filter_map(own_address).collect())
-    }
-
-    async fn address_messages(&self) -> Result<Vec<AddressMessage>> {
-        let addresses = self.netlink.address().get().execute();
-        addresses.try_collect().await.context("cannot list this host's addresses")
+        let own = self.netlink.addresses().await?.into_iter();
+        let primary = own.filter(|own| own.ifindex == index && own.global && own.primary);
+        Ok(primary.map(|own| own.address).collect())
     }
 
     /// Puts a VIP on the loopback in such a way that the host never chooses it by itself as the
@@ -108,7 +69,7 @@ impl Host {
     async fn add_to_loopback(&self, vip: IpAddr) -> Result<()> {
         let index = self.interface_index(LOOPBACK).await?;
         let length = if vip.is_ipv4() { 32 } else { 128 };
-        let mut request = self.netlink.address().add(index, vip, length);
+        let mut request = self.netlink.handle().address().add(index, vip, length);
         let message = request.message_mut();
         if vip.is_ipv4() {
             message.header.scope = AddressScope::Host;
@@ -124,27 +85,12 @@ impl Host {
 
     async fn remove_from_loopback(&self, vip: IpAddr) -> Result<()> {
         let index = self.interface_index(LOOPBACK).await?;
-        for message in self.address_messages().await? {
-            if message.header.index == index && own_address(&message) == Some(vip) {
-                let removed = self.netlink.address().del(message).execute().await;
-                removed.with_context(|| format!("cannot take {vip} off {LOOPBACK}"))?;
-            }
+        for message in self.netlink.messages_of(index, vip).await? {
+            let removed = self.netlink.handle().address().del(message).execute().await;
+            removed.with_context(|| format!("cannot take {vip} off {LOOPBACK}"))?;
         }
         Ok(())
     }
-}
-
-/// The host's own end of an address: on a point-to-point link the other attribute is the peer's.
-fn own_address(message: &AddressMessage) -> Option<IpAddr> {
-    let mut address = None;
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(local) => return Some(*local),
-            AddressAttribute::Address(found) => address = Some(*found),
-            _ => {}
-        }
-    }
-    address
 }
 
 /// Settings of an interface that keep it from answering ARP for addresses of the loopback, and from

@@ -25,6 +25,7 @@ use self::host::{Host, Journal};
 use crate::door::Files;
 use ::host::attached;
 use ::host::log_limit::LogLimit;
+use ::host::netlink::Netlink;
 use ::host::notify::Notifier;
 use ::host::signals::Signals;
 use ::host::supervisor::Supervisor;
@@ -42,7 +43,6 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
 /// How often the host is looked at even though netlink has told of no change: notifications can be
@@ -209,7 +209,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     .context("cannot open a netlink socket")?;
     let supervisor = Supervisor::default();
     let _connection = supervisor.spawn("netlink", connection);
-    let host = Host::new(netlink);
+    let host = Host::new(Netlink::from(netlink));
     let registrar = match options.registration.is_wanted() {
         true => Some(Registration::prepare(&options, &host).await?),
         false => None,
@@ -296,9 +296,7 @@ pub async fn detach(interface: &str, bpffs: &Path) -> Result<()> {
         tracing::info!(interface, "nothing to detach");
         return Ok(());
     };
-    let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open a netlink socket")?;
-    let _connection = AbortOnDrop(tokio::spawn(connection));
-    let host = Host::new(netlink);
+    let host = Host::new(Netlink::open()?);
     program::remove_link(&host, interface, &pins).await?;
     Journal::open(&pins)?.undo_all(&host, interface).await?;
     pins.remove(bpffs)
@@ -426,15 +424,6 @@ impl Real {
             vips: self.vips.subscribe(),
             registration,
         }
-    }
-}
-
-/// A task that ends with its owner.
-struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

@@ -129,8 +129,8 @@ impl Program {
                     let attached = host.attached(interface).await?;
                     let mode_fits = match mode {
                         XdpMode::Auto => true,
-                        XdpMode::Native => attached.is_some_and(|found| !found.generic),
-                        XdpMode::Generic => attached.is_some_and(|found| found.generic),
+                        XdpMode::Native => attached.is_some_and(|found| found.native),
+                        XdpMode::Generic => attached.is_some_and(|found| !found.native),
                     };
                     if attached.is_some_and(|found| found.program == self.id) && mode_fits {
                         return Ok(());

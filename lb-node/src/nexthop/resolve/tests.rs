@@ -1,5 +1,6 @@
 use super::super::Obstacle;
 use super::*;
+use host::netlink::Vlan;
 
 const FRONT: u32 = 2;
 const OTHER: u32 = 3;
@@ -15,8 +16,8 @@ fn link(name: &str, last: u8) -> Link {
         mac: Some([2, 0, 0, 0, 1, last]),
         mtu: 1500,
         up: true,
-        loopback: false,
-        vlan: None,
+        carrier: true,
+        ..Link::default()
     }
 }
 

@@ -1,8 +1,8 @@
 //! The front interface, and what the kernel does with what arrives there.
 
 use super::kernel::pins;
-use super::network::{Address, Link, Network};
 use super::report::Finding;
+use host::netlink::{Address, Link, Netlink, NetlinkError};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -98,7 +98,7 @@ fn sources(wanted: &Wanted<'_>, link: &Link, addresses: &[Address]) -> Vec<Findi
     const CHECK: &str = "interface.addresses";
     let own: Vec<IpAddr> = addresses
         .iter()
-        .filter(|address| address.link == link.index && address.global)
+        .filter(|address| address.ifindex == link.index && address.global)
         .map(|address| address.address)
         .collect();
     let mut findings = Vec::new();
@@ -155,7 +155,7 @@ pub(super) fn own_vips(
     let mut findings = Vec::new();
     for (name, vip) in vips {
         if let Some(own) = addresses.iter().find(|address| address.address == *vip) {
-            let device = links.iter().find(|link| link.index == own.link).map_or("…", |link| &link.name);
+            let device = links.iter().find(|link| link.index == own.ifindex).map_or("…", |link| &link.name);
             findings.push(
                 Finding::fault(
                     CHECK,
@@ -176,8 +176,8 @@ pub(super) fn own_vips(
 }
 
 /// What the kernel tells of its network.
-pub(super) async fn picture(network: &Network) -> anyhow::Result<(Vec<Link>, Vec<Address>)> {
-    Ok((network.links().await?, network.addresses().await?))
+pub(super) async fn picture(netlink: &Netlink) -> Result<(Vec<Link>, Vec<Address>), NetlinkError> {
+    Ok((netlink.links().await?, netlink.addresses().await?))
 }
 
 #[cfg(test)]
@@ -200,7 +200,13 @@ mod tests {
 
     #[test]
     fn an_interface_that_is_away_down_or_unplugged_is_a_fault() {
-        let own = [Address { link: 2, address: [10, 0, 0, 1].into(), global: true }];
+        let own = [Address {
+            ifindex: 2,
+            address: [10, 0, 0, 1].into(),
+            global: true,
+            primary: true,
+            lasting: true,
+        }];
         assert!(faults(&interface(&wanted("test0"), &[link()], &own)).is_empty());
         assert_eq!(faults(&interface(&wanted("test9"), &[link()], &own)), ["interface.link"]);
         let down = Link { up: false, ..link() };
@@ -212,7 +218,7 @@ mod tests {
 
     #[test]
     fn somebody_elses_program_is_a_fault() {
-        let xdp = Some(super::super::network::Xdp { native: true, program: 7 });
+        let xdp = Some(host::netlink::Xdp { native: true, program: 7 });
         let finding = super::xdp(&wanted("test0"), &Link { xdp, ..link() });
         assert!(
             finding.level == Level::Fault && finding.mend.contains("bpftool prog show id 7"),

@@ -6,7 +6,6 @@ mod bird;
 mod clock;
 mod interface;
 mod kernel;
-mod network;
 mod node;
 mod probe;
 mod reals;
@@ -17,8 +16,8 @@ use crate::context::Context;
 use crate::output;
 use crate::tree::{Found, Tree};
 use anyhow::{Context as _, Result, bail};
+use host::netlink::Netlink;
 use interface::Wanted;
-use network::Network;
 use reals::Server;
 use report::{Finding, Level, Report};
 use std::collections::BTreeMap;
@@ -112,9 +111,9 @@ async fn examine(options: &Options, context: &Context) -> Result<Report> {
     };
     let interface =
         options.interface.clone().or_else(|| told.as_ref().map(|told| told.node.interface.clone()));
-    let network = Network::open()?;
+    let netlink = Netlink::open()?;
     let (links, addresses) =
-        interface::picture(&network).await.context("the kernel does not tell of its network")?;
+        interface::picture(&netlink).await.context("the kernel does not tell of its network")?;
 
     let daemon = kernel::daemon();
     findings.extend(kernel::kernel());
@@ -181,7 +180,7 @@ async fn examine(options: &Options, context: &Context) -> Result<Report> {
         Some(services) => {
             let vips = services.iter().map(|(name, (vip, _))| (name.clone(), vip.address)).collect();
             findings.extend(interface::own_vips(&vips, &links, &addresses));
-            findings.extend(reals::reals(&servers(&services), &network, &links, told.node.gue_port).await);
+            findings.extend(reals::reals(&servers(&services), &netlink, &links, told.node.gue_port).await);
         }
         None => {
             let rest = ["vip.local", "real.route"];

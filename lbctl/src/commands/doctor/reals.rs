@@ -1,8 +1,8 @@
 //! The way to each real: route, neighbour, answers, and the largest packet that comes through.
 
-use super::network::{Link, Network};
 use super::probe::{self, Through};
 use super::report::Finding;
+use host::netlink::{Link, Netlink, Reachability};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -48,18 +48,28 @@ pub(super) fn overhead(encapsulation: Encapsulation, to: IpAddr) -> u16 {
 /// Looks at each real.
 pub(super) async fn reals(
     servers: &BTreeMap<IpAddr, Server>,
-    network: &Network,
+    netlink: &Netlink,
     links: &[Link],
     gue_port: u16,
 ) -> Vec<Finding> {
-    let looks = servers.iter().map(|(address, server)| real(*address, server, network, links, gue_port));
+    let looks = servers.iter().map(|(address, server)| real(*address, server, netlink, links, gue_port));
     futures_util::future::join_all(looks).await.into_iter().flatten().collect()
+}
+
+/// Whether an address on an interface's segment answers by ARP or neighbour discovery; `None`: nobody has asked.
+async fn neighbour(netlink: &Netlink, ifindex: u32, address: IpAddr) -> Option<bool> {
+    let neighbours = netlink.neighbours().await.ok()?;
+    match neighbours.get(&(ifindex, address))?.state {
+        Reachability::Failed | Reachability::Incomplete => Some(false),
+        Reachability::Idle => None,
+        Reachability::Tracked | Reachability::Stale | Reachability::Fixed => Some(true),
+    }
 }
 
 async fn real(
     address: IpAddr,
     server: &Server,
-    network: &Network,
+    netlink: &Netlink,
     links: &[Link],
     gue_port: u16,
 ) -> Vec<Finding> {
@@ -68,15 +78,19 @@ async fn real(
     let rest = |checks: &[&'static str], why: &str| {
         checks.iter().map(|check| Finding::skipped(check, why).of(&subject)).collect::<Vec<_>>()
     };
-    let route = match network.route(address).await {
+    let route = match netlink.route(address).await {
+        Ok(route) => route.map_err(|no_path| no_path.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let route = match route {
         Ok(route) => route,
-        Err(error) => {
+        Err(why) => {
             let mend = format!("ip route get {address} shows it; add a route (ip route add {address} via …)");
-            let fault = Finding::fault(ROUTE, format!("no way there: {error}"), mend).of(&subject);
+            let fault = Finding::fault(ROUTE, format!("no way there: {why}"), mend).of(&subject);
             return [vec![fault], rest(&[NEIGHBOUR, REACH, MTU, GUE], "there is no route")].concat();
         }
     };
-    let link = links.iter().find(|link| link.index == route.link);
+    let link = links.iter().find(|link| link.index == route.ifindex);
     let device = link.map_or("an unknown interface", |link| link.name.as_str());
     let via = route.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
     let mut findings = vec![Finding::ok(ROUTE, format!("by {device}{via}")).of(&subject)];
@@ -87,7 +101,7 @@ async fn real(
         _ => None,
     };
     let hop = route.gateway.unwrap_or(address);
-    findings.push(match network.neighbour(route.link, hop).await {
+    findings.push(match neighbour(netlink, route.ifindex, hop).await {
         Some(false) => {
             let seen = format!("{hop} does not answer on {device} (ARP or neighbour discovery)");
             let mend = format!("is {hop} up, and on the segment of {device}? ip neigh show dev {device}");

@@ -1,12 +1,11 @@
 //! The kernel's rtnetlink messages in our own words. Pure.
 
-use super::resolve::{Link, Neighbour, NeighbourKey, Path, Problem, Reachability, Vlan};
-use super::sources::Address;
+use super::{Address, Link, Neighbour, NeighbourKey, NoPath, Path, Reachability, Vlan, Xdp};
 use rtnetlink::packet_core::ErrorMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
-    VlanProtocol,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage, LinkXdp,
+    VlanProtocol, XdpAttached,
 };
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -18,24 +17,24 @@ use std::net::IpAddr;
 
 /// What a refused route lookup means. Linux answers with an errno where the matching route is not
 /// a way (`fib_props` in net/ipv4/fib_semantics.c, and its likes for IPv6).
-pub(super) fn refused(refusal: &ErrorMessage) -> Problem {
+pub(super) fn refused(refusal: &ErrorMessage) -> NoPath {
     match refusal.raw_code().abs() {
-        libc::ENETUNREACH | libc::EHOSTUNREACH => Problem::NoRoute,
-        libc::EINVAL => Problem::Blackhole,
-        libc::EACCES => Problem::Prohibited,
-        _ => Problem::Refused(refusal.to_io().to_string()),
+        libc::ENETUNREACH | libc::EHOSTUNREACH => NoPath::NoRoute,
+        libc::EINVAL => NoPath::Blackhole,
+        libc::EACCES => NoPath::Prohibited,
+        _ => NoPath::Refused(refusal.to_io().to_string()),
     }
 }
 
 /// A route lookup's answer.
-pub(super) fn path(message: &RouteMessage) -> Result<Path, Problem> {
+pub(super) fn path(message: &RouteMessage) -> Result<Path, NoPath> {
     match message.header.kind {
         RouteType::Unicast => {}
-        RouteType::Local => return Err(Problem::Local),
-        RouteType::BlackHole => return Err(Problem::Blackhole),
-        RouteType::Prohibit => return Err(Problem::Prohibited),
-        RouteType::Unreachable | RouteType::Throw => return Err(Problem::NoRoute),
-        _ => return Err(Problem::NotUnicast),
+        RouteType::Local => return Err(NoPath::Local),
+        RouteType::BlackHole => return Err(NoPath::Blackhole),
+        RouteType::Prohibit => return Err(NoPath::Prohibited),
+        RouteType::Unreachable | RouteType::Throw => return Err(NoPath::NoRoute),
+        _ => return Err(NoPath::NotUnicast),
     }
     let (mut ifindex, mut gateway, mut mtu) = (None, None, None);
     for attribute in &message.attributes {
@@ -54,7 +53,7 @@ pub(super) fn path(message: &RouteMessage) -> Result<Path, Problem> {
             _ => {}
         }
     }
-    let ifindex = ifindex.ok_or_else(|| Problem::Refused("its answer names no interface".into()))?;
+    let ifindex = ifindex.ok_or_else(|| NoPath::Refused("its answer names no interface".into()))?;
     Ok(Path { ifindex, gateway, mtu })
 }
 
@@ -62,12 +61,11 @@ pub(super) fn path(message: &RouteMessage) -> Result<Path, Problem> {
 pub(super) fn link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
-        name: String::new(),
-        mac: None,
-        mtu: 0,
-        up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        index: message.header.index,
+        up: flags.contains(LinkFlags::Up),
+        carrier: flags.contains(LinkFlags::LowerUp),
         loopback: flags.contains(LinkFlags::Loopback),
-        vlan: None,
+        ..Link::default()
     };
     let (mut lower, mut elsewhere, mut tag) = (None, false, None);
     for attribute in &message.attributes {
@@ -77,6 +75,7 @@ pub(super) fn link(message: &LinkMessage) -> Link {
             LinkAttribute::Address(mac) if message.header.link_layer_type == LinkLayerType::Ether => {
                 link.mac = mac.as_slice().try_into().ok();
             }
+            LinkAttribute::Xdp(attributes) => link.xdp = xdp(attributes),
             LinkAttribute::Link(index) => lower = Some(*index),
             LinkAttribute::LinkNetNsId(_) => elsewhere = true,
             LinkAttribute::LinkInfo(infos) if infos.contains(&LinkInfo::Kind(InfoKind::Vlan)) => {
@@ -92,6 +91,20 @@ pub(super) fn link(message: &LinkMessage) -> Link {
     link
 }
 
+fn xdp(attributes: &[LinkXdp]) -> Option<Xdp> {
+    let (mut native, mut program) = (None, 0);
+    for attribute in attributes {
+        match attribute {
+            LinkXdp::Attached(XdpAttached::None) => {}
+            LinkXdp::Attached(XdpAttached::SocketBuffer) => native = Some(false),
+            LinkXdp::Attached(_) => native = Some(true),
+            LinkXdp::ProgId(id) => program = *id,
+            _ => {}
+        }
+    }
+    Some(Xdp { native: native?, program })
+}
+
 fn vlan_tag(attributes: &[InfoVlan]) -> Option<(u16, bool)> {
     let id = attributes.iter().find_map(|attribute| match attribute {
         InfoVlan::Id(id) => Some(*id),
@@ -101,7 +114,8 @@ fn vlan_tag(attributes: &[InfoVlan]) -> Option<(u16, bool)> {
 }
 
 /// A neighbour table's entry, or `None` for what is none (bridge forwarding entries, proxies).
-pub(super) fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Neighbour)> {
+#[must_use]
+pub fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Neighbour)> {
     if message.header.flags.contains(NeighbourFlags::Proxy) {
         return None;
     }
@@ -146,6 +160,7 @@ pub(super) fn address(message: &AddressMessage) -> Option<Address> {
         ifindex: message.header.index,
         address,
         global: message.header.scope == AddressScope::Universe,
+        primary: !flags.intersects(AddressFlags::Secondary | AddressFlags::Deprecated),
         lasting: !temporary && !flags.intersects(unusable),
     })
 }
@@ -182,20 +197,20 @@ mod tests {
     #[test]
     fn routes_that_are_no_way_say_why() {
         let oif = || vec![RouteAttribute::Oif(1)];
-        assert_eq!(path(&route(RouteType::Local, oif())), Err(Problem::Local));
-        assert_eq!(path(&route(RouteType::Unreachable, oif())), Err(Problem::NoRoute));
-        assert_eq!(path(&route(RouteType::BlackHole, oif())), Err(Problem::Blackhole));
-        assert_eq!(path(&route(RouteType::Multicast, oif())), Err(Problem::NotUnicast));
-        assert!(matches!(path(&route(RouteType::Unicast, vec![])), Err(Problem::Refused(_))));
+        assert_eq!(path(&route(RouteType::Local, oif())), Err(NoPath::Local));
+        assert_eq!(path(&route(RouteType::Unreachable, oif())), Err(NoPath::NoRoute));
+        assert_eq!(path(&route(RouteType::BlackHole, oif())), Err(NoPath::Blackhole));
+        assert_eq!(path(&route(RouteType::Multicast, oif())), Err(NoPath::NotUnicast));
+        assert!(matches!(path(&route(RouteType::Unicast, vec![])), Err(NoPath::Refused(_))));
         let errno = |code: i32| {
             let mut message = ErrorMessage::default();
             message.code = NonZeroI32::new(-code);
             refused(&message)
         };
-        assert_eq!(errno(libc::ENETUNREACH), Problem::NoRoute);
-        assert_eq!(errno(libc::EINVAL), Problem::Blackhole);
-        assert_eq!(errno(libc::EACCES), Problem::Prohibited);
-        assert!(matches!(errno(libc::EPERM), Problem::Refused(_)));
+        assert_eq!(errno(libc::ENETUNREACH), NoPath::NoRoute);
+        assert_eq!(errno(libc::EINVAL), NoPath::Blackhole);
+        assert_eq!(errno(libc::EACCES), NoPath::Prohibited);
+        assert!(matches!(errno(libc::EPERM), NoPath::Refused(_)));
     }
 
     fn vlan_link(protocol: VlanProtocol, more: Vec<LinkAttribute>) -> Link {
@@ -221,8 +236,9 @@ mod tests {
             mac: Some([2, 0, 0, 0, 0, 7]),
             mtu: 1496,
             up: true,
-            loopback: false,
+            carrier: true,
             vlan: Some(Vlan { id: 7, dot1q: true, lower: Some(2) }),
+            ..Link::default()
         };
         assert_eq!(vlan_link(VlanProtocol::Ieee8021Q, vec![]), expected);
         let provider = vlan_link(VlanProtocol::Ieee8021Ad, vec![]);
@@ -270,6 +286,39 @@ mod tests {
         assert!(!flagged("2001:db8::1", AddressFlags::Tentative));
     }
 
+    #[test]
+    fn ones_own_end_of_a_point_to_point_link_is_the_local_address() {
+        let mut message = AddressMessage::default();
+        let (own, peer) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        message.attributes = vec![AddressAttribute::Address(peer), AddressAttribute::Local(own)];
+        assert_eq!(address(&message).unwrap().address, own);
+        message.attributes.pop();
+        assert_eq!(address(&message).unwrap().address, peer, "on other links there is no local address");
+        message.attributes.pop();
+        assert_eq!(address(&message), None);
+    }
+
+    #[test]
+    fn a_secondary_or_deprecated_address_is_not_primary() {
+        let primary = |flags| {
+            let mut message = AddressMessage::default();
+            let ip = [192, 0, 2, 1].into();
+            message.attributes = vec![AddressAttribute::Address(ip), AddressAttribute::Flags(flags)];
+            address(&message).unwrap().primary
+        };
+        assert!(primary(AddressFlags::Permanent));
+        assert!(!primary(AddressFlags::Secondary | AddressFlags::Permanent));
+        assert!(!primary(AddressFlags::Deprecated));
+    }
+
+    #[test]
+    fn an_xdp_program_is_told_with_its_mode() {
+        let found = |attached| xdp(&[LinkXdp::Attached(attached), LinkXdp::ProgId(7)]);
+        assert_eq!(found(XdpAttached::Driver), Some(Xdp { native: true, program: 7 }));
+        assert_eq!(found(XdpAttached::SocketBuffer), Some(Xdp { native: false, program: 7 }));
+        assert_eq!(xdp(&[LinkXdp::Attached(XdpAttached::None)]), None);
+    }
+
     /// A netlink attribute (RFC 3549 section 2.2): length, type, value, padded to four bytes.
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let length = u16::try_from(4 + value.len()).expect("short");
@@ -300,6 +349,6 @@ mod tests {
             attribute(18, &info.concat()),          // IFLA_LINKINFO
         ];
         let message = LinkMessage::parse(&bytes.concat()).expect("a link message");
-        assert_eq!(link(&message), vlan_link(VlanProtocol::Ieee8021Q, vec![]));
+        assert_eq!(link(&message), Link { index: 9, ..vlan_link(VlanProtocol::Ieee8021Q, vec![]) });
     }
 }
