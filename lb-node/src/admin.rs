@@ -15,10 +15,10 @@ mod capture;
 use crate::announced;
 use crate::cluster::agent::Learnt;
 use crate::control::SELF_TEST_EVERY;
-use crate::door::{Door, Limits};
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, KeptStatus, Status, VipStatus, seconds};
+use ::admin::auth::{Door, Limits};
 use anyhow::{Context as _, Result};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -263,7 +263,6 @@ mod tests {
     use super::*;
     use crate::control::Forwarding;
     use crate::dataplane::{Applied, SelfTest, Statistics};
-    use crate::door::Files;
     use crate::health::Key;
     use crate::health::metrics::ProbeMetrics;
     use crate::health::panic::Held;
@@ -272,6 +271,7 @@ mod tests {
     use crate::program::Program;
     use crate::status::{RealState, RealStatus, SelfTestStatus};
     use crate::testing::name;
+    use ::admin::auth::Files;
     use http_body_util::{BodyExt as _, Empty};
     use hyper_util::rt::TokioIo;
     use lb_ebpf::lb::RealCounters;

@@ -11,7 +11,6 @@ pub mod cluster;
 pub mod compile;
 pub mod control;
 pub mod dataplane;
-pub mod door;
 pub mod front;
 pub mod guard;
 pub mod health;

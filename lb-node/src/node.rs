@@ -11,7 +11,6 @@ use crate::cluster::peers::{self, Overtaken, Peers};
 use crate::cluster::{exclusions, leader, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report, Shared};
 use crate::dataplane::{self, Dataplane, Settings, Start};
-use crate::door::{self, Door};
 use crate::front::{Driver, Front, FrontStatus};
 use crate::guard::{self, PULSE_EVERY, Pulse};
 use crate::health::metrics::ProbeMetrics;
@@ -25,6 +24,7 @@ use crate::probe_route::ProbeRoute;
 use crate::standalone::{FileStatus, FileStore};
 use crate::status::{KeptStatus, Status};
 use crate::tree_metrics::TreeMetrics;
+use ::admin::auth::{self, Door};
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
@@ -368,7 +368,7 @@ struct Running {
 impl Base {
     async fn prepare(node: Node, supervisor: &Supervisor) -> Result<Self> {
         // Before anything in the kernel is touched: a second daemon ends here.
-        let door = Door::new(node.admin, &door::Files::of(&node))?;
+        let door = Door::new(node.admin, &admin_files(&node))?;
         let listener = admin::bind(node.admin).await?;
         let interface =
             sources::interface(&node.interface).await.context("the front interface is not usable")?;
@@ -877,6 +877,16 @@ async fn tell_announced(
         if announced.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// The files that guard the node's admin pages.
+fn admin_files(node: &Node) -> auth::Files {
+    auth::Files {
+        token: node.admin_token_file.clone(),
+        cert: node.admin_tls_cert.clone(),
+        key: node.admin_tls_key.clone(),
+        client_ca: node.admin_tls_client_ca.clone(),
     }
 }
 

@@ -11,9 +11,7 @@
 //!   [`placement`] says where flows go by it.
 //! - [`output`] prints for people or for scripts; [`paint`] is text with tones, [`time`] points in time and spans.
 //!   Both show text of others by [`visible`] alone.
-//! - [`admin`] asks nodes' admin pages.
 
-pub mod admin;
 mod cli;
 pub mod commands;
 pub mod context;

@@ -3,7 +3,7 @@
 use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
-use crate::door::{Door, Files, Limits};
+use ::admin::auth::{Door, Files, Limits};
 use ::host::attached;
 use ::host::process_metrics::ProcessMetrics;
 use anyhow::{Context as _, Result};

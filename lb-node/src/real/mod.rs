@@ -22,7 +22,7 @@ pub mod registration;
 pub use prefix::{Prefix, PrefixError};
 
 use self::host::{Host, Journal};
-use crate::door::Files;
+use ::admin::auth::Files;
 use ::host::attached;
 use ::host::log_limit::LogLimit;
 use ::host::netlink::Netlink;

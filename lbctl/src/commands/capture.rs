@@ -3,10 +3,10 @@
 mod merge;
 mod nodes;
 
-use crate::admin::Admin;
 use crate::context::Context;
 use crate::output::{self, Format, Shown};
 use crate::visible;
+use admin::client::{Admin, Files};
 use anyhow::{Context as _, Result, bail, ensure};
 use merge::Merge;
 use nodes::Place;
@@ -111,7 +111,9 @@ pub async fn run(options: &Options, context: &Context) -> Result<ExitCode> {
         // Without settings a node that asks for nothing can be asked.
         _ => context.settings().map(|settings| settings.admin).unwrap_or_default(),
     };
-    let admin = Admin::new(&access, PATIENCE)?;
+    let files =
+        Files { token: access.token_file, ca: access.tls_ca, cert: access.tls_cert, key: access.tls_key };
+    let admin = Admin::new(&files, PATIENCE)?;
     let places = nodes::places(options, context).await?;
     let mut file = create(&options.write)?;
     let captured = capture(options, &admin, places, file.as_mut()).await?;

@@ -1,7 +1,8 @@
 //! The node file, and what it names on this host.
 
 use super::report::Finding;
-use crate::admin::Admin;
+use admin::auth;
+use admin::client::Admin;
 use rustix::fs::{Access, access, statvfs};
 use std::fs;
 use std::net::SocketAddr;
@@ -69,6 +70,16 @@ pub(super) fn file(path: &Path, instead: &NodeOverrides) -> (Finding, Option<Tol
             );
             (Finding::fault(FILE, problems.to_string(), mend), None)
         }
+    }
+}
+
+/// The files that guard the node's admin pages.
+fn admin_files(node: &Node) -> auth::Files {
+    auth::Files {
+        token: node.admin_token_file.clone(),
+        cert: node.admin_tls_cert.clone(),
+        key: node.admin_tls_key.clone(),
+        client_ca: node.admin_tls_client_ca.clone(),
     }
 }
 
@@ -164,7 +175,7 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
         });
         return [findings, rest(&[HEALTH, READY, DROPS], "no lb-node answers")].concat();
     }
-    let admin = match Admin::of_node(node, patience) {
+    let admin = match Admin::of_server(&admin_files(node), patience) {
         Ok(admin) => admin,
         Err(error) => {
             let mend = "correct admin_token_file, admin_tls_cert and admin_tls_key, or run this as who may read them";

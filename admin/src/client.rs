@@ -1,6 +1,6 @@
 //! Nodes' admin pages, by HTTP or HTTPS.
 
-use crate::visible;
+use crate::auth;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -14,7 +14,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use zk_schema::{AdminAccess, Node};
 
 /// The most bytes of a page that are read.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
@@ -33,6 +32,19 @@ pub struct Admin {
     token: Option<String>,
     tls: Option<Arc<ClientConfig>>,
     patience: Duration,
+}
+
+/// The files that a client proves itself by, and knows servers by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Files {
+    /// File with the token that servers ask for, in one line.
+    pub token: Option<PathBuf>,
+    /// PEM file with the authorities that have signed servers' certificates. With it pages are asked for by HTTPS.
+    pub ca: Option<PathBuf>,
+    /// PEM file with the client's own certificate, where servers ask for one. Goes with `key`.
+    pub cert: Option<PathBuf>,
+    /// PEM file with the private key of `cert`.
+    pub key: Option<PathBuf>,
 }
 
 /// A page.
@@ -51,24 +63,24 @@ pub struct Stream {
 }
 
 impl Admin {
-    /// A client that proves itself as `access` says, and waits for no answer longer than `patience`.
+    /// A client that proves itself by `files`, and waits for no answer longer than `patience`.
     ///
     /// # Errors
     /// If a token or a certificate cannot be read.
-    pub fn new(access: &AdminAccess, patience: Duration) -> Result<Self> {
-        let token = access.token_file.as_deref().map(token).transpose()?;
-        let tls = access.tls_ca.as_deref().map(|ca| tls(ca, access)).transpose()?;
+    pub fn new(files: &Files, patience: Duration) -> Result<Self> {
+        let token = files.token.as_deref().map(token).transpose()?;
+        let tls = files.ca.as_deref().map(|ca| tls(ca, files)).transpose()?;
         Ok(Self { token, tls: tls.map(Arc::new), patience })
     }
 
-    /// A client of the node's own pages on its own host, by the files that its daemon uses: it bears the same token, takes
-    /// the certificate of `admin_tls_cert` for the node's whatever names it has, and shows it where it is asked for one.
+    /// A client of a server on the same host, by the files that the server uses: it bears the same token, takes the
+    /// server's certificate for the server's whatever names it has, and shows it where it is asked for one.
     ///
     /// # Errors
     /// If a token, a certificate or a key cannot be read.
-    pub fn of_node(node: &Node, patience: Duration) -> Result<Self> {
-        let token = node.admin_token_file.as_deref().map(token).transpose()?;
-        let tls = match (&node.admin_tls_cert, &node.admin_tls_key) {
+    pub fn of_server(files: &auth::Files, patience: Duration) -> Result<Self> {
+        let token = files.token.as_deref().map(token).transpose()?;
+        let tls = match (&files.cert, &files.key) {
             (Some(certificate), Some(key)) => Some(Arc::new(own_tls(certificate, key)?)),
             _ => None,
         };
@@ -205,7 +217,16 @@ fn refusal(code: u16, body: &str) -> String {
         _ => "",
     };
     let body: String = body.trim().chars().take(300).collect();
-    format!("{code} {}{hint}", visible::line(&body))
+    format!("{code} {}{hint}", one_line(&body))
+}
+
+/// The text with its controls, line ends included, by their escapes.
+fn one_line(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
 }
 
 fn token(path: &Path) -> Result<String> {
@@ -292,7 +313,7 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-fn tls(ca: &Path, access: &AdminAccess) -> Result<ClientConfig> {
+fn tls(ca: &Path, files: &Files) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(ca)? {
         roots.add(certificate).with_context(|| format!("{}: not an authority's", ca.display()))?;
@@ -302,7 +323,7 @@ fn tls(ca: &Path, access: &AdminAccess) -> Result<ClientConfig> {
         .with_safe_default_protocol_versions()
         .context("no TLS")?
         .with_root_certificates(roots);
-    match (&access.tls_cert, &access.tls_key) {
+    match (&files.cert, &files.key) {
         (Some(certificate), Some(key)) => {
             let own = config.with_client_auth_cert(certificates(certificate)?, private_key(key)?);
             own.with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))
@@ -336,7 +357,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "hush-hush\n").unwrap();
-        let access = AdminAccess { token_file: Some(path), ..AdminAccess::default() };
+        let access = Files { token: Some(path), ..Files::default() };
         let admin = Admin::new(&access, Duration::from_secs(5)).unwrap();
         let refused = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\n\r\n\x1b[2Jno";
         let (node, asked) = answering(refused).await;
@@ -348,7 +369,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_told_with_the_address() {
-        let admin = Admin::new(&AdminAccess::default(), Duration::from_secs(5)).unwrap();
+        let admin = Admin::new(&Files::default(), Duration::from_secs(5)).unwrap();
         let error = format!("{:#}", admin.get(([127, 0, 0, 1], 1).into(), "/healthz").await.unwrap_err());
         assert!(error.starts_with("http://127.0.0.1:1/healthz: cannot connect"), "{error}");
     }

@@ -31,7 +31,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tracing::{error, info};
-use zk_schema::Node;
 
 /// Bits of a file's mode that let others than its owner read or write it.
 const OTHERS: u32 = 0o077;
@@ -46,13 +45,13 @@ const PROBED: [&str; 4] = ["/livez", "/healthz", "/readyz", "/announced"];
 
 /// What a stranger may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Connections at once; more wait.
-    pub(crate) connections: usize,
+    pub connections: usize,
     /// Time for a TLS handshake, and for each request's head, idle time before it included.
-    pub(crate) head: Duration,
+    pub head: Duration,
     /// Time that sent bytes may stay unacknowledged, or find no room at the other end.
-    pub(crate) unread: Duration,
+    pub unread: Duration,
 }
 
 impl Default for Limits {
@@ -82,22 +81,9 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
-impl Files {
-    /// What a node's settings name.
-    #[must_use]
-    pub fn of(node: &Node) -> Self {
-        Self {
-            token: node.admin_token_file.clone(),
-            cert: node.admin_tls_cert.clone(),
-            key: node.admin_tls_key.clone(),
-            client_ca: node.admin_tls_client_ca.clone(),
-        }
-    }
-}
-
 /// Lets requests in, or not. Files are read again when they change; one that is wrong by then is told, and what was read
 /// before stays in force.
-pub(crate) struct Door {
+pub struct Door {
     token: Option<Kept<Token>>,
     tls: Option<Kept<TlsAcceptor>>,
 }
@@ -114,7 +100,7 @@ impl Door {
     ///
     /// # Errors
     /// If other machines reach the address and nothing would keep them out, or a file cannot be used.
-    pub(crate) fn new(address: SocketAddr, files: &Files) -> Result<Self> {
+    pub fn new(address: SocketAddr, files: &Files) -> Result<Self> {
         ensure!(
             address.ip().is_loopback() || files.token.is_some() || files.client_ca.is_some(),
             "{address} can be reached from other machines, so the admin endpoint needs a token (admin_token_file, \
@@ -140,7 +126,7 @@ impl Door {
     }
 
     /// Answers with `router` on `listener`, to those who may ask, until the future is dropped.
-    pub(crate) async fn serve(self, listener: TcpListener, router: Router, limits: Limits) -> Infallible {
+    pub async fn serve(self, listener: TcpListener, router: Router, limits: Limits) -> Infallible {
         let door = Arc::new(self);
         let router = router.layer(from_fn_with_state(Arc::clone(&door), admit));
         let permits = Arc::new(Semaphore::new(limits.connections));
