@@ -1,6 +1,7 @@
-//! Nodes' admin pages, by HTTP or HTTPS.
+//! Reads admin pages, by HTTP or HTTPS.
 
-use crate::auth;
+use crate::token::bearer;
+use crate::{auth, files};
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
@@ -10,9 +11,8 @@ use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,9 +26,9 @@ use tokio_rustls::TlsConnector;
 /// The most bytes of a page that are read.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
-/// A client of nodes' admin pages.
+/// A client of admin pages.
 #[derive(Clone)]
-pub struct Admin {
+pub struct Client {
     token: Option<String>,
     tls: Option<Arc<ClientConfig>>,
     patience: Duration,
@@ -62,13 +62,13 @@ pub struct Stream {
     connection: JoinHandle<()>,
 }
 
-impl Admin {
+impl Client {
     /// A client that proves itself by `files`, and waits for no answer longer than `patience`.
     ///
     /// # Errors
     /// If a token or a certificate cannot be read.
     pub fn new(files: &Files, patience: Duration) -> Result<Self> {
-        let token = files.token.as_deref().map(token).transpose()?;
+        let token = files.token.as_deref().map(bearer).transpose()?;
         let tls = files.ca.as_deref().map(|ca| tls(ca, files)).transpose()?;
         Ok(Self { token, tls: tls.map(Arc::new), patience })
     }
@@ -79,7 +79,7 @@ impl Admin {
     /// # Errors
     /// If a token, a certificate or a key cannot be read.
     pub fn of_server(files: &auth::Files, patience: Duration) -> Result<Self> {
-        let token = files.token.as_deref().map(token).transpose()?;
+        let token = files.token.as_deref().map(bearer).transpose()?;
         let tls = match (&files.cert, &files.key) {
             (Some(certificate), Some(key)) => Some(Arc::new(own_tls(certificate, key)?)),
             _ => None,
@@ -229,34 +229,10 @@ fn one_line(text: &str) -> String {
     shown
 }
 
-fn token(path: &Path) -> Result<String> {
-    let name = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("{name}: cannot be read"))?;
-    let token = text.trim();
-    if token.is_empty() || !token.chars().all(|c| c.is_ascii_graphic()) {
-        bail!("{name}: holds no token; one line of visible characters is expected");
-    }
-    Ok(token.to_owned())
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let wrong = || format!("{}: no PEM certificates", path.display());
-    let read = CertificateDer::pem_file_iter(path).with_context(wrong)?;
-    let read: Vec<_> = read.collect::<Result<_, _>>().with_context(wrong)?;
-    if read.is_empty() {
-        bail!("{}", wrong());
-    }
-    Ok(read)
-}
-
-fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    PrivateKeyDer::from_pem_file(path).with_context(|| format!("{}: no PEM private key", path.display()))
-}
-
 /// TLS with the one server that has this certificate.
 fn own_tls(certificate: &Path, key: &Path) -> Result<ClientConfig> {
-    let chain = certificates(certificate)?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = files::certificates(certificate)?;
+    let provider = files::provider();
     let expected = chain.first().context("a chain has a first certificate")?.clone();
     let verifier = Arc::new(Pinned { expected, algorithms: provider.signature_verification_algorithms });
     ClientConfig::builder_with_provider(provider)
@@ -264,8 +240,8 @@ fn own_tls(certificate: &Path, key: &Path) -> Result<ClientConfig> {
         .context("no TLS")?
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_auth_cert(chain, private_key(key)?)
-        .with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))
+        .with_client_auth_cert(chain, files::private_key(key, &files::read(key)?)?)
+        .with_context(|| files::unequal(certificate, key))
 }
 
 /// Takes one certificate, and no other: who has its key is meant, whatever the certificate's names and dates.
@@ -313,64 +289,20 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-fn tls(ca: &Path, files: &Files) -> Result<ClientConfig> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(ca)? {
-        roots.add(certificate).with_context(|| format!("{}: not an authority's", ca.display()))?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+fn tls(ca: &Path, own: &Files) -> Result<ClientConfig> {
+    let config = ClientConfig::builder_with_provider(files::provider())
         .with_safe_default_protocol_versions()
         .context("no TLS")?
-        .with_root_certificates(roots);
-    match (&files.cert, &files.key) {
+        .with_root_certificates(files::authorities(ca)?);
+    match (&own.cert, &own.key) {
         (Some(certificate), Some(key)) => {
-            let own = config.with_client_auth_cert(certificates(certificate)?, private_key(key)?);
-            own.with_context(|| format!("{} and {} do not fit", certificate.display(), key.display()))
+            let private = files::private_key(key, &files::read(key)?)?;
+            let config = config.with_client_auth_cert(files::certificates(certificate)?, private);
+            config.with_context(|| files::unequal(certificate, key))
         }
         _ => Ok(config.with_no_client_auth()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
-
-    /// Answers one request with these bytes, and tells what was asked.
-    async fn answering(answer: &'static str) -> (SocketAddr, JoinHandle<String>) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let served = tokio::spawn(async move {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = vec![0; 4096];
-            let length = stream.read(&mut request).await.unwrap();
-            stream.write_all(answer.as_bytes()).await.unwrap();
-            String::from_utf8_lossy(&request[..length]).into_owned()
-        });
-        (address, served)
-    }
-
-    #[tokio::test]
-    async fn the_token_goes_with_the_request_and_a_refusal_says_what_to_look_at() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("token");
-        std::fs::write(&path, "hush-hush\n").unwrap();
-        let access = Files { token: Some(path), ..Files::default() };
-        let admin = Admin::new(&access, Duration::from_secs(5)).unwrap();
-        let refused = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 5\r\n\r\n\x1b[2Jno";
-        let (node, asked) = answering(refused).await;
-        let error = format!("{:#}", admin.json(node, "/status").await.unwrap_err());
-        assert!(error.contains("401") && error.contains("token_file"), "{error}");
-        assert!(!error.contains('\x1b') && !error.contains("hush"), "{error}");
-        assert!(asked.await.unwrap().contains("authorization: Bearer hush-hush"));
-    }
-
-    #[tokio::test]
-    async fn nobody_there_is_told_with_the_address() {
-        let admin = Admin::new(&Files::default(), Duration::from_secs(5)).unwrap();
-        let error = format!("{:#}", admin.get(([127, 0, 0, 1], 1).into(), "/healthz").await.unwrap_err());
-        assert!(error.starts_with("http://127.0.0.1:1/healthz: cannot connect"), "{error}");
-    }
-}
+mod tests;

@@ -5,3 +5,9 @@
 
 pub mod auth;
 pub mod client;
+pub mod files;
+pub mod server;
+mod token;
+
+#[cfg(test)]
+mod testing;

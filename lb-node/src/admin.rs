@@ -18,7 +18,8 @@ use crate::control::SELF_TEST_EVERY;
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, KeptStatus, Status, VipStatus, seconds};
-use ::admin::auth::{Door, Limits};
+use ::admin::auth::Auth;
+use ::admin::server::{self, Limits};
 use anyhow::{Context as _, Result};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -107,9 +108,9 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Answers on `listener`, to those whom the door lets in, until the future is dropped.
-pub(crate) async fn serve(listener: TcpListener, door: Door, shown: Shown) -> Infallible {
-    door.serve(listener, router(shown), Limits::default()).await
+/// Answers on `listener`, to those whom `auth` lets in, until the future is dropped.
+pub(crate) async fn serve(listener: TcpListener, auth: Auth, shown: Shown) -> Infallible {
+    server::serve(listener, auth, router(shown), Limits::default()).await
 }
 
 fn router(shown: Shown) -> Router {
@@ -405,8 +406,8 @@ mod tests {
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let door = Door::new(address, &Files::default()).unwrap();
-        let server = tokio::spawn(serve(listener, door, shown));
+        let auth = Auth::new(address, &Files::default()).unwrap();
+        let server = tokio::spawn(serve(listener, auth, shown));
         let stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();

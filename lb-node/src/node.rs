@@ -24,7 +24,7 @@ use crate::probe_route::ProbeRoute;
 use crate::standalone::{FileStatus, FileStore};
 use crate::status::{KeptStatus, Status};
 use crate::tree_metrics::TreeMetrics;
-use ::admin::auth::{self, Door};
+use ::admin::auth::{self, Auth};
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::{Decided, Followed};
 use coordination::{Snapshot, Snapshots};
@@ -323,7 +323,7 @@ struct Base {
 /// The admin pages, which are there before there is anything to forward by, and what they show.
 struct Pages {
     /// Until [`Base::show`].
-    closed: Option<(TcpListener, Door)>,
+    closed: Option<(TcpListener, Auth)>,
     serving: Option<Task<Infallible>>,
     status: watch::Sender<Arc<Status>>,
     turned: watch::Sender<Option<Instant>>,
@@ -368,7 +368,7 @@ struct Running {
 impl Base {
     async fn prepare(node: Node, supervisor: &Supervisor) -> Result<Self> {
         // Before anything in the kernel is touched: a second daemon ends here.
-        let door = Door::new(node.admin, &admin_files(&node))?;
+        let auth = Auth::new(node.admin, &admin_files(&node))?;
         let listener = admin::bind(node.admin).await?;
         let interface =
             sources::interface(&node.interface).await.context("the front interface is not usable")?;
@@ -377,7 +377,7 @@ impl Base {
             v6: node.source_v6.or(interface.sources.v6),
         };
         let pages = Pages {
-            closed: Some((listener, door)),
+            closed: Some((listener, auth)),
             serving: None,
             status: watch::Sender::default(),
             turned: watch::Sender::new(None),
@@ -406,7 +406,7 @@ impl Base {
 
     /// Answers on the admin address from now on.
     fn show(&mut self, scene: &Scene, bpffs: &Path) {
-        let Some((listener, door)) = self.pages.closed.take() else { return };
+        let Some((listener, auth)) = self.pages.closed.take() else { return };
         let nothing = self.sources::<Dataplane>(scene, None);
         let registry = metrics::registry(nothing, &ControlMetrics::default(), &ProbeMetrics::default());
         self.pages.registry.send_replace(Arc::new(registry));
@@ -422,7 +422,7 @@ impl Base {
             registry: self.pages.registry.subscribe(),
             pins: Some(bpffs::directory(bpffs, &self.node.interface, "lb")),
         };
-        self.pages.serving = Some(self.supervisor.spawn("admin pages", admin::serve(listener, door, shown)));
+        self.pages.serving = Some(self.supervisor.spawn("admin pages", admin::serve(listener, auth, shown)));
     }
 
     /// What metrics are gathered from.

@@ -3,7 +3,8 @@
 use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
-use ::admin::auth::{Door, Files, Limits};
+use ::admin::auth::{Auth, Files};
+use ::admin::server::{self, Limits};
 use ::host::attached;
 use ::host::process_metrics::ProcessMetrics;
 use anyhow::{Context as _, Result};
@@ -93,7 +94,7 @@ pub(super) async fn serve(
     status: Status,
     counters: Counters,
 ) -> Result<impl Future<Output = Infallible> + use<>> {
-    let door = Door::new(address, files)?;
+    let auth = Auth::new(address, files)?;
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: choose another address and port with --admin")
     })?;
@@ -113,7 +114,7 @@ pub(super) async fn serve(
         .with_state(Arc::new(status))
         .route("/metrics", get(metrics))
         .with_state(Arc::new(registry));
-    Ok(door.serve(listener, router, Limits::default()))
+    Ok(server::serve(listener, auth, router, Limits::default()))
 }
 
 /// What is wrong is for the agent itself to mend, or for people: a restart mends nothing.

@@ -91,7 +91,7 @@ pub struct Options {
 
     /// Who may ask there.
     #[command(flatten)]
-    pub door: Files,
+    pub admin_files: Files,
 
     /// Directory on a BPF file system that keeps program and counters while no process runs.
     ///
@@ -224,7 +224,8 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     let _admin = match real.options.admin {
         Some(address) => {
             let pages =
-                admin::serve(address, &real.options.door, real.status(standing.clone()), counters).await?;
+                admin::serve(address, &real.options.admin_files, real.status(standing.clone()), counters)
+                    .await?;
             Some(supervisor.spawn("admin pages", pages))
         }
         None => None,

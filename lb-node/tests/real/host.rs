@@ -162,7 +162,7 @@ impl Lab {
             from: ["10.77.0.1", "fd77::1"].map(|from| Prefix::from(ip(from))).to_vec(),
             gue_port: GUE_PORT,
             admin: Some(ADMIN.parse().unwrap()),
-            door: Default::default(),
+            admin_files: Default::default(),
             bpffs: self.bpffs.clone(),
             xdp_mode: XdpMode::Auto,
             registration: Default::default(),

@@ -6,7 +6,7 @@ mod nodes;
 use crate::context::Context;
 use crate::output::{self, Format, Shown};
 use crate::visible;
-use admin::client::{Admin, Files};
+use admin::client::{Client, Files};
 use anyhow::{Context as _, Result, bail, ensure};
 use merge::Merge;
 use nodes::Place;
@@ -113,10 +113,10 @@ pub async fn run(options: &Options, context: &Context) -> Result<ExitCode> {
     };
     let files =
         Files { token: access.token_file, ca: access.tls_ca, cert: access.tls_cert, key: access.tls_key };
-    let admin = Admin::new(&files, PATIENCE)?;
+    let client = Client::new(&files, PATIENCE)?;
     let places = nodes::places(options, context).await?;
     let mut file = create(&options.write)?;
-    let captured = capture(options, &admin, places, file.as_mut()).await?;
+    let captured = capture(options, &client, places, file.as_mut()).await?;
     let all_well = captured.nodes.iter().all(|node| node.problem.is_none());
     if options.write == Path::new("-") {
         // Standard output is the capture's.
@@ -141,7 +141,7 @@ fn create(path: &Path) -> Result<Box<dyn Write + Send>> {
 /// Merges the nodes' streams until all end, or there are enough packets.
 async fn capture(
     options: &Options,
-    admin: &Admin,
+    client: &Client,
     places: Vec<Place>,
     file: &mut (dyn Write + Send),
 ) -> Result<Captured> {
@@ -153,10 +153,10 @@ async fn capture(
     // Ends the streams when this returns.
     let mut streams = JoinSet::new();
     for (index, place) in places.iter().enumerate() {
-        let (admin, page, pieces, address) = (admin.clone(), page.clone(), pieces.clone(), place.admin);
+        let (client, page, pieces, address) = (client.clone(), page.clone(), pieces.clone(), place.admin);
         streams.spawn(async move {
             let outcome = async {
-                let mut stream = admin.stream(address, &page).await?;
+                let mut stream = client.stream(address, &page).await?;
                 while let Some(piece) = stream.next().await? {
                     if pieces.send((index, Ok(Some(piece)))).await.is_err() {
                         break;

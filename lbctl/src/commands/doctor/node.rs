@@ -1,8 +1,8 @@
 //! The node file, and what it names on this host.
 
 use super::report::Finding;
-use admin::auth;
-use admin::client::Admin;
+use admin::client::Client;
+use admin::{auth, files};
 use rustix::fs::{Access, access, statvfs};
 use std::fs;
 use std::net::SocketAddr;
@@ -22,8 +22,6 @@ const HEALTH: &str = "daemon.health";
 const READY: &str = "daemon.ready";
 const DROPS: &str = "daemon.drops";
 
-/// Bits of a file's mode that let others than its owner use it.
-const OTHERS: u32 = 0o077;
 /// Room that the last decision, twice, may take.
 const ROOM_NEEDED: u64 = 1024 * 1024;
 /// Room below which a disk is as good as full.
@@ -101,7 +99,7 @@ fn secret(path: &Path) -> Finding {
         Err(error) => {
             Finding::fault(SECRETS, format!("cannot be read: {error}"), format!("put the secret into {name}"))
         }
-        Ok(found) if found.mode() & OTHERS != 0 => Finding::fault(
+        Ok(found) if found.mode() & files::OTHERS != 0 => Finding::fault(
             SECRETS,
             format!("others than its owner may use it (mode {:03o})", found.mode() & 0o777),
             format!("chmod 600 {name}; and if others were on this host, change the secret"),
@@ -175,8 +173,8 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
         });
         return [findings, rest(&[HEALTH, READY, DROPS], "no lb-node answers")].concat();
     }
-    let admin = match Admin::of_server(&admin_files(node), patience) {
-        Ok(admin) => admin,
+    let client = match Client::of_server(&admin_files(node), patience) {
+        Ok(client) => client,
         Err(error) => {
             let mend = "correct admin_token_file, admin_tls_cert and admin_tls_key, or run this as who may read them";
             let fault = Finding::fault(ADMIN, format!("{address} cannot be asked: {error:#}"), mend);
@@ -184,9 +182,9 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
                 .concat();
         }
     };
-    let answer = admin.get(own, "/status").await;
+    let answer = client.get(own, "/status").await;
     if let Err(error) = &answer
-        && Admin::is_turned_away(error)
+        && Client::is_turned_away(error)
     {
         let seen = format!(
             "who answers on {address} wants the certificate of a client that admin_tls_client_ca knows"
@@ -249,7 +247,7 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
         (READY, "/readyz", "each line says what is missing; the other checks say why"),
     ];
     for (check, page, mend) in pages {
-        findings.push(match admin.get(own, page).await {
+        findings.push(match client.get(own, page).await {
             Ok(answer) if answer.code == 200 => Finding::ok(check, answer.body.trim().to_owned()),
             Ok(answer) => {
                 Finding::fault(check, format!("{page} answers {}: {}", answer.code, answer.body.trim()), mend)
@@ -259,7 +257,7 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
             }
         });
     }
-    findings.push(match admin.get(own, "/metrics").await {
+    findings.push(match client.get(own, "/metrics").await {
         Ok(page) => drops(&page.body),
         Err(error) => Finding::skipped(DROPS, format!("{error:#}")),
     });

@@ -2,17 +2,14 @@
 
 use super::super::report::Level;
 use super::*;
+use admin::auth::Auth;
+use admin::server::{self, Limits};
+use axum::{Json, Router, routing::get};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::os::unix::fs::PermissionsExt as _;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
-use tokio_rustls::TlsAcceptor;
 
 const TOKEN: &str = "0123456789abcdef0123";
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +31,7 @@ fn node(folder: &TempDir, authority: &Authority) -> Node {
     let file = |name: &str, text: String| {
         let path = folder.path().join(name);
         fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         Some(path)
     };
     let mut node = Node::new("lb-1".parse().unwrap(), "eth0");
@@ -44,45 +42,19 @@ fn node(folder: &TempDir, authority: &Authority) -> Node {
 }
 
 /// Serves a node's pages by its files; with `clients`, to those alone that show a certificate of that authority.
-async fn serve(node: &mut Node, clients: Option<&Authority>) {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .unwrap();
-    let config = match clients {
-        None => config.with_no_client_auth(),
-        Some(authority) => {
-            let mut roots = RootCertStore::empty();
-            roots.add(authority.der().clone()).unwrap();
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            config.with_client_cert_verifier(verifier.build().unwrap())
-        }
-    };
-    let certificate = CertificateDer::from_pem_file(node.admin_tls_cert.as_ref().unwrap()).unwrap();
-    let key = PrivateKeyDer::from_pem_file(node.admin_tls_key.as_ref().unwrap()).unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config.with_single_cert(vec![certificate], key).unwrap()));
+async fn serve(folder: &TempDir, node: &mut Node, clients: Option<&Authority>) {
+    node.admin_tls_client_ca = clients.map(|authority| {
+        let path = folder.path().join("clients.pem");
+        fs::write(&path, authority.pem()).unwrap();
+        path
+    });
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     node.admin = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
-            let mut request = [0; 4096];
-            let length = stream.read(&mut request).await.unwrap_or(0);
-            let request = String::from_utf8_lossy(&request[..length]).into_owned();
-            let (code, body) = match request.contains(&format!("authorization: Bearer {TOKEN}")) {
-                false => ("401 Unauthorized", "who are you?"),
-                true if request.starts_with("GET /status ") => ("200 OK", r#"{"node":"lb-1"}"#),
-                true => ("200 OK", "ok"),
-            };
-            let answer = format!(
-                "HTTP/1.1 {code}\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
-                body.len()
-            );
-            let _ = stream.write_all(answer.as_bytes()).await;
-            let _ = stream.shutdown().await;
-        }
-    });
+    let auth = Auth::new(node.admin, &admin_files(node)).unwrap();
+    let router = Router::new()
+        .route("/status", get(|| async { Json(serde_json::json!({"node": "lb-1"})) }))
+        .fallback(|| async { "ok" });
+    tokio::spawn(server::serve(listener, auth, router, Limits::default()));
 }
 
 async fn levels(node: &Node) -> BTreeMap<&'static str, Level> {
@@ -94,12 +66,12 @@ async fn levels(node: &Node) -> BTreeMap<&'static str, Level> {
 async fn a_node_that_asks_for_a_token_by_tls_is_asked_by_the_files_that_it_uses() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), authority());
     let mut node = node(&folder, &authority);
-    serve(&mut node, None).await;
+    serve(&folder, &mut node, None).await;
     let found = levels(&node).await;
     assert!(found.values().all(|level| *level == Level::Ok), "{found:?}");
     assert!(found.contains_key(HEALTH), "{found:?}");
     // Its own certificate serves where clients have to show one of the same authority.
-    serve(&mut node, Some(&authority)).await;
+    serve(&folder, &mut node, Some(&authority)).await;
     let found = levels(&node).await;
     assert!(found.values().all(|level| *level == Level::Ok), "{found:?}");
 }
@@ -108,7 +80,7 @@ async fn a_node_that_asks_for_a_token_by_tls_is_asked_by_the_files_that_it_uses(
 async fn a_node_that_wants_another_certificate_is_well_and_merely_not_looked_at() {
     let folder = tempfile::tempdir().unwrap();
     let mut node = node(&folder, &authority());
-    serve(&mut node, Some(&authority())).await;
+    serve(&folder, &mut node, Some(&authority())).await;
     let found = levels(&node).await;
     assert_eq!((found[ADMIN], found[HEALTH]), (Level::Ok, Level::Skipped), "{found:?}");
 }
@@ -117,11 +89,10 @@ async fn a_node_that_wants_another_certificate_is_well_and_merely_not_looked_at(
 async fn who_shows_another_certificate_is_not_this_node_and_gets_no_token() {
     let (folder, authority) = (tempfile::tempdir().unwrap(), authority());
     let mut node = node(&folder, &authority);
-    serve(&mut node, None).await;
-    let newer = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new([]).unwrap().signed_by(&newer, &authority).unwrap();
-    fs::write(node.admin_tls_cert.as_ref().unwrap(), certificate.pem()).unwrap();
-    fs::write(node.admin_tls_key.as_ref().unwrap(), newer.serialize_pem()).unwrap();
+    serve(&folder, &mut node, None).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let newer = self::node(&elsewhere, &authority);
+    (node.admin_tls_cert, node.admin_tls_key) = (newer.admin_tls_cert, newer.admin_tls_key);
     let findings = daemon(&node, PATIENCE, Some(1)).await;
     let fault = findings.iter().find(|finding| finding.level == Level::Fault).unwrap();
     assert!(fault.check == ADMIN && fault.seen.contains("not that of admin_tls_cert"), "{fault:?}");
@@ -131,7 +102,7 @@ async fn who_shows_another_certificate_is_not_this_node_and_gets_no_token() {
 async fn a_token_that_cannot_be_read_is_a_finding_among_others() {
     let folder = tempfile::tempdir().unwrap();
     let mut node = node(&folder, &authority());
-    serve(&mut node, None).await;
+    serve(&folder, &mut node, None).await;
     node.admin_token_file = Some(folder.path().join("nothing"));
     let found = levels(&node).await;
     assert_eq!(found[ADMIN], Level::Fault, "{found:?}");
