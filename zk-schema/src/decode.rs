@@ -4,7 +4,7 @@
 //! report and a stand-in takes its place, so that all problems are listed at once. The caller looks at the report
 //! before it looks at the record.
 
-use crate::node_file::ABSOLUTE;
+use crate::named_files::ABSOLUTE;
 use crate::problem::{Report, Scope, nearest, shown};
 use crate::records::{
     Capacity, CheckKind, Cluster, Extra, HealthCheck, HttpCheck, Limits, MqttCheck, Node, Protocol, Real,

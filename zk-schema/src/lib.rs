@@ -16,6 +16,7 @@ mod file;
 mod json;
 mod kernel;
 mod mac;
+mod named_files;
 pub mod names;
 mod node_file;
 mod operator_file;

@@ -4,6 +4,7 @@
 
 use crate::decode::{Decode, Fields};
 use crate::file::{FileErrors, has_table, parse, parse_amended};
+use crate::named_files::{ABSOLUTE, Identity, check_needs, check_path, check_paths};
 use crate::names::NodeName;
 use crate::problem::{Problems, Scope, quoted};
 use crate::records::{Node, Words, words};
@@ -12,7 +13,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What a node file says.
@@ -327,9 +328,6 @@ words!(ZookeeperAuth { Digest = "digest", Sasl = "sasl" });
 words!(ZookeeperAcl { Open = "open", Creator = "creator", Groups = "groups" });
 words!(FrontDriver { None = "none", Bird = "bird" });
 
-/// What a path must be like.
-pub(crate) const ABSOLUTE: &str = "an absolute path";
-
 impl Decode for NodeFile {
     fn decode(fields: &mut Fields<'_>) -> Self {
         Self {
@@ -438,23 +436,20 @@ impl Rules for ZookeeperSettings {
             ("tls_key", &self.tls_key),
         ];
         check_paths(scope, &files);
-        let mut needs = |key: &str, there: bool, other: &str, reason: &str| {
-            if there && scope.sound(other) {
-                scope.problem(key, format!("{reason} needs {other}; add it, or remove {key}"));
-            }
+        let identity = Identity {
+            cert: ("tls_cert", &self.tls_cert),
+            key: ("tls_key", &self.tls_key),
+            what: "a certificate of the node's own",
         };
-        let (cert, tls_key) = (self.tls_cert.is_some(), self.tls_key.is_some());
-        needs("tls_cert", cert && !tls_key, "tls_key", "a certificate of the node's own");
-        needs("tls_key", tls_key && !cert, "tls_cert", "a private key");
-        needs("tls_cert", cert && self.tls_ca.is_none(), "tls_ca", "a certificate of the node's own");
+        identity.check_client(scope, ("tls_ca", &self.tls_ca));
         let anonymous = self.credentials_file.is_none();
         let creator = self.acl == ZookeeperAcl::Creator && anonymous;
-        needs("acl", creator, "credentials_file", "a creator that ZooKeeper knows again");
+        check_needs(scope, "acl", creator, "credentials_file", "a creator that ZooKeeper knows again");
         // A certificate serves as well.
-        let nobody = self.acl == ZookeeperAcl::Groups && anonymous && !cert;
-        needs("acl", nobody, "credentials_file", "a member of a group");
+        let nobody = self.acl == ZookeeperAcl::Groups && anonymous && self.tls_cert.is_none();
+        check_needs(scope, "acl", nobody, "credentials_file", "a member of a group");
         let sasl = self.auth == ZookeeperAuth::Sasl && anonymous;
-        needs("auth", sasl, "credentials_file", "authentication by SASL");
+        check_needs(scope, "auth", sasl, "credentials_file", "authentication by SASL");
     }
 }
 
@@ -476,23 +471,6 @@ impl Rules for ClusterSettings {
         check_number(scope, "autonomy_after_ms", self.autonomy_after_ms, allowed::AUTONOMY_AFTER_MS);
         check_number(scope, "drain_wait_ms", self.drain_wait_ms, allowed::DRAIN_WAIT_MS);
         check_number(scope, "ack_timeout_ms", self.ack_timeout_ms, allowed::ACK_TIMEOUT_MS);
-    }
-}
-
-/// Those of the paths that are there are as [`check_path`] wants them.
-pub(crate) fn check_paths(scope: &mut Scope<'_>, paths: &[(&str, &Option<PathBuf>)]) {
-    for (key, path) in paths {
-        if let Some(path) = path {
-            check_path(scope, key, path);
-        }
-    }
-}
-
-/// The path names something wherever the daemon was started: it begins at the root, and does not end in `/`.
-fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
-    let text = path.to_string_lossy();
-    if !path.is_absolute() || path.file_name().is_none() || text.chars().any(char::is_control) {
-        scope.problem(key, format!("{} is not {ABSOLUTE}, such as /etc/drover/file", quoted(&text)));
     }
 }
 

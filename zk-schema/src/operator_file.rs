@@ -4,7 +4,8 @@
 
 use crate::decode::{Decode, Fields};
 use crate::file::{FileErrors, parse, parse_amended};
-use crate::node_file::{ABSOLUTE, ZookeeperSettings, check_paths};
+use crate::named_files::{ABSOLUTE, Identity, check_paths};
+use crate::node_file::ZookeeperSettings;
 use crate::problem::{Problems, Scope};
 use crate::validate::Rules;
 use serde::Serialize;
@@ -108,15 +109,12 @@ impl Rules for AdminAccess {
             ("tls_key", &self.tls_key),
         ];
         check_paths(scope, &files);
-        let mut needs = |key: &str, there: bool, other: &str| {
-            if there && scope.sound(other) {
-                scope.problem(key, format!("needs {other}; add it, or remove {key}"));
-            }
+        let identity = Identity {
+            cert: ("tls_cert", &self.tls_cert),
+            key: ("tls_key", &self.tls_key),
+            what: "a certificate of the operator's own",
         };
-        let (ca, cert, key) = (self.tls_ca.is_some(), self.tls_cert.is_some(), self.tls_key.is_some());
-        needs("tls_cert", cert && !key, "tls_key");
-        needs("tls_key", key && !cert, "tls_cert");
-        needs("tls_cert", cert && !ca, "tls_ca");
+        identity.check_client(scope, ("tls_ca", &self.tls_ca));
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `validate` checks a record that code has built; records that are read pass the same rules, with the same ranges.
 
-use crate::node_file::check_paths;
+use crate::named_files::{Identity, check_needs, check_paths};
 use crate::problem::{Problems, Report, Scope, quoted};
 use crate::records::{
     Capacity, CheckKind, Cluster, Desired, Encapsulation, HealthCheck, HttpCheck, Limits, Node, Protocol,
@@ -324,16 +324,15 @@ impl Node {
             ("admin_tls_client_ca", &self.admin_tls_client_ca),
         ];
         check_paths(scope, &files);
-        let mut needs = |key: &str, there: bool, other: &str, reason: &str| {
-            if there && scope.sound(other) {
-                scope.problem(key, format!("{reason} needs {other}; add it, or remove {key}"));
-            }
+        let identity = Identity {
+            cert: ("admin_tls_cert", &self.admin_tls_cert),
+            key: ("admin_tls_key", &self.admin_tls_key),
+            what: "a certificate",
         };
-        let (cert, key) = (self.admin_tls_cert.is_some(), self.admin_tls_key.is_some());
-        needs("admin_tls_cert", cert && !key, "admin_tls_key", "a certificate");
-        needs("admin_tls_key", key && !cert, "admin_tls_cert", "a private key");
+        identity.check(scope);
         let ca = self.admin_tls_client_ca.is_some();
-        needs("admin_tls_client_ca", ca && !cert, "admin_tls_cert", "TLS");
+        let lacks = ca && self.admin_tls_cert.is_none();
+        check_needs(scope, "admin_tls_client_ca", lacks, "admin_tls_cert", "TLS");
         let guarded = ["admin_token_file", "admin_tls_client_ca"];
         let is_guarded = self.admin_token_file.is_some() || ca || !guarded.iter().all(|key| scope.sound(key));
         if !self.admin.ip().is_loopback() && !is_guarded && scope.sound("admin") {
