@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod client;
 pub mod files;
+pub mod pages;
 pub mod server;
 mod token;
 

@@ -19,15 +19,15 @@ use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, KeptStatus, Status, VipStatus, seconds};
 use ::admin::auth::Auth;
+use ::admin::pages::{self, verdict};
 use ::admin::server::{self, Limits};
 use anyhow::{Context as _, Result};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use host::supervisor::Supervisor;
-use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,35 +168,9 @@ async fn all_announced(State(shown): State<Shown>) -> (StatusCode, String) {
     verdict(&missing, &announced::remarks(&status))
 }
 
-/// 200 if there are no problems. Remarks are told either way.
-fn verdict(problems: &[String], remarks: &[String]) -> (StatusCode, String) {
-    let (code, mut body) = match problems {
-        [] => (StatusCode::OK, "ok\n".to_owned()),
-        _ => (StatusCode::SERVICE_UNAVAILABLE, String::new()),
-    };
-    for line in problems.iter().chain(remarks) {
-        body += line;
-        body.push('\n');
-    }
-    (code, body)
-}
-
 async fn metrics(State(shown): State<Shown>) -> Response {
     let registry = Arc::clone(&shown.registry.borrow());
-    // Reading the kernel's counters takes system calls, and may wait for a table to be applied.
-    let encoded = tokio::task::spawn_blocking(move || {
-        let mut body = String::new();
-        text::encode(&mut body, &registry).map(|()| body)
-    });
-    match encoded.await {
-        Ok(Ok(body)) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], body).into_response()
-        }
-        Ok(Err(_)) | Err(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be gathered\n").into_response()
-        }
-    }
+    pages::metrics(registry).await
 }
 
 /// The answer of `/status`.
@@ -273,8 +247,7 @@ mod tests {
     use crate::status::{RealState, RealStatus, SelfTestStatus};
     use crate::testing::name;
     use ::admin::auth::Files;
-    use http_body_util::{BodyExt as _, Empty};
-    use hyper_util::rt::TokioIo;
+    use ::admin::client::{self, Client, Page};
     use lb_ebpf::lb::RealCounters;
     use std::sync::Mutex;
     use zk_schema::{Desired, Protocol};
@@ -408,18 +381,10 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let auth = Auth::new(address, &Files::default()).unwrap();
         let server = tokio::spawn(serve(listener, auth, shown));
-        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let connection = tokio::spawn(connection);
-        let request =
-            hyper::Request::get(page).header("host", "lb").body(Empty::<bytes::Bytes>::new()).unwrap();
-        let answer = sender.send_request(request).await.unwrap();
-        let code = answer.status().as_u16();
-        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let client = Client::new(&client::Files::default(), Duration::from_secs(10)).unwrap();
+        let Page { code, body } = client.get(address, page).await.unwrap();
         server.abort();
-        connection.abort();
-        (code, String::from_utf8(body.to_vec()).unwrap())
+        (code, body)
     }
 
     #[tokio::test]

@@ -4,17 +4,18 @@ use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
 use ::admin::auth::{Auth, Files};
+use ::admin::pages::{self, verdict};
 use ::admin::server::{self, Limits};
 use ::host::attached;
 use ::host::process_metrics::ProcessMetrics;
 use anyhow::{Context as _, Result};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::StatusCode;
+use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -123,11 +124,11 @@ async fn livez() -> &'static str {
 }
 
 async fn healthz(State(status): State<Arc<Status>>) -> (StatusCode, String) {
-    answer(&status.problems().await)
+    verdict(&status.problems().await, &[])
 }
 
 async fn readyz(State(status): State<Arc<Status>>) -> (StatusCode, String) {
-    answer(&status.shortcomings().await)
+    verdict(&status.shortcomings().await, &[])
 }
 
 async fn shown(State(status): State<Arc<Status>>) -> Json<Shown> {
@@ -140,25 +141,8 @@ async fn shown(State(status): State<Arc<Status>>) -> Json<Shown> {
     })
 }
 
-fn answer(problems: &[String]) -> (StatusCode, String) {
-    if problems.is_empty() {
-        (StatusCode::OK, "ok\n".into())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, problems.join("\n") + "\n")
-    }
-}
-
 async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
-    let mut body = String::new();
-    match text::encode(&mut body, &registry) {
-        Ok(()) => {
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, content_type)], body).into_response()
-        }
-        Err(_) => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "the program's counters cannot be read\n").into_response()
-        }
-    }
+    pages::metrics(registry).await
 }
 
 impl Collector for Counters {
