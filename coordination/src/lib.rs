@@ -7,7 +7,6 @@
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
 pub mod access;
-mod contents;
 pub mod election;
 pub mod follow;
 pub mod memory;
@@ -22,7 +21,6 @@ mod snapshots;
 pub mod verdict;
 pub mod zookeeper;
 
-pub use contents::Contents;
 pub use mirror::{Mirror, Pattern};
-pub use session::{Change, Error, Outcome, Session, Stat, State, Store, Watch, Znode};
+pub use session::{Change, Error, Outcome, Session, State, Store, Watch};
 pub use snapshots::{Snapshot, Snapshots};

@@ -11,7 +11,7 @@ mod tests;
 mod tree;
 
 use self::server::{Kind, Server};
-use crate::{Change, Error, Outcome, Session, Stat, State, Store, Watch, Znode};
+use crate::{Change, Error, Outcome, Session, State, Store, Watch};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
+use zk_schema::tree::{Stat, Znode};
 
 /// An ensemble of servers in this process. Clones are the same ensemble.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! A copy of part of the tree that is kept current: what nodes follow instead of asking.
 
 use crate::pace::Spread;
-use crate::{Contents, Error, Session, State, Watch, Znode};
+use crate::{Error, Session, State, Watch};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
+use zk_schema::tree::{Contents, Znode};
 
 /// How many reads with a watch are under way at once: enough to fill a connection's round trip.
 const CONCURRENT: usize = 64;

@@ -1,10 +1,11 @@
 //! Znodes that a process keeps as long as it lives: always with its newest content, and its own.
 
 use crate::pace::{Backoff, Spread};
-use crate::{Change, Error, Session, State, Znode};
+use crate::{Change, Error, Session, State};
 use std::time::Duration;
 use tokio::sync::watch;
 use tracing::debug;
+use zk_schema::tree::Znode;
 
 /// Pause after the first failure; doubled with each further one.
 const AGAIN: Duration = Duration::from_millis(200);

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::{oneshot, watch};
+use zk_schema::tree::{Stat, Znode};
 
 /// A place that sessions can be had from: an ensemble of servers.
 pub trait Store: Clone + Send + Sync + 'static {
@@ -123,38 +124,8 @@ impl State {
     }
 }
 
-/// A znode.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Znode {
-    /// Its content.
-    pub data: Vec<u8>,
-    /// Rises with every write since it was created; 0 at first.
-    pub version: i32,
-    /// The transaction that created it: tells a znode from its successor at the same path.
-    pub created: i64,
-    /// The transaction that wrote it last. Rises over the whole tree.
-    pub modified: i64,
-    /// The session that owns it, if it is ephemeral.
-    pub owner: Option<i64>,
-}
-
 /// What [one of several](Session::read_each) reads gave: the znode, that there is none, or why it cannot be read.
 pub type Outcome = Result<Option<Znode>, Error>;
-
-/// What is known of a znode without the right to read it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stat {
-    /// Rises with every write since it was created; 0 at first.
-    pub version: i32,
-    /// The session that owns it, if it is ephemeral.
-    pub owner: Option<i64>,
-}
-
-impl From<&Znode> for Stat {
-    fn from(znode: &Znode) -> Self {
-        Self { version: znode.version, owner: znode.owner }
-    }
-}
 
 /// One change of a [commit](Session::commit).
 #[derive(Clone, Debug, PartialEq, Eq)]

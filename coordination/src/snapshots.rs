@@ -1,9 +1,9 @@
 //! Snapshots: what a node reconciles to.
 
-use crate::follow::Decided;
 use std::sync::Arc;
 use tokio::sync::watch;
 use zk_schema::Desired;
+use zk_schema::tree::Decided;
 
 /// A consistent picture of the desired state. A node never reacts to an event; it reconciles to a snapshot.
 #[derive(Clone, Debug, PartialEq)]

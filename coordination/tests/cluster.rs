@@ -6,14 +6,14 @@ use coordination::follow::{Followed, follow};
 use coordination::memory::{MemorySession, MemoryStore};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::{ensure_skeleton, init, write_desired};
-use coordination::{Change, Error, Session, Store, Znode};
+use coordination::{Change, Error, Session, Store};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use zk_schema::tree::{Assignment, Entry, Head, MAX_ORDER, StateRecord as _, Term, paths};
+use zk_schema::tree::{Assignment, Entry, Head, MAX_ORDER, StateRecord as _, Term, Znode, paths};
 use zk_schema::{Cluster, Desired, Protocol, Real, Vip, VipName, VipState};
 
 const MOMENT: Duration = Duration::from_millis(1);

@@ -9,9 +9,9 @@
 //! +500                                  half a second passes; the leader decides, nodes acknowledge
 //! ```
 
-use coordination::follow::{Decided, Followed, follow};
+use coordination::follow::{Followed, follow};
 use coordination::memory::MemoryStore;
-use coordination::{Change, Contents, Session as _, Store as _, Znode};
+use coordination::{Change, Session as _, Store as _};
 use lb_node::cluster::leader::{Leader, Published, Settings, View};
 use lb_node::compile::{TableCache, compile_with};
 use lb_node::policy::{Exclusions, adopt};
@@ -20,7 +20,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use zk_schema::tree::{Applied, Assignment, Head, Member, Mode, StateRecord as _, Vote, paths};
+use zk_schema::tree::{
+    Applied, Assignment, Contents, Decided, Head, Member, Mode, StateRecord as _, Vote, Znode, paths,
+};
 use zk_schema::{
     CheckKind, Cluster, HealthCheck, NodeName, Protocol, Real, RealName, RecordError, Vip, VipName,
     from_json, to_json,

@@ -25,7 +25,6 @@ use crate::policy::{Assignment, Exclusions, Situation, adopt, assign};
 use crate::program::{Program, VipProgram};
 use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
-use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -35,7 +34,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
-use zk_schema::tree::{self, Head, Mode};
+use zk_schema::tree::{self, Decided, Head, Mode};
 use zk_schema::{Desired, NodeName, ProbePath, Vip, VipName, VipState};
 
 /// How often a packet is sent through the loaded program.

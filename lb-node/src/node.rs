@@ -26,7 +26,7 @@ use crate::status::{KeptStatus, Status};
 use crate::tree_metrics::TreeMetrics;
 use ::admin::auth::{self, Auth};
 use anyhow::{Context as _, Result, bail};
-use coordination::follow::{Decided, Followed};
+use coordination::follow::Followed;
 use coordination::{Snapshot, Snapshots};
 use host::bpffs;
 use host::files::read_text;
@@ -48,7 +48,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Head, Member, Mode};
+use zk_schema::tree::{Decided, Head, Member, Mode};
 use zk_schema::{FrontDriver, Node, NodeFile, NodeOverrides};
 
 /// How often the probes' route is looked after.

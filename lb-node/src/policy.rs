@@ -5,8 +5,8 @@
 use crate::health::panic::{self, Held, Standing};
 use crate::health::{Key, State, Verdicts};
 use crate::nexthop::{NextHops, Obstacle};
-use coordination::follow::Decided;
 use std::collections::{BTreeMap, BTreeSet};
+use zk_schema::tree::Decided;
 use zk_schema::{Desired, Real, RealName, VipName, VipState};
 
 /// The weights that give slots to reals, for all VIPs.

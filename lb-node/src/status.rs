@@ -7,12 +7,11 @@ use crate::health::{Key, State, Verdicts};
 use crate::nexthop::{Mac, NextHop, NextHops, Obstacle};
 use crate::policy::Assignment;
 use crate::program::Program;
-use coordination::follow::Decided;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
-use zk_schema::tree::Mode;
+use zk_schema::tree::{Decided, Mode};
 use zk_schema::{Desired, NodeName, Protocol, RealName, VipName, VipState};
 
 /// The control side at one moment.

@@ -1,7 +1,6 @@
 //! States that unit tests start from.
 
 use crate::nexthop::{NextHop, NextHops};
-use coordination::follow::Decided;
 use coordination::memory::{MemoryClient, MemorySession};
 use coordination::{Error, Store};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +8,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Assignment, Entry, Head, StateRecord as _};
+use zk_schema::tree::{Assignment, Decided, Entry, Head, StateRecord as _};
 use zk_schema::{CheckKind, Desired, Extra, HealthCheck, NameError, Protocol, Real, Vip, VipName, VipState};
 
 /// A name (of a VIP, a real or a node) from a text that is one.

@@ -2,10 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use crate::tree::{Found, Tree, VipFound};
-use coordination::Znode;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
-use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Term, Vote};
+use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Term, Vote, Znode};
 use zk_schema::{CheckKind, Cluster, HealthCheck, NameError, Protocol, Real, RealName, Vip};
 
 /// When it is, in seconds since 1970.

@@ -1,12 +1,12 @@
 //! The tree as it is now.
 
-use coordination::election::{self, Line};
-use coordination::{Error, Session, Znode};
+use coordination::{Error, Session, election};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 use zk_schema::tree::{
-    Applied, Assignment, Flag, Head, Load, Member, Registrant, StateRecord, Target, Term, Vote, paths,
+    Applied, Assignment, Flag, Head, Line, Load, Member, Registrant, StateRecord, Target, Term, Vote, Znode,
+    paths,
 };
 use zk_schema::{Cluster, NodeName, Real, RealName, Record, Vip, VipName, from_json};
 

@@ -1,12 +1,13 @@
 //! What every store must do: one suite for all backends.
 
 use anyhow::{Context, Result, bail};
-use coordination::{Change, Contents, Error, Mirror, Pattern, Session, Stat, State, Store, Watch, Znode};
+use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Watch};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
+use zk_schema::tree::{Contents, Stat, Znode};
 
 /// How long a case may take, and how long something that must happen may.
 const PATIENCE: Duration = Duration::from_secs(30);

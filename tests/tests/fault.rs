@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser as _;
-use coordination::follow::Decided;
 use drover_tests::{Cluster, Deployment, Family, LbNode, Process, Protocol, Topology, Vip, desired, visit};
 use lb_node::cli::Cli;
 use lb_node::cluster::cache::Cache;
@@ -25,7 +24,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use zk_schema::to_json;
-use zk_schema::tree::{Assignment, Head, StateRecord as _};
+use zk_schema::tree::{Assignment, Decided, Head, StateRecord as _};
 
 const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));
 const PORT: u16 = 7000;

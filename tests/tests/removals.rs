@@ -6,7 +6,7 @@
 use coordination::memory::{MemorySession, MemoryStore};
 use coordination::removal::{ALONE, QUIET};
 use coordination::setup::{init, write_desired};
-use coordination::{Change, Contents, Session as _, Store as _};
+use coordination::{Change, Session as _, Store as _};
 use lb_node::cluster::desk::Desk;
 use lb_node::cluster::leader::{Leader, Published, Settings};
 use lbctl::edit::{Edit, plan};
@@ -14,7 +14,7 @@ use lbctl::tree::Tree;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use zk_schema::tree::{Applied, Member, Mode, Registrant, StateRecord as _, Target, paths};
+use zk_schema::tree::{Applied, Contents, Member, Mode, Registrant, StateRecord as _, Target, paths};
 use zk_schema::{Cluster, Desired, NodeName, Protocol, Real, Vip, VipName, VipState, to_json};
 
 const TURN: Duration = Duration::from_millis(200);

@@ -1,7 +1,8 @@
 //! Znodes and what may be done to them: ZooKeeper's rules, without sessions' lives, watches and time.
 
-use crate::{Change, Error, Znode};
+use crate::{Change, Error};
 use std::collections::{BTreeMap, BTreeSet};
+use zk_schema::tree::Znode;
 
 /// The tree. Its root is always there.
 #[derive(Debug)]

@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::{info, warn};
-use zk_schema::tree::{Access, StateRecord as _, paths};
+use zk_schema::tree::{Access, Stat, StateRecord as _, Znode, paths};
 use zookeeper_client as zk;
 
 use super::{Acl, Observer, Operation, access, error};
-use crate::{Change, Error, Outcome, Session, Stat, State, Watch, Znode};
+use crate::{Change, Error, Outcome, Session, State, Watch};
 
 /// The most operations that a session has under way; more wait. The library itself would take any number.
 const MOST_OPERATIONS: usize = 128;

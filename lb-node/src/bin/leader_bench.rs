@@ -4,7 +4,6 @@
 
 use clap::Parser;
 use coordination::probers::probers;
-use coordination::{Contents, Znode};
 use lb_node::cluster::desk::Desk;
 use lb_node::cluster::leader::{Leader, Published, Settings, View};
 use rustix::time::{ClockId, clock_gettime};
@@ -17,7 +16,9 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
-use zk_schema::tree::{Applied, Decision, Finding, Member, Mode, StateRecord as _, Target, Vote, paths};
+use zk_schema::tree::{
+    Applied, Contents, Decision, Finding, Member, Mode, StateRecord as _, Target, Vote, Znode, paths,
+};
 use zk_schema::{
     CheckKind, Cluster, HealthCheck, NameError, NodeName, Protocol, Real, RealName, Vip, VipName, to_json,
 };

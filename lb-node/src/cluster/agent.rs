@@ -8,11 +8,11 @@ use super::leader;
 use super::peers::Overtaken;
 use super::vote::shortened;
 use crate::control::{Report, locked};
-use coordination::follow::{Decided, Followed, follow};
+use coordination::follow::{Followed, follow};
 use coordination::pace::{Backoff, Spread};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
-use coordination::{Error, Session, State, Store, Znode};
+use coordination::{Error, Session, State, Store};
 use host::log_limit::LogLimit;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,7 +23,9 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use zk_schema::NodeName;
-use zk_schema::tree::{Applied, Flag, Member, Mode, Replaced, StateRecord as _, machine, paths};
+use zk_schema::tree::{
+    Applied, Decided, Flag, Member, Mode, Replaced, StateRecord as _, Znode, machine, paths,
+};
 
 /// Pause after the end of a session and after the first failure to connect; doubled with each further one. All are
 /// spread, so that nodes that lost their sessions together do not come back together.

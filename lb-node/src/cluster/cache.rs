@@ -1,13 +1,12 @@
 //! The last decision on disk, so that a node that boots while ZooKeeper is away forwards.
 
-use coordination::follow::Decided;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use zk_schema::VipName;
-use zk_schema::tree::{Head, StateRecord as _};
+use zk_schema::tree::{Decided, Head, StateRecord as _};
 
 /// Largest file that is read: a cluster of the largest size stays well below.
 const MAX_BYTES: u64 = 256 << 20;

@@ -4,11 +4,10 @@
 //! the last one, not from the size of the cluster: `cargo xtask bench leader` measures it, [`Work`] counts it.
 
 use super::leader::{Leader, Publication, Reading, View};
-use coordination::{Contents, Znode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use zk_schema::tree::{Assignment, Head, StateRecord as _, paths};
+use zk_schema::tree::{Assignment, Contents, Head, StateRecord as _, Znode, paths};
 use zk_schema::{NodeName, RecordError, VipName};
 
 /// How long a leader gives its own writes to come back to it before it takes what it sees for somebody else's.

@@ -4,10 +4,10 @@ use super::desk::Desk;
 use super::history::{History, ListLost};
 use super::leader::{self, Leader, PATTERNS, Publication, Published};
 use coordination::election::{Candidate, ElectionError, Leadership};
-use coordination::follow::{Decided, Followed};
+use coordination::follow::Followed;
 use coordination::pace::{Backoff, Spread};
 use coordination::setup::ensure_skeleton;
-use coordination::{Change, Contents, Error, Mirror, Pattern, Session, State};
+use coordination::{Change, Error, Mirror, Pattern, Session, State};
 use host::log_limit::LogLimit;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Applied, Decision, Head, StateRecord as _, Term, is_plausible, paths};
+use zk_schema::tree::{
+    Applied, Contents, Decided, Decision, Head, StateRecord as _, Term, is_plausible, paths,
+};
 use zk_schema::{NodeName, RealName, RecordError, VipName};
 
 /// How often a leader looks at the clock when nothing changes.

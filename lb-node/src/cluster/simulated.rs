@@ -13,7 +13,6 @@ use crate::metrics::ControlMetrics;
 use crate::nexthop::NextHops;
 use crate::program::Program;
 use crate::status::Status;
-use coordination::follow::Decided;
 use coordination::{Snapshots, Store};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -22,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
+use zk_schema::tree::Decided;
 use zk_schema::{Desired, VipName};
 
 /// What is told of each program that is applied.

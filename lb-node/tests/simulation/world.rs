@@ -1,6 +1,5 @@
 //! A cluster in this process: nodes on a store, reals that die on command, and an operator.
 
-use coordination::follow::Decided;
 use coordination::memory::{MemoryClient, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Error, Session as _, Store as _};
@@ -17,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Head, Member, Mode, StateRecord as _, paths};
+use zk_schema::tree::{Decided, Head, Member, Mode, StateRecord as _, paths};
 use zk_schema::{
     CheckKind, Cluster, Desired, HealthCheck, NodeName, Protocol, Real, RealName, Vip, VipName, VipState,
 };

@@ -3,11 +3,11 @@
 use super::plan::Edit;
 use super::time::{Span, when};
 use crate::visible;
-use coordination::{Error, Session, Znode};
+use coordination::{Error, Session};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
-use zk_schema::tree::{Flag, Target, paths};
+use zk_schema::tree::{Flag, Target, Znode, paths};
 use zk_schema::{NodeName, VipName};
 
 /// The field that tells a disabled real from one that is merely drained.

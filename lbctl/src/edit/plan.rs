@@ -7,12 +7,12 @@ use super::names;
 use crate::tree::{Found, Tree};
 use crate::visible;
 use anyhow::{Result, bail};
-use coordination::{Change, Znode};
+use coordination::Change;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use zk_schema::tree::{Flag, SCHEMA_VERSION, Target, paths};
+use zk_schema::tree::{Flag, SCHEMA_VERSION, Target, Znode, paths};
 use zk_schema::{Cluster, Desired, NodeName, Real, Record, Vip, VipName, VipState, to_json};
 
 /// Something that is wanted.

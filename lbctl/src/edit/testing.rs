@@ -1,9 +1,8 @@
 //! Trees to test with.
 
 use crate::tree::{Found, Tree, VipFound};
-use coordination::Znode;
 use std::collections::BTreeMap;
-use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target};
+use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Znode};
 use zk_schema::{Cluster, Real, Vip, VipName};
 
 fn znode(version: i32) -> Znode {

@@ -3,8 +3,7 @@
 use super::*;
 use crate::paint::Paper;
 use crate::testing::{NOW, applied, assignment, found, good, name, target};
-use coordination::election::{Line, Place};
-use zk_schema::tree::{Adoption, Finding, Flag, Load, Registrant, Replaced};
+use zk_schema::tree::{Adoption, Finding, Flag, Line, Load, Place, Registrant, Replaced};
 
 fn overview(tree: &Tree) -> Overview {
     let link = Link { servers: "zk-1:2181".into(), session: "0x1".into(), read_ms: 12 };

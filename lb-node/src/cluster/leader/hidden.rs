@@ -5,10 +5,9 @@
 //! write themselves nobody can lead.
 
 use super::view::{View, Wish};
-use coordination::Contents;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use zk_schema::tree::paths;
+use zk_schema::tree::{Contents, paths};
 
 /// Lists that cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,11 +5,9 @@ mod story;
 
 use super::*;
 use crate::testing::{checked_vip, desired, name, unchecked_vip};
-use coordination::follow::Decided;
 use coordination::removal;
-use coordination::{Contents, Znode};
 use std::sync::Arc;
-use zk_schema::tree::{Finding, Mode, Registrant, Target};
+use zk_schema::tree::{Contents, Decided, Finding, Mode, Registrant, Target, Znode};
 use zk_schema::{Cluster, Desired, Real, Vip, to_json};
 
 const SETTINGS: Settings = Settings {

@@ -2,14 +2,11 @@
 
 use super::hidden::{self, Hidden};
 use super::is_listed;
-use coordination::election::Place;
-use coordination::follow::Decided;
-use coordination::{Contents, Stat, Znode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zk_schema::tree::{
-    Applied, Assignment, Flag, Head, Member, Registrant, StateRecord, Target, Vote, bound, is_plausible,
-    paths,
+    Applied, Assignment, Contents, Decided, Flag, Head, Member, Place, Registrant, Stat, StateRecord, Target,
+    Vote, Znode, bound, is_plausible, paths,
 };
 use zk_schema::{Cluster, NodeName, Real, RealName, Vip, VipName, from_json};
 

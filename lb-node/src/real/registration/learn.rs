@@ -1,11 +1,10 @@
 //! What a real learns from the tree. Pure: time is an argument.
 
-use coordination::Contents;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Applied, Member, StateRecord as _, paths};
+use zk_schema::tree::{Applied, Contents, Member, StateRecord as _, paths};
 use zk_schema::{Desired, Real, RealName, Vip, VipName, VipState, from_json};
 
 /// How long a VIP's address is served as before that the tree names no more.

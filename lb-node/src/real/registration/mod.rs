@@ -17,7 +17,7 @@ use super::load;
 use crate::cluster::lead::wall;
 use coordination::pace::{Backoff, Spread};
 use coordination::presence::{self, Kept, Obstacle, keep};
-use coordination::{Change, Error, Mirror, Pattern, Session, State, Store, Znode};
+use coordination::{Change, Error, Mirror, Pattern, Session, State, Store};
 use futures_util::future::join_all;
 use learn::{Fitness, Remembered, SOURCE_GRACE, Seen, VIP_GRACE, fitness};
 use serde::Serialize;
@@ -29,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info, warn};
-use zk_schema::tree::{Assignment, Load, Registrant, StateRecord as _, paths};
+use zk_schema::tree::{Assignment, Load, Registrant, StateRecord as _, Znode, paths};
 use zk_schema::{Protocol, Real, RealName, VipName, from_json, to_json};
 
 /// Pause after the end of a session and after the first failure, to connect or to make a parent; doubled with each

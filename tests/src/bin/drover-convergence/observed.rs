@@ -4,9 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
-use coordination::{Change, Error, Outcome, Session, Stat, State, Store, Watch, Znode};
+use coordination::{Change, Error, Outcome, Session, State, Store, Watch};
 use tokio::sync::watch;
-use zk_schema::tree::{Assignment, Head, StateRecord as _, Vote, paths};
+use zk_schema::tree::{Assignment, Head, Stat, StateRecord as _, Vote, Znode, paths};
 
 use crate::log::{Decision, Event, Log};
 

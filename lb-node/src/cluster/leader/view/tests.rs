@@ -1,8 +1,8 @@
 //! Whatever changes in the tree, in whatever order: what is kept current is what is read anew.
 
 use super::*;
-use coordination::Znode;
 use proptest::prelude::*;
+use zk_schema::tree::Znode;
 use zk_schema::{Protocol, to_json};
 
 /// Places that znodes come and go at, some of them with names that are none.

@@ -1,6 +1,6 @@
-//! The znodes that a mirror holds: cheap to copy, and two copies tell cheaply in what they differ.
+//! Znodes as a mirror holds them: cheap to copy, and two copies tell cheaply in what they differ.
 
-use crate::Znode;
+use super::Znode;
 use std::collections::BTreeMap;
 use std::iter;
 use std::sync::Arc;
