@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use zk_schema::tree::{Decided, Head, StateRecord as _, is_plausible, paths};
 use zk_schema::VipName;
+use zk_schema::tree::{Decided, Head, StateRecord as _, is_plausible, paths};
 
 /// About the pause before an inconsistent read is repeated: its writer may be half-way.
 const AGAIN: Duration = Duration::from_millis(50);

@@ -1,8 +1,7 @@
 //! How nodes share state: a [`Store`] gives [`Session`]s with a tree of znodes, as ZooKeeper defines them.
 //!
 //! Two backends promise the same and pass one suite of tests: [`zookeeper`] and [`memory`]. All that is built upon
-//! them (following, election, presence) is written once, for any store. [`probers`] and [`verdict`] are how nodes divide
-//! probing among them, and what their votes come to; [`removal`] is what is held when it vanishes.
+//! them (following, election, presence) is written once, for any store.
 //!
 //! Knows the records of `zk-schema`; knows nothing of packets.
 
@@ -13,12 +12,9 @@ pub mod memory;
 mod mirror;
 pub mod pace;
 pub mod presence;
-pub mod probers;
-pub mod removal;
 mod session;
 pub mod setup;
 mod snapshots;
-pub mod verdict;
 pub mod zookeeper;
 
 pub use mirror::{Mirror, Pattern};

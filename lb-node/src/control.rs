@@ -14,7 +14,6 @@
 //! 4. Verdicts arrive, and tables are filled: see [`crate::policy::assign`].
 
 use crate::attachment::Attachment;
-use crate::cluster::probers::probers;
 use crate::compile::{CompileError, TableCache, compile_with};
 use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
 use crate::guard::PULSE_EVERY;
@@ -25,6 +24,7 @@ use crate::policy::{Assignment, Exclusions, Situation, adopt, assign};
 use crate::program::{Program, VipProgram};
 use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
+use policy::probers::probers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};

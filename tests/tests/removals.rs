@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use coordination::memory::{MemorySession, MemoryStore};
-use coordination::removal::{ALONE, QUIET};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Session as _, Store as _};
 use lb_node::cluster::desk::Desk;
 use lb_node::cluster::leader::{Leader, Published, Settings};
 use lbctl::edit::{Edit, plan};
 use lbctl::tree::Tree;
+use policy::removal::{ALONE, QUIET};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;

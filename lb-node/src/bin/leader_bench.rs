@@ -3,9 +3,9 @@
 //! Run it in a release build. `--json` prints one JSON object a line.
 
 use clap::Parser;
-use coordination::probers::probers;
 use lb_node::cluster::desk::Desk;
 use lb_node::cluster::leader::{Leader, Published, Settings, View};
+use policy::probers::probers;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;

@@ -7,7 +7,6 @@
 //! | [`desk`] | a leader's turn: what changed in the tree, and what is to be written | none |
 //! | [`leader`] | what a leader decides | none |
 //! | [`history`] | what is kept of its decisions | the store |
-//! | [`verdict`], [`probers`] | who probes what, and what their votes come to: of `coordination`, for `lbctl` too | none |
 //! | [`peers`] | what other nodes tell a node that is cut off | UDP |
 //! | [`vote`] | what this node's probes find, as a record | channels |
 //! | [`simulated`] | nodes without packets | channels |
@@ -24,5 +23,3 @@ pub mod leader;
 pub mod peers;
 pub mod simulated;
 pub mod vote;
-
-pub use coordination::{probers, verdict};

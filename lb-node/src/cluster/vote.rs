@@ -1,9 +1,9 @@
 //! What a node's probes find, put into words for the leader.
 
-use super::verdict::is_suspect;
 use crate::control::Report;
 use crate::health::{self, State, Verdicts};
 use crate::status::seconds;
+use policy::verdict::is_suspect;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::warn;
@@ -184,7 +184,7 @@ mod tests {
         assert!(vote.down.len() > 1000);
         let left_out = many(20_000, 0).down.into_keys().next_back().unwrap();
         let nodes = [name("lb-1")].into();
-        let said = crate::cluster::verdict::verdict(&left_out, &nodes, &[(name("lb-1"), vote)].into(), 3);
-        assert_eq!(said, crate::cluster::verdict::Verdict::Open);
+        let said = policy::verdict::verdict(&left_out, &nodes, &[(name("lb-1"), vote)].into(), 3);
+        assert_eq!(said, policy::verdict::Verdict::Open);
     }
 }

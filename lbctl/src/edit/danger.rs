@@ -3,7 +3,7 @@
 use super::flags;
 use super::plan::Remark;
 use crate::tree::{Found, Tree};
-use coordination::removal::{self, Loss, Losses};
+use policy::removal::{self, Loss, Losses};
 use slot_table::flow::Seed;
 use slot_table::maglev::{self, TableSize};
 use std::collections::{BTreeMap, BTreeSet};

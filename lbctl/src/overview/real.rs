@@ -4,7 +4,7 @@ use super::model::{FindingView, FlagView, Health, RealView, VipView};
 use crate::edit::flags::is_disabling;
 use crate::time::span;
 use crate::tree::{Found, Tree};
-use coordination::verdict::{Verdict, verdict};
+use policy::verdict::{Verdict, verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use zk_schema::tree::{Assignment, Registrant, Target, Vote};

@@ -5,7 +5,7 @@
 
 use super::View;
 use super::view::{Published, Wish};
-use crate::cluster::verdict::Verdict;
+use policy::verdict::Verdict;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zk_schema::tree::Assignment;

@@ -25,12 +25,12 @@ mod wish;
 
 pub use hidden::Hidden;
 pub use order::credible;
+use policy::removal::Loss;
 pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
 
 use crate::control::first_round;
 use bounds::Problems;
-use coordination::removal::Loss;
 use judge::{Judge, Verdicts};
 use memo::{Missing, Rest};
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,7 +5,7 @@ mod story;
 
 use super::*;
 use crate::testing::{checked_vip, desired, name, unchecked_vip};
-use coordination::removal;
+use policy::removal;
 use std::sync::Arc;
 use zk_schema::tree::{Contents, Decided, Finding, Mode, Registrant, Target, Znode};
 use zk_schema::{Cluster, Desired, Real, Vip, to_json};

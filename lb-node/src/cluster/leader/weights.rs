@@ -2,10 +2,10 @@
 
 use super::memo::Circumstances;
 use super::{Leader, View, bounds, has_applied, story};
-use crate::cluster::verdict::{self, Verdict};
 use crate::control::first_round;
 use crate::health::panic::{self, Standing};
-use coordination::removal::UNREGISTERED;
+use policy::removal::UNREGISTERED;
+use policy::verdict::{self, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use zk_schema::tree::{Adoption, Assignment, Past, Registrant, Target, paths};
