@@ -14,7 +14,7 @@ use coordination::memory::MemoryStore;
 use coordination::{Change, Session as _, Store as _};
 use lb_node::cluster::leader::{Leader, Published, Settings, View};
 use lb_node::compile::{TableCache, compile_with};
-use lb_node::policy::{Exclusions, adopt};
+use policy::local::{Exclusions, adopt};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -240,7 +240,6 @@ mod tests {
     use crate::dataplane::{Applied, SelfTest, Statistics};
     use crate::health::Key;
     use crate::health::metrics::ProbeMetrics;
-    use crate::health::panic::Held;
     use crate::metrics::{ControlMetrics, Sources, registry};
     use crate::nexthop::NextHops;
     use crate::program::Program;
@@ -249,6 +248,7 @@ mod tests {
     use ::admin::auth::Files;
     use ::admin::client::{self, Client, Page};
     use lb_ebpf::lb::RealCounters;
+    use policy::panic::Held;
     use std::sync::Mutex;
     use zk_schema::{Desired, Protocol};
 

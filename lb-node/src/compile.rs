@@ -1,7 +1,7 @@
 //! From desired state and weights to what the data plane is to do. Pure.
 
-use crate::policy::Assignment;
 use crate::program::{Program, RealProgram, VipProgram};
+use policy::local::Assignment;
 use slot_table::maglev::{BuildError, Table, TableSizeError};
 use slot_table::placement::{Ground, weighted};
 use std::collections::{BTreeMap, HashMap};
@@ -159,8 +159,8 @@ fn key(reals: &[RealProgram]) -> Vec<(RealName, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::VipAssignment;
     use crate::testing::{checked_vip, desired, name};
+    use policy::local::VipAssignment;
     use slot_table::maglev;
 
     fn assignment(epoch: u64, vips: &[(&str, &[(&str, u16)])]) -> Assignment {

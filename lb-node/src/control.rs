@@ -1,7 +1,7 @@
 //! The loop that keeps the data plane what the desired state, the verdicts and the network say it should be.
 //!
 //! It never reacts to an event: whatever woke it, it takes the newest snapshot, verdicts and next hops, decides
-//! ([`crate::policy`]), compiles ([`crate::compile`]) and applies what differs from what is in force.
+//! ([`policy`]), compiles ([`crate::compile`]) and applies what differs from what is in force.
 //!
 //! How a node boots, since probes go through the maps that they are to fill:
 //!
@@ -11,7 +11,7 @@
 //!    nothing is known, and packets are dropped rather than answered with a reset by a host that is no broker.
 //!    After a predecessor, which is still forwarding, it waits up to a second for the reals' next hops.
 //! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
-//! 4. Verdicts arrive, and tables are filled: see [`crate::policy::assign`].
+//! 4. Verdicts arrive, and tables are filled: see [`policy::local::assign`].
 
 use crate::attachment::Attachment;
 use crate::compile::{CompileError, TableCache, compile_with};
@@ -20,11 +20,13 @@ use crate::guard::PULSE_EVERY;
 use crate::health::{Key, Target, Verdicts};
 use crate::metrics::ControlMetrics;
 use crate::nexthop::{NextHops, Obstacle, Wanted};
-use crate::policy::{Assignment, Exclusions, Situation, adopt, assign};
 use crate::program::{Program, VipProgram};
+use crate::standing::{found, standing};
 use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
+use policy::local::{Assignment, Exclusions, Situation, adopt, assign};
 use policy::probers::probers;
+use policy::{FIRST_NEXT_HOPS, first_round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -35,19 +37,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 use zk_schema::tree::{self, Decided, Head, Mode};
-use zk_schema::{Desired, NodeName, ProbePath, Vip, VipName, VipState};
+use zk_schema::{Desired, NodeName, ProbePath, VipName, VipState};
 
 /// How often a packet is sent through the loaded program.
 pub(crate) const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
-
-/// How long the first program waits for next hops while a predecessor's is still forwarding.
-const FIRST_NEXT_HOPS: Duration = Duration::from_secs(1);
-
-/// A real's first probe starts within this, or within its interval (see `health::schedule`).
-const FIRST_PROBE: Duration = Duration::from_secs(1);
-
-/// A VIP without a table waits for the first verdicts no longer than this.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// Pause after the first failure to apply; doubled with each further one.
 const RETRY: Duration = Duration::from_secs(1);
@@ -410,18 +403,20 @@ impl<D: Forwarding> Control<D> {
         if wake.is_none() {
             self.known_since.retain(|vip, _| desired.vips.contains_key(vip));
             let overdue = self.overdue(desired, now);
-            let situation = Situation {
-                desired,
-                verdicts: &verdicts,
-                next_hops: &next_hops,
-                in_force: &self.in_force,
-                obstacles: &self.obstacles,
-                overdue: &overdue,
-            };
             self.issued = match &snapshot.decided {
-                None => assign(&situation, &self.issued),
+                None => {
+                    let standing = |key: &Key| standing(key, desired, &verdicts, &next_hops, &self.obstacles);
+                    let situation = Situation {
+                        desired,
+                        standing: &standing,
+                        in_force: &self.in_force,
+                        overdue: &overdue,
+                    };
+                    assign(&situation, &self.issued)
+                }
                 Some(decided) => {
-                    self.exclusions = self.exclusions.revised(decided, &verdicts, mode == Mode::Autonomous);
+                    let find = |key: &Key| found(key, &verdicts);
+                    self.exclusions = self.exclusions.revised(decided, find, mode == Mode::Autonomous);
                     adopt(decided, &self.exclusions)
                 }
             };
@@ -722,18 +717,6 @@ impl<D: Forwarding> Job<D> {
             xdp_native: dataplane.is_native(),
         })
     }
-}
-
-/// How long the first probes of a VIP's reals take at most, unless that is unreasonable.
-pub(crate) fn first_round(vip: &Vip) -> Duration {
-    let round = match &vip.health {
-        Some(check) => {
-            let lead = FIRST_PROBE.min(Duration::from_millis(u64::from(check.interval_ms)));
-            lead + Duration::from_millis(u64::from(check.timeout_ms)) + Duration::from_millis(250)
-        }
-        None => FIRST_NEXT_HOPS,
-    };
-    round.min(LONGEST_WAIT)
 }
 
 /// An error with its causes.

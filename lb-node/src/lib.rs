@@ -17,11 +17,12 @@ pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod node;
-pub mod policy;
+mod notify;
 pub mod probe_route;
 pub mod program;
 pub mod real;
 pub mod standalone;
+mod standing;
 pub mod status;
 pub mod tree_metrics;
 

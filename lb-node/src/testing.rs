@@ -3,45 +3,11 @@
 use crate::nexthop::{NextHop, NextHops};
 use coordination::memory::{MemoryClient, MemorySession};
 use coordination::{Error, Store};
-use std::collections::{BTreeMap, BTreeSet};
-use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Assignment, Decided, Entry, Head, StateRecord as _};
-use zk_schema::{CheckKind, Desired, Extra, HealthCheck, NameError, Protocol, Real, Vip, VipName, VipState};
-
-/// A name (of a VIP, a real or a node) from a text that is one.
-pub(crate) fn name<T: FromStr<Err = NameError>>(text: &str) -> T {
-    text.parse().expect("a valid name")
-}
-
-/// A desired state of these VIPs, each with an address of its own.
-pub(crate) fn desired<const N: usize>(vips: [(&str, VipState); N]) -> Desired {
-    let mut desired = Desired::default();
-    for (number, (name, mut state)) in (1..).zip(vips) {
-        state.vip.address = [198, 51, 100, number].into();
-        desired.vips.insert(self::name(name), state);
-    }
-    desired
-}
-
-/// A VIP whose reals (name, weight) are probed by TCP through the tunnel.
-pub(crate) fn checked_vip(reals: &[(&str, u16)]) -> VipState {
-    let mut state = unchecked_vip(reals);
-    state.vip.health = Some(HealthCheck::new(CheckKind::Tcp));
-    state
-}
-
-/// A VIP whose reals (name, weight) nobody probes.
-pub(crate) fn unchecked_vip(reals: &[(&str, u16)]) -> VipState {
-    let reals = (1..).zip(reals).map(|(number, (name, weight))| {
-        let mut real = Real::new([10, 0, 2, number].into());
-        real.weight = *weight;
-        (self::name(name), real)
-    });
-    VipState { vip: Vip::new([198, 51, 100, 1].into(), 1883, Protocol::Tcp), reals: reals.collect() }
-}
+use zk_schema::Desired;
+pub(crate) use zk_schema::testing::{checked_vip, decided, desired, name, unchecked_vip};
 
 /// A next hop for every real.
 pub(crate) fn next_hops(desired: &Desired) -> NextHops {
@@ -56,47 +22,6 @@ pub(crate) fn next_hops(desired: &Desired) -> NextHops {
     };
     let reals = desired.vips.values().flat_map(|state| state.reals.values());
     reals.map(|real| (real.address, hop)).collect()
-}
-
-/// What a leader would decide at (term, epoch): every real with the weight that operators gave it.
-pub(crate) fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
-    let assignment = |state: &VipState| Assignment {
-        term,
-        epoch,
-        vip: state.vip.clone(),
-        reals: state.reals.clone(),
-        weights: state.reals.iter().map(|(name, real)| (name.clone(), real.weight)).collect(),
-        since: epoch,
-        next: None,
-        history: Vec::new(),
-        held: None,
-        held_reals: Default::default(),
-        why: "a test".to_owned(),
-        extra: Extra::new(),
-    };
-    let assignments: BTreeMap<VipName, Arc<Assignment>> =
-        desired.vips.iter().map(|(name, state)| (name.clone(), Arc::new(assignment(state)))).collect();
-    let entry = |assignment: &Assignment| Entry {
-        epoch,
-        digest: Assignment::digest(&assignment.bytes().expect("a small record")),
-    };
-    let head = Head {
-        term,
-        epoch,
-        cluster: desired.cluster.clone(),
-        nodes: BTreeSet::new(),
-        peers: Default::default(),
-        targets: epoch,
-        settling: false,
-        lagging: BTreeSet::new(),
-        cut_off: Default::default(),
-        held_vips: Default::default(),
-        held_nodes: Default::default(),
-        problems: BTreeSet::new(),
-        vips: assignments.iter().map(|(name, assignment)| (name.clone(), entry(assignment))).collect(),
-        extra: Extra::new(),
-    };
-    Decided::written(head, assignments).expect("small records")
 }
 
 /// Clients of a store that note when they ask for a session.

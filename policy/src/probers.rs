@@ -36,15 +36,8 @@ fn score(node: &NodeName, target: &Target) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
     use super::*;
-    use std::str::FromStr;
-    use zk_schema::NameError;
-
-    fn name<T: FromStr<Err = NameError>>(text: &str) -> T {
-        text.parse().unwrap()
-    }
+    use zk_schema::testing::name;
 
     fn nodes(count: usize) -> BTreeSet<NodeName> {
         (0..count).map(|number| name(&format!("lb-{number}"))).collect()

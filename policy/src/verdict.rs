@@ -97,15 +97,8 @@ pub fn reason<V: Borrow<Vote>>(target: &Target, votes: &BTreeMap<NodeName, V>) -
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
     use super::*;
-    use std::str::FromStr;
-    use zk_schema::NameError;
-
-    fn name<T: FromStr<Err = NameError>>(text: &str) -> T {
-        text.parse().unwrap()
-    }
+    use zk_schema::testing::name;
     use zk_schema::tree::Finding;
 
     fn target() -> Target {

@@ -22,6 +22,8 @@ mod node_file;
 mod operator_file;
 mod problem;
 pub mod records;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod tree;
 mod validate;
 

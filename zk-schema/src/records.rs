@@ -11,6 +11,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Fields of newer versions, as they stood in the znode: kept when the record is written again.
 ///
@@ -297,7 +298,16 @@ impl HealthCheck {
             unhealthy_threshold: 3,
         }
     }
+
+    /// The time within which a node starts the first probe of a new real: a second, or the interval if that is shorter.
+    #[must_use]
+    pub fn first_probe_within(&self) -> Duration {
+        Duration::from_millis(u64::from(self.interval_ms)).min(FIRST_PROBE_WITHIN)
+    }
 }
+
+/// A new real is probed this soon, however long the interval is.
+const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What a probe asks.
 #[derive(Clone, Debug, PartialEq, Serialize)]

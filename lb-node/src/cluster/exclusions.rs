@@ -2,7 +2,7 @@
 //! reals back.
 
 use super::cache::{CacheError, replace};
-use crate::policy::Exclusions;
+use policy::local::Exclusions;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

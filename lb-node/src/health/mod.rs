@@ -6,7 +6,6 @@
 //! | [`state`] | outcomes in, [`State`] out, with thresholds | none |
 //! | [`schedule`] | which target is probed when; holds the states | none: time and seed are arguments |
 //! | [`scheduler`] | the task that drives the three above and publishes [`Verdicts`] | clock, channels |
-//! | [`panic`] | verdicts in, the reals to use out; holds mass removals | none |
 //! | [`metrics`] | counters of probes for Prometheus | none |
 //!
 //! A probe tells a fault of the real (refused, timed out, wrong answer) from a fault of this node
@@ -14,7 +13,6 @@
 //! the real: see [`state::Outcome`].
 
 pub mod metrics;
-pub mod panic;
 pub mod probe;
 pub mod schedule;
 pub mod scheduler;

@@ -8,9 +8,6 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// A new target's first probe starts within this, or within its interval if that is shorter.
-const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(1);
-
 /// A point in time: what has passed since an origin that the caller chose.
 pub type Instant = Duration;
 
@@ -119,7 +116,7 @@ impl Schedule {
                         if self.initially_up.remove(vacant.key()) { Start::Up } else { Start::Unknown };
                     let run = self.next_run;
                     self.next_run += 1;
-                    let due = now + self.random.below(lead(target));
+                    let due = now + self.random.below(target.check.first_probe_within());
                     self.queue.push(Reverse((due, run, vacant.key().clone())));
                     vacant.insert(Entry {
                         target: Arc::new(target.clone()),
@@ -158,7 +155,7 @@ impl Schedule {
                     entry.started = 0;
                     entry.run = self.next_run;
                     self.next_run += 1;
-                    let due = now + self.random.below(lead(target));
+                    let due = now + self.random.below(target.check.first_probe_within());
                     self.queue.push(Reverse((due, entry.run, key)));
                     replaced.verdicts_changed = true;
                 }
@@ -211,7 +208,7 @@ impl Schedule {
         self.in_flight -= 1;
         let interval = interval(&entry.target);
         let gap = if entry.started == 1 {
-            let lead = lead(&entry.target);
+            let lead = entry.target.check.first_probe_within();
             lead + self.random.below(interval.saturating_sub(lead))
         } else {
             interval * 9 / 10 + self.random.below(interval / 5)
@@ -245,10 +242,6 @@ impl Schedule {
 
 fn interval(target: &Target) -> Duration {
     Duration::from_millis(u64::from(target.check.interval_ms.max(1)))
-}
-
-fn lead(target: &Target) -> Duration {
-    interval(target).min(FIRST_PROBE_WITHIN)
 }
 
 /// Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014): jitter needs no better.

@@ -29,10 +29,10 @@ use policy::removal::Loss;
 pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
 
-use crate::control::first_round;
 use bounds::Problems;
 use judge::{Judge, Verdicts};
 use memo::{Missing, Rest};
+use policy::first_round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 
 use super::memo::Circumstances;
 use super::{Leader, View, bounds, has_applied, story};
-use crate::control::first_round;
-use crate::health::panic::{self, Standing};
+use policy::first_round;
+use policy::panic::{self, Standing};
 use policy::removal::UNREGISTERED;
 use policy::verdict::{self, Verdict};
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,6 @@
 //! What is measured, and how.
 
+use policy::local::{self, VipAssignment};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread;
@@ -11,7 +12,6 @@ use lb_node::cluster::desk::Desk;
 use lb_node::cluster::leader::{Leader, PATTERNS, Published, View};
 use lb_node::compile::compile;
 use lb_node::health::Key;
-use lb_node::policy::{self, VipAssignment};
 use zk_schema::tree::{Assignment, Target, paths};
 use zk_schema::{Desired, RealName, VipName, to_json};
 
@@ -201,7 +201,7 @@ pub(crate) fn join(stage: &mut Stage, newcomer: usize, rounds: usize) -> Result<
 }
 
 /// What is in force, as a node's data plane would get it.
-fn in_force(stage: &Stage) -> Result<(Desired, policy::Assignment)> {
+fn in_force(stage: &Stage) -> Result<(Desired, local::Assignment)> {
     stage.log.look(|seen| {
         let head = seen.head.as_ref().context("there is no head")?;
         let mut desired = Desired { cluster: head.cluster.clone(), vips: BTreeMap::new() };
@@ -211,7 +211,7 @@ fn in_force(stage: &Stage) -> Result<(Desired, policy::Assignment)> {
             desired.vips.insert(name.clone(), state);
             vips.insert(name.clone(), VipAssignment { weights: weights.clone(), ..Default::default() });
         }
-        Ok((desired, policy::Assignment { epoch: head.epoch, vips }))
+        Ok((desired, local::Assignment { epoch: head.epoch, vips }))
     })
 }
 

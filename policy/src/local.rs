@@ -1,13 +1,15 @@
-//! Who takes connections: from desired state, verdicts and what is in force to weights. Pure.
+//! The weights that a single node uses.
 //!
-//! Here a standalone node decides for itself what a cluster's leader will decide for all nodes.
+//! A standalone node decides them for itself, as a cluster's leader does for all nodes. A node of a cluster takes over
+//! the leader's, but for what it finds down while nobody can tell it otherwise.
 
-use crate::health::panic::{self, Held, Standing};
-use crate::health::{Key, State, Verdicts};
-use crate::nexthop::{NextHops, Obstacle};
+use crate::panic::{self, Held, Standing};
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::tree::Decided;
-use zk_schema::{Desired, Real, RealName, VipName, VipState};
+use zk_schema::{Desired, RealName, VipName, VipState};
+
+/// A real of a VIP.
+pub type Key = (VipName, RealName);
 
 /// The weights that give slots to reals, for all VIPs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,16 +53,13 @@ impl Assignment {
 }
 
 /// What there is to decide upon.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Situation<'a> {
     /// What operators asked for.
     pub desired: &'a Desired,
-    /// What probes found.
-    pub verdicts: &'a Verdicts,
-    /// Next hops that are known.
-    pub next_hops: &'a NextHops,
-    /// Reals that packets cannot be sent to although they have one.
-    pub obstacles: &'a BTreeMap<Key, Obstacle>,
+    /// What is known of a real. One without a health check is up when packets can be sent to it, pending until that is
+    /// known, and down if they cannot.
+    pub standing: &'a dyn Fn(&Key) -> Standing,
     /// The reals that hold slots in the tables in force.
     pub in_force: &'a BTreeSet<Key>,
     /// VIPs that have waited long enough for all their reals' first verdicts.
@@ -94,13 +93,11 @@ fn assign_vip(situation: &Situation<'_>, name: &VipName, state: &VipState) -> Vi
         .reals
         .iter()
         .filter(|(_, real)| real.weight > 0)
-        .map(|(real_name, real)| {
-            let standing = if state.vip.health.is_some() {
-                let verdict = situation.verdicts.get(&(name.clone(), real_name.clone()));
-                verdict.map_or(Standing::Pending, Standing::from)
-            } else {
-                let blocked = situation.obstacles.contains_key(&(name.clone(), real_name.clone()));
-                if blocked { Standing::Down } else { unchecked(real, situation.next_hops, overdue) }
+        .map(|(real_name, _)| {
+            let standing = match (situation.standing)(&(name.clone(), real_name.clone())) {
+                // Nobody will find out.
+                Standing::Pending if state.vip.health.is_none() && overdue => Standing::Blind,
+                standing => standing,
             };
             (real_name.clone(), standing)
         })
@@ -117,15 +114,6 @@ fn assign_vip(situation: &Situation<'_>, name: &VipName, state: &VipState) -> Vi
         waiting: decision.reals.is_empty() && !candidates.is_empty(),
         weights: decision.reals.into_iter().map(|real| (real.clone(), state.reals[&real].weight)).collect(),
         held: decision.held,
-    }
-}
-
-/// The standing of a real that nobody probes.
-fn unchecked(real: &Real, next_hops: &NextHops, overdue: bool) -> Standing {
-    match next_hops.contains_key(&real.address) {
-        true => Standing::Up,
-        false if overdue => Standing::Blind,
-        false => Standing::Pending,
     }
 }
 
@@ -163,25 +151,24 @@ impl Exclusions {
         self.reals.is_empty()
     }
 
-    /// What is to be left out of `decided`, given what this node's own probes find.
+    /// What is to be left out of `decided`, given what this node's own probes `find`: up or down, or neither as
+    /// long as they cannot tell.
     ///
     /// An autonomous node leaves out what it finds down, within the VIP's panic threshold. When it sees the tree again, it
     /// goes on to do so until the leader, by a newer head, has had the time to come to the same: otherwise dead reals
     /// would return to the table for a moment. A real that is left out stays so until it is found up: not to know is no
     /// reason to bring it back, as after a restart, or before the first probe of a node that has just been cut off.
     #[must_use]
-    pub fn revised(&self, decided: &Decided, verdicts: &Verdicts, autonomous: bool) -> Self {
+    pub fn revised(&self, decided: &Decided, find: impl Fn(&Key) -> Standing, autonomous: bool) -> Self {
         let order = decided.head.order();
-        let finds_down = |key: &Key| {
-            verdicts.get(key).is_some_and(|verdict| verdict.state == State::Down && !verdict.blind)
-        };
         if !autonomous && order != self.order && !decided.head.settling {
             return Self::default();
         }
-        let finds_up =
-            |key: &Key| verdicts.get(key).is_some_and(|verdict| verdict.state == State::Up && !verdict.blind);
-        let is_down =
-            |key: &Key| (autonomous && finds_down(key)) || (self.reals.contains(key) && !finds_up(key));
+        let is_down = |key: &Key| match find(key) {
+            Standing::Up => false,
+            Standing::Down => autonomous || self.reals.contains(key),
+            Standing::Pending | Standing::Blind => self.reals.contains(key),
+        };
         let mut reals = BTreeSet::new();
         for (vip, assignment) in &decided.assignments {
             let standing = |real: &RealName| match is_down(&(vip.clone(), real.clone())) {
@@ -219,17 +206,18 @@ pub fn adopt(decided: &Decided, exclusions: &Exclusions) -> Assignment {
 
 #[cfg(test)]
 mod tests {
+    use super::Standing::{Down, Pending, Up};
     use super::*;
-    use crate::health::Verdict;
-    use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
-    use std::time::SystemTime;
+    use zk_schema::testing::{checked_vip, desired, name, unchecked_vip};
 
-    fn verdict(state: State, blind: bool) -> Verdict {
-        Verdict { state, blind, since: SystemTime::UNIX_EPOCH, reason: "told so".into() }
+    type Standings = BTreeMap<Key, Standing>;
+
+    fn standings(vip: &str, standings: &[(&str, Standing)]) -> Standings {
+        standings.iter().map(|(real, standing)| (key(vip, real), *standing)).collect()
     }
 
-    fn verdicts(vip: &str, states: &[(&str, State)]) -> Verdicts {
-        states.iter().map(|(real, state)| (key(vip, real), verdict(*state, false))).collect()
+    fn of(standings: &Standings) -> impl Fn(&Key) -> Standing {
+        |key| standings.get(key).copied().unwrap_or(Pending)
     }
 
     fn key(vip: &str, real: &str) -> Key {
@@ -240,9 +228,7 @@ mod tests {
     #[derive(Default)]
     struct Case {
         desired: Desired,
-        verdicts: Verdicts,
-        next_hops: NextHops,
-        obstacles: BTreeMap<Key, Obstacle>,
+        standings: Standings,
         in_force: BTreeSet<Key>,
         overdue: BTreeSet<VipName>,
     }
@@ -251,9 +237,7 @@ mod tests {
         fn assign(&self, last: &Assignment) -> Assignment {
             let situation = Situation {
                 desired: &self.desired,
-                verdicts: &self.verdicts,
-                next_hops: &self.next_hops,
-                obstacles: &self.obstacles,
+                standing: &of(&self.standings),
                 in_force: &self.in_force,
                 overdue: &self.overdue,
             };
@@ -274,20 +258,20 @@ mod tests {
     #[test]
     fn a_new_vip_waits_until_every_real_is_judged_and_then_takes_all_that_are_up() {
         let mut case = checked(&[("a", 100), ("b", 100), ("c", 100)]);
-        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Unknown)]);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Up), ("c", Pending)]);
         let waiting = case.assign(&Assignment::default());
         assert_eq!(waiting.vips["mqtt"], VipAssignment { waiting: true, ..VipAssignment::default() });
-        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Down)]);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Up), ("c", Down)]);
         assert_eq!(case.members(), ["a", "b"]);
     }
 
     #[test]
     fn a_vip_that_is_overdue_takes_the_reals_that_are_up_without_waiting_for_the_rest() {
         let mut case = checked(&[("a", 100), ("b", 100)]);
-        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Unknown)]);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Pending)]);
         case.overdue = [name("mqtt")].into();
         assert_eq!(case.members(), ["a"]);
-        case.verdicts = verdicts("mqtt", &[("a", State::Unknown), ("b", State::Unknown)]);
+        case.standings = standings("mqtt", &[("a", Pending), ("b", Pending)]);
         let assignment = case.assign(&Assignment::default());
         assert!(assignment.vips["mqtt"].waiting, "{assignment:?}");
     }
@@ -310,7 +294,7 @@ mod tests {
     #[test]
     fn a_real_of_weight_0_is_neither_used_nor_counted() {
         let mut case = checked(&[("a", 7), ("drained", 0)]);
-        case.verdicts = verdicts("mqtt", &[("a", State::Down), ("drained", State::Up)]);
+        case.standings = standings("mqtt", &[("a", Down), ("drained", Up)]);
         case.in_force = [key("mqtt", "a"), key("mqtt", "drained")].into();
         let assignment = case.assign(&Assignment::default());
         let vip = &assignment.vips["mqtt"];
@@ -322,43 +306,35 @@ mod tests {
     fn removals_beyond_the_panic_threshold_are_held() {
         let mut case = checked(&[("a", 100), ("b", 100), ("c", 100)]);
         case.in_force = case.desired.vips["mqtt"].reals.keys().map(|r| (name("mqtt"), r.clone())).collect();
-        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Down)]);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Up), ("c", Down)]);
         assert_eq!(case.members(), ["a", "b"]);
-        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Down), ("c", State::Down)]);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Down), ("c", Down)]);
         let assignment = case.assign(&Assignment::default());
         assert_eq!(assignment.vips["mqtt"].weights.len(), 3);
         assert_eq!(assignment.vips["mqtt"].held, Some(Held { down: 2, total: 3, threshold: 50 }));
     }
 
     #[test]
-    fn without_a_health_check_every_real_is_up_as_soon_as_its_next_hop_is_known() {
+    fn a_real_without_a_health_check_waits_until_it_can_be_reached_but_not_for_ever() {
         let mut case = Case {
             desired: desired([("mqtt", unchecked_vip(&[("a", 100), ("b", 100)]))]),
             ..Case::default()
         };
         assert!(case.members().is_empty());
-        case.next_hops = next_hops(&case.desired);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Up)]);
         assert_eq!(case.members(), ["a", "b"]);
 
-        case.next_hops.remove(&case.desired.vips["mqtt"].reals["b"].address);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Pending)]);
         case.overdue = [name("mqtt")].into();
         assert_eq!(case.members(), ["a"], "what cannot be reached does not take slots");
-        case.next_hops.clear();
+        case.standings.clear();
         assert_eq!(case.members(), ["a", "b"], "a table of doubtful reals is better than none");
-    }
-
-    #[test]
-    fn an_unchecked_real_that_packets_cannot_be_sent_to_is_down() {
-        let all = desired([("mqtt", unchecked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
-        let mut case = Case { next_hops: next_hops(&all), desired: all, ..Case::default() };
-        case.obstacles = [(key("mqtt", "b"), Obstacle::NotOnLink)].into();
-        assert_eq!(case.members(), ["a", "c"]);
     }
 
     #[test]
     fn the_epoch_rises_with_every_change_of_a_weight_and_only_then() {
         let mut case = checked(&[("a", 100), ("b", 100)]);
-        case.verdicts = verdicts("mqtt", &[("a", State::Up), ("b", State::Up)]);
+        case.standings = standings("mqtt", &[("a", Up), ("b", Up)]);
         let first = case.assign(&Assignment::default());
         assert_eq!(first.epoch, 1);
         case.in_force = first.members();
@@ -385,7 +361,7 @@ mod tests {
     /// A decision on three reals, at this epoch.
     fn three(epoch: u64, settling: bool) -> Decided {
         let all = desired([("mqtt", checked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
-        let mut decided = crate::testing::decided(1, epoch, &all);
+        let mut decided = zk_schema::testing::decided(1, epoch, &all);
         decided.head.settling = settling;
         decided
     }
@@ -396,8 +372,8 @@ mod tests {
 
     #[test]
     fn a_node_that_sees_the_tree_does_what_the_leader_decided_whatever_it_finds_itself() {
-        let found = verdicts("mqtt", &[("a", State::Down), ("b", State::Up), ("c", State::Up)]);
-        let exclusions = Exclusions::default().revised(&three(5, false), &found, false);
+        let found = standings("mqtt", &[("a", Down), ("b", Up), ("c", Up)]);
+        let exclusions = Exclusions::default().revised(&three(5, false), of(&found), false);
         assert!(exclusions.is_empty());
         let adopted = adopt(&three(5, false), &exclusions);
         assert_eq!((adopted.epoch, used(&three(5, false), &exclusions).len()), (5, 3));
@@ -405,52 +381,54 @@ mod tests {
 
     #[test]
     fn an_autonomous_node_leaves_out_what_it_finds_down_within_the_panic_threshold() {
-        let alone = |states: &[(&str, State)]| {
-            let exclusions = Exclusions::default().revised(&three(5, false), &verdicts("mqtt", states), true);
+        let alone = |found: &[(&str, Standing)]| {
+            let exclusions =
+                Exclusions::default().revised(&three(5, false), of(&standings("mqtt", found)), true);
             used(&three(5, false), &exclusions)
         };
-        assert_eq!(alone(&[("a", State::Down), ("b", State::Up), ("c", State::Unknown)]), ["b", "c"]);
-        assert_eq!(alone(&[("a", State::Down), ("b", State::Down), ("c", State::Up)]), ["a", "b", "c"]);
-        assert_eq!(alone(&[("a", State::Up)]), ["a", "b", "c"], "what it knows nothing of stays");
+        assert_eq!(alone(&[("a", Down), ("b", Up), ("c", Pending)]), ["b", "c"]);
+        assert_eq!(alone(&[("a", Down), ("b", Down), ("c", Up)]), ["a", "b", "c"]);
+        assert_eq!(alone(&[("a", Up)]), ["a", "b", "c"], "what it knows nothing of stays");
     }
 
     #[test]
     fn what_was_left_out_returns_when_it_is_up_or_a_settled_leader_has_decided_anew() {
-        let down = verdicts("mqtt", &[("a", State::Down), ("b", State::Up), ("c", State::Up)]);
-        let alone = Exclusions::default().revised(&three(5, false), &down, true);
-        let back = |decided: &Decided, found: &Verdicts| used(decided, &alone.revised(decided, found, false));
+        let down = standings("mqtt", &[("a", Down), ("b", Up), ("c", Up)]);
+        let alone = Exclusions::default().revised(&three(5, false), of(&down), true);
+        let back =
+            |decided: &Decided, found: &Standings| used(decided, &alone.revised(decided, of(found), false));
         assert_eq!(back(&three(5, false), &down), ["b", "c"], "no newer head has come yet");
         assert_eq!(back(&three(6, true), &down), ["b", "c"], "the new leader removes nothing yet");
         assert_eq!(back(&three(7, false), &down), ["a", "b", "c"], "the leader knows better");
-        let up = verdicts("mqtt", &[("a", State::Up), ("b", State::Up), ("c", State::Up)]);
+        let up = standings("mqtt", &[("a", Up), ("b", Up), ("c", Up)]);
         assert_eq!(back(&three(6, true), &up), ["a", "b", "c"]);
-        assert_eq!(back(&three(6, true), &Verdicts::new()), ["b", "c"], "others probe it now");
+        assert_eq!(back(&three(6, true), &Standings::new()), ["b", "c"], "others probe it now");
     }
 
     #[test]
     fn what_a_node_left_out_never_empties_what_a_leader_decided_since() {
-        let found = verdicts("mqtt", &[("a", State::Up), ("b", State::Down), ("c", State::Up)]);
-        let alone = Exclusions::default().revised(&three(7, false), &found, true);
+        let found = standings("mqtt", &[("a", Up), ("b", Down), ("c", Up)]);
+        let alone = Exclusions::default().revised(&three(7, false), of(&found), true);
         let only = desired([("mqtt", checked_vip(&[("b", 100)]))]);
-        let mut only = crate::testing::decided(1, 8, &only);
+        let mut only = zk_schema::testing::decided(1, 8, &only);
         only.head.settling = true;
-        assert_eq!(used(&only, &alone.revised(&only, &found, false)), ["b"]);
+        assert_eq!(used(&only, &alone.revised(&only, of(&found), false)), ["b"]);
     }
 
     #[test]
     fn what_was_left_out_before_a_restart_stays_out_until_it_is_found_up() {
         let kept = Exclusions::new((1, 5), [key("mqtt", "a")].into());
-        let unknown = verdicts("mqtt", &[("a", State::Unknown), ("b", State::Up), ("c", State::Up)]);
+        let unknown = standings("mqtt", &[("a", Pending), ("b", Up), ("c", Up)]);
         for autonomous in [false, true] {
-            for found in [&Verdicts::new(), &unknown] {
-                let revised = kept.revised(&three(5, false), found, autonomous);
+            for found in [&Standings::new(), &unknown] {
+                let revised = kept.revised(&three(5, false), of(found), autonomous);
                 assert_eq!(used(&three(5, false), &revised), ["b", "c"], "autonomous: {autonomous}");
             }
-            let up = verdicts("mqtt", &[("a", State::Up)]);
-            let revised = kept.revised(&three(5, false), &up, autonomous);
+            let up = standings("mqtt", &[("a", Up)]);
+            let revised = kept.revised(&three(5, false), of(&up), autonomous);
             assert_eq!(used(&three(5, false), &revised), ["a", "b", "c"]);
         }
-        let revised = kept.revised(&three(6, false), &unknown, false);
+        let revised = kept.revised(&three(6, false), of(&unknown), false);
         assert_eq!(used(&three(6, false), &revised), ["a", "b", "c"], "a settled leader has decided since");
     }
 }

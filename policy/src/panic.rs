@@ -4,7 +4,6 @@
 //! check's definition, this node. Taking them all out would turn a doubt into an outage, so they stay and
 //! the operator is told.
 
-use super::{State, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::RealName;
 
@@ -19,17 +18,6 @@ pub enum Standing {
     Pending,
     /// This node cannot find out: its probes end inconclusively.
     Blind,
-}
-
-impl From<&Verdict> for Standing {
-    fn from(verdict: &Verdict) -> Self {
-        match verdict.state {
-            State::Up => Self::Up,
-            State::Down => Self::Down,
-            State::Unknown if verdict.blind => Self::Blind,
-            State::Unknown => Self::Pending,
-        }
-    }
 }
 
 /// Reals to use, and whether some of them are used in spite of being down.
@@ -121,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn name(index: usize) -> RealName {
-        crate::testing::name(&format!("r{index}"))
+        zk_schema::testing::name(&format!("r{index}"))
     }
 
     fn candidates(standings: &[Standing]) -> BTreeMap<RealName, Standing> {
