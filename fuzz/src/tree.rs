@@ -12,8 +12,8 @@
 use coordination::follow::{Followed, follow};
 use coordination::memory::MemoryStore;
 use coordination::{Change, Session as _, Store as _};
-use lb_node::cluster::leader::{Leader, Published, Settings, View};
 use lb_node::compile::{TableCache, compile_with};
+use policy::leader::{Leader, Published, Settings, View};
 use policy::local::{Exclusions, adopt};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

@@ -2,6 +2,8 @@
 //!
 //! | question | module |
 //! |---|---|
+//! | What does a leader decide? | [`leader`] |
+//! | What does it write when the tree changes? | [`desk`] |
 //! | Which nodes probe a real? | [`probers`] |
 //! | What do the nodes' votes on a real come to? | [`verdict`] |
 //! | What is held when it vanishes from the tree? | [`removal`] |
@@ -12,7 +14,9 @@
 //! Knows the records of `zk-schema`; knows no store, no network and no data plane. So whoever wants to know what a
 //! cluster would do asks the same code: the daemon, `lbctl`, simulations, fuzzers.
 
+pub mod desk;
 mod first_round;
+pub mod leader;
 pub mod local;
 pub mod panic;
 pub mod probers;

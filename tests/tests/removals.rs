@@ -6,10 +6,10 @@
 use coordination::memory::{MemorySession, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Session as _, Store as _};
-use lb_node::cluster::desk::Desk;
-use lb_node::cluster::leader::{Leader, Published, Settings};
 use lbctl::edit::{Edit, plan};
 use lbctl::tree::Tree;
+use policy::desk::Desk;
+use policy::leader::{Leader, Published, Settings};
 use policy::removal::{ALONE, QUIET};
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -3,8 +3,8 @@
 //! Run it in a release build. `--json` prints one JSON object a line.
 
 use clap::Parser;
-use lb_node::cluster::desk::Desk;
-use lb_node::cluster::leader::{Leader, Published, Settings, View};
+use policy::desk::Desk;
+use policy::leader::{Leader, Published, Settings, View};
 use policy::probers::probers;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,7 +4,6 @@
 //! election.
 
 use super::lead::{Campaign, Leading, wall};
-use super::leader;
 use super::peers::Overtaken;
 use super::vote::shortened;
 use crate::control::{Report, locked};
@@ -13,6 +12,7 @@ use coordination::pace::{Backoff, Spread};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
 use coordination::{Error, Session, State, Store};
+use policy::leader;
 use host::log_limit::LogLimit;
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -4,8 +4,8 @@
 //! Nobody decides by them, so nothing that is wrong with them stops a leader: what cannot be written is left out, what
 //! cannot be deleted stays, and either is told once.
 
-use super::leader::Publication;
 use coordination::{Change, Error, Session};
+use policy::leader::Publication;
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;

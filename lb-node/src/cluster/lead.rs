@@ -1,13 +1,14 @@
 //! Leading: standing for election, and writing what [`Leader`] decides, fenced, for as long as the leadership lasts.
 
-use super::desk::Desk;
 use super::history::{History, ListLost};
-use super::leader::{self, Leader, PATTERNS, Publication, Published};
+
 use coordination::election::{Candidate, ElectionError, Leadership};
 use coordination::follow::Followed;
 use coordination::pace::{Backoff, Spread};
 use coordination::setup::ensure_skeleton;
 use coordination::{Change, Error, Mirror, Pattern, Session, State};
+use policy::desk::Desk;
+use policy::leader::{self, Leader, PATTERNS, Publication, Published};
 use host::log_limit::LogLimit;
 use std::collections::BTreeSet;
 use std::sync::Arc;

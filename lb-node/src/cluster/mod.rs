@@ -4,8 +4,6 @@
 //! |---|---|---|
 //! | [`agent`] | a node's life in the tree, session after session | the store |
 //! | [`lead`] | standing for election, and writing decisions while leading | the store |
-//! | [`desk`] | a leader's turn: what changed in the tree, and what is to be written | none |
-//! | [`leader`] | what a leader decides | none |
 //! | [`history`] | what is kept of its decisions | the store |
 //! | [`peers`] | what other nodes tell a node that is cut off | UDP |
 //! | [`vote`] | what this node's probes find, as a record | channels |
@@ -15,11 +13,9 @@
 
 pub mod agent;
 pub mod cache;
-pub mod desk;
 pub mod exclusions;
 pub mod history;
 pub mod lead;
-pub mod leader;
 pub mod peers;
 pub mod simulated;
 pub mod vote;

@@ -1,5 +1,7 @@
 //! What is measured, and how.
 
+use policy::desk::Desk;
+use policy::leader::{Leader, PATTERNS, Published, View};
 use policy::local::{self, VipAssignment};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +10,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use coordination::{Mirror, Pattern, Session as _, Store as _};
-use lb_node::cluster::desk::Desk;
-use lb_node::cluster::leader::{Leader, PATTERNS, Published, View};
 use lb_node::compile::compile;
 use lb_node::health::Key;
 use zk_schema::tree::{Assignment, Target, paths};

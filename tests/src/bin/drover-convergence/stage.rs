@@ -1,5 +1,6 @@
 //! What is measured: nodes without packets, each on a runtime of its own, and the ensemble that they share.
 
+use policy::leader;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -11,7 +12,6 @@ use coordination::zookeeper::{Options, ZooKeeper, ZooKeeperSession};
 use coordination::{Change, Session as _, Store as _};
 use drover_tests::{Ensemble, Host, Operator};
 use lb_node::cluster::agent::{Learnt, Settings};
-use lb_node::cluster::leader;
 use lb_node::cluster::simulated::SimulatedNode;
 use lb_node::control::Report;
 use lb_node::health::scheduler::Probe;

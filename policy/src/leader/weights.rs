@@ -2,10 +2,10 @@
 
 use super::memo::Circumstances;
 use super::{Leader, View, bounds, has_applied, story};
-use policy::first_round;
-use policy::panic::{self, Standing};
-use policy::removal::UNREGISTERED;
-use policy::verdict::{self, Verdict};
+use crate::first_round;
+use crate::panic::{self, Standing};
+use crate::removal::UNREGISTERED;
+use crate::verdict::{self, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use zk_schema::tree::{Adoption, Assignment, Past, Registrant, Target, paths};

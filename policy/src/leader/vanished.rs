@@ -2,13 +2,13 @@
 //!
 //! - What vanishes waits: alone for a moment, in company until it has been quiet for a while. Tools delete a tree one znode
 //!   after the other and restore it so, too: no step of theirs takes most of what there is, but all of them together do.
-//! - Then all of it is [judged together](policy::removal). What looks like an accident is held by name, until it
+//! - Then all of it is [judged together](crate::removal). What looks like an accident is held by name, until it
 //!   returns or an operator confirms; the names are in what is published, so that a successor holds them too.
 //! - The rest may go.
 
 use super::memo::Missing;
 use super::view::{Published, View};
-use policy::removal::{ALONE, Loss, Losses, QUIET, suspects};
+use crate::removal::{ALONE, Loss, Losses, QUIET, suspects};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use zk_schema::tree::{Assignment, Registrant, Target};

@@ -4,7 +4,7 @@
 //! all, which leaves it up: only what is mentioned, or not up, is looked at, and only when something changed.
 
 use super::memo::{is_same, without};
-use policy::verdict::{self, Verdict};
+use crate::verdict::{self, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zk_schema::tree::{Assignment, Target, Vote};

@@ -23,16 +23,16 @@ mod view;
 mod weights;
 mod wish;
 
+use crate::removal::Loss;
 pub use hidden::Hidden;
 pub use order::credible;
-use policy::removal::Loss;
 pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
 
+use crate::first_round;
 use bounds::Problems;
 use judge::{Judge, Verdicts};
 use memo::{Missing, Rest};
-use policy::first_round;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;

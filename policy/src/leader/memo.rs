@@ -5,7 +5,7 @@
 
 use super::View;
 use super::view::{Published, Wish};
-use policy::verdict::Verdict;
+use crate::verdict::Verdict;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zk_schema::tree::Assignment;

@@ -4,9 +4,9 @@ mod lockstep;
 mod story;
 
 use super::*;
-use crate::testing::{checked_vip, desired, name, unchecked_vip};
-use policy::removal;
+use crate::removal;
 use std::sync::Arc;
+use zk_schema::testing::{checked_vip, desired, name, unchecked_vip};
 use zk_schema::tree::{Contents, Decided, Finding, Mode, Registrant, Target, Znode};
 use zk_schema::{Cluster, Desired, Real, Vip, to_json};
 

@@ -3,7 +3,7 @@
 //! However much happens at once, the story is short: many of a kind are told as one, and words are cut off somewhere.
 
 use super::{Leader, View, difference};
-use policy::verdict::{self, Verdict};
+use crate::verdict::{self, Verdict};
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;

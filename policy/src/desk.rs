@@ -3,7 +3,7 @@
 //! A leader takes a turn at every change of the tree and every 200 ms. What a turn costs follows from what changed since
 //! the last one, not from the size of the cluster: `cargo xtask bench leader` measures it, [`Work`] counts it.
 
-use super::leader::{Leader, Publication, Reading, View};
+use crate::leader::{Leader, Publication, Reading, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;

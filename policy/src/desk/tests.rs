@@ -1,8 +1,8 @@
 //! A turn's work, counted: it follows from what changed, not from what there is.
 
 use super::*;
-use crate::cluster::leader::{Published, Settings};
-use crate::testing::{checked_vip, desired, name};
+use crate::leader::{Published, Settings};
+use zk_schema::testing::{checked_vip, desired, name};
 use zk_schema::tree::{Applied, Member, Mode, Vote};
 use zk_schema::{Cluster, Desired, VipState, to_json};
 
@@ -135,7 +135,7 @@ fn one_change_is_one_record_parsed_and_what_is_written_is_compared_once() {
     case.now += ECHO * 2;
     assert!(!case.turn());
     let (vip, real) = (name("v2"), name("b"));
-    let mut record = crate::testing::unchecked_vip(&[("b", 50)]).reals.remove("b").unwrap();
+    let mut record = zk_schema::testing::unchecked_vip(&[("b", 50)]).reals.remove("b").unwrap();
     record.address = case.desk.leader().in_force().assignments["v2"].reals["b"].address;
     put(&mut case.contents, &paths::real(&vip, &real), to_json(&record).unwrap());
     let work = case.work(|case| assert!(case.turn()));

@@ -49,7 +49,7 @@ fn an_operators_edits_are_told_by_field() {
             "announced mqtt: a from 100 to 50",
         ]
     );
-    case.now += policy::removal::ALONE;
+    case.now += crate::removal::ALONE;
     assert_eq!(
         told(case.step()),
         [
