@@ -6,7 +6,7 @@
 
 use crate::front::FrontStatus;
 use crate::status::{ClusterStatus, Status, VipStatus};
-use std::collections::BTreeSet;
+use policy::announce::{InForce, serving};
 use std::net::IpAddr;
 
 /// What keeps the node from announcing all that it should, a line for each; empty when nothing does.
@@ -26,8 +26,9 @@ pub(crate) fn missing(status: &Status, cluster: Option<&ClusterStatus>, front: &
     if !missing.is_empty() {
         return missing;
     }
-    let served: BTreeSet<IpAddr> =
-        status.vips.values().filter(|vip| has_reals(vip)).map(|vip| vip.address).collect();
+    // All VIPs work: what does not was told above.
+    let vip = |vip: &VipStatus| InForce { address: vip.address, has_reals: has_reals(vip), works: true };
+    let served = serving(status.vips.values().map(vip));
     let why = |address: &IpAddr| match &front.problem {
         _ if !front.wanted.contains(address) => "this node is stopping, or has fallen behind the others",
         Some(problem) => problem,
@@ -54,6 +55,7 @@ mod tests {
     use super::*;
     use crate::status::{RealState, RealStatus, SelfTestStatus};
     use crate::testing::name;
+    use std::collections::BTreeSet;
     use zk_schema::Protocol;
 
     const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));

@@ -26,7 +26,7 @@ use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
 use policy::local::{Assignment, Exclusions, Situation, adopt, assign};
 use policy::probers::probers;
-use policy::{FIRST_NEXT_HOPS, first_round};
+use policy::{FIRST_NEXT_HOPS, announce, first_round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -604,14 +604,14 @@ impl<D: Forwarding> Control<D> {
         let Some(in_force) = self.applied.as_deref() else { return };
         let failures = self.self_test.as_ref().map(|test| &test.failures);
         let program = in_force.program.as_ref();
-        let vips = || program.into_iter().flat_map(|program| &program.vips);
-        let faulty: BTreeSet<IpAddr> = vips()
-            .filter(|(name, _)| failures.is_none_or(|failures| failures.contains_key(*name)))
-            .map(|(_, vip)| vip.address)
-            .collect();
-        let has_reals = |vip: &VipProgram| !vip.table.owners().is_empty();
+        let vips = program.into_iter().flat_map(|program| &program.vips);
         let attached = self.attachment.problem.is_none();
-        let serving = vips().filter(|(_, vip)| attached && has_reals(vip) && !faulty.contains(&vip.address));
+        let passes = |name: &VipName| failures.is_some_and(|failures| !failures.contains_key(name));
+        let vip = |(name, vip): (&VipName, &VipProgram)| announce::InForce {
+            address: vip.address,
+            has_reals: !vip.table.owners().is_empty(),
+            works: attached && passes(name),
+        };
         let digests = in_force.digests.iter().map(|(name, digest)| format!("{name}={digest:016x}"));
         let digests = digests.collect::<Vec<_>>().join(" ");
         let report = Report {
@@ -621,7 +621,7 @@ impl<D: Forwarding> Control<D> {
             mode: self.mode(mode),
             problem: self.failure.as_ref().map(|failure| failure.message.clone()),
             healthy: attached && failures.is_some_and(BTreeMap::is_empty),
-            serving: serving.map(|(_, vip)| vip.address).collect(),
+            serving: announce::serving(vips.map(vip)),
         };
         replace(&self.outputs.report, Arc::new(report));
     }

@@ -25,6 +25,7 @@ pub mod standalone;
 mod standing;
 pub mod status;
 pub mod tree_metrics;
+mod wanted;
 
 /// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
 /// all BPF programs are.

@@ -5,9 +5,10 @@
 
 use crate::admin::{self, Shown};
 use crate::attachment::{self, Attachment, Lost};
-use crate::cluster::agent::{self, Agent, Learnt, Name};
+use crate::bpffs;
+use crate::cluster::agent::{self, Agent, Learnt};
 use crate::cluster::cache::Cache;
-use crate::cluster::peers::{self, Overtaken, Peers};
+use crate::cluster::peers::{self, Peers};
 use crate::cluster::{exclusions, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report, Shared};
 use crate::dataplane::{self, Dataplane, Settings, Start};
@@ -24,10 +25,11 @@ use crate::probe_route::ProbeRoute;
 use crate::standalone::{FileStatus, FileStore};
 use crate::status::{KeptStatus, Status};
 use crate::tree_metrics::TreeMetrics;
-use ::admin::auth::{self, Auth};
+use crate::wanted::keep_wanted;
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::Followed;
 use coordination::{Snapshot, Snapshots};
+use policy::announce::{self, Announcer};
 use policy::leader;
 use policy::local::Exclusions;
 use host::bpffs;
@@ -50,7 +52,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
-use zk_schema::tree::{Decided, Head, Member, Mode};
+use zk_schema::tree::{Decided, Member, Mode};
 use zk_schema::{FrontDriver, Node, NodeFile, NodeOverrides};
 
 /// How often the probes' route is looked after.
@@ -236,11 +238,12 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
             let _ = withdrawn.await;
         }),
     );
-    let patience = Patience {
+    let patience = announce::Patience {
         behind: cluster.ack_timeout(),
         standstill: front.withdraw_after(),
         autonomy: cluster.autonomy_after(),
     };
+    let announcer = Announcer::new(node.name, patience, Duration::ZERO);
     let keeper = Keeper { cache, exclusions: exclusions_kept, kept };
     let mut tasks = vec![
         supervisor.spawn("decisions", follow_decisions(learnt.followed.clone(), snapshots)),
@@ -255,7 +258,7 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
             ),
         ),
         supervisor.spawn("what is announced", tell_announced(announced.clone(), announcing)),
-        supervisor.spawn("what is wanted", keep_wanted(node, patience, report_receiver, learnt, wanted)),
+        supervisor.spawn("what is wanted", keep_wanted(announcer, report_receiver, learnt, wanted)),
     ];
     if let Some(pulse) = pulse {
         let turned = running.turned.clone();
@@ -757,118 +760,6 @@ async fn on_disk_as<E: std::fmt::Display + Send + 'static>(
     }
 }
 
-/// How long a node goes on announcing in spite of something.
-struct Patience {
-    /// Told that it is late, it has so long to apply what it was told.
-    behind: Duration,
-    /// It may stand still for so long; `None`: for as long as it takes.
-    standstill: Option<Duration>,
-    /// Cut off for so long after a standstill, it announces what it has.
-    autonomy: Duration,
-}
-
-/// Keeps what is to be announced: what this node serves, unless it is out of service, bears another's name, or has fallen
-/// behind the others: it is told that it is late, and some patience later still has not applied what it was told, or it is
-/// cut off and others tell that there is something newer. After that, and after a standstill, over which the guard may have
-/// withdrawn everything, it first catches up with the tree.
-async fn keep_wanted(
-    node: Node,
-    patience: Patience,
-    mut report: watch::Receiver<Arc<Report>>,
-    learnt: Learnt,
-    wanted: watch::Sender<BTreeSet<IpAddr>>,
-) {
-    let (mut followed, mut maintenance, mut name) = (learnt.followed, learnt.maintenance, learnt.name);
-    let (link, mut overtaken) = (learnt.link, learnt.overtaken);
-    let mut is_overtaken = false;
-    let mut late_since = None;
-    let mut fallen_behind = false;
-    let mut ticks = tokio::time::interval(PULSE_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut turned = Instant::now();
-    // Until when at most, and the sessions so far.
-    let mut awakening: Option<(Instant, u64)> = None;
-    loop {
-        let stood_still = std::mem::replace(&mut turned, Instant::now()).elapsed();
-        if patience.standstill.is_some_and(|standstill| stood_still >= standstill) {
-            error!(?stood_still, "this process stood still: announcing nothing until it has caught up");
-            awakening = Some((turned + patience.autonomy, link.borrow().sessions));
-        }
-        let report_now = Arc::clone(&report.borrow_and_update());
-        let out_of_service = *maintenance.borrow_and_update();
-        let name_is_taken = matches!(*name.borrow_and_update(), Name::Taken(_));
-        let (head, current) = {
-            let followed = followed.borrow_and_update();
-            (followed.decided.as_ref().map(|decided| decided.head.clone()), followed.current)
-        };
-        if let Some((until, sessions)) = awakening {
-            let is_new = current && link.borrow().sessions > sessions;
-            let caught_up = is_new && has_newest(&head, &report_now);
-            awakening = awakening.filter(|_| turned < until && !caught_up);
-        }
-        let was_overtaken = is_overtaken;
-        let others = *overtaken.borrow_and_update();
-        is_overtaken = match others {
-            Some(Overtaken { ahead, answered }) => {
-                if !was_overtaken {
-                    error!(
-                        ahead,
-                        answered,
-                        "cut off from ZooKeeper, and other nodes have something newer in force: withdrawing the VIPs"
-                    );
-                }
-                true
-            }
-            // Back in sight of the tree, it first takes over what is there.
-            None => was_overtaken && link.borrow().connected && !(current && has_newest(&head, &report_now)),
-        };
-        if was_overtaken && !is_overtaken {
-            info!("no longer behind the other nodes");
-        }
-        // If most nodes are behind, withdrawing would take the VIPs off the front altogether.
-        let late = head.is_some_and(|head| {
-            head.lagging.contains(&node.name)
-                && head.lagging.len() * 2 <= head.nodes.len()
-                && report_now.order.is_none_or(|order| order < head.order())
-        });
-        // The head that says so may be the first word from the tree after an outage, to be applied in a moment.
-        let behind_at = late.then(|| *late_since.get_or_insert_with(Instant::now) + patience.behind);
-        late_since = late_since.filter(|_| late);
-        let behind = behind_at.is_some_and(|at| Instant::now() >= at);
-        if behind != fallen_behind {
-            match behind {
-                true => error!("this node has fallen behind the others and withdraws its VIPs"),
-                false => info!("this node has caught up with the others"),
-            }
-            fallen_behind = behind;
-        }
-        // Before the first report, what a predecessor announced stays.
-        if report_now.order.is_some() {
-            let out = out_of_service || behind || is_overtaken || name_is_taken || awakening.is_some();
-            let serving = if out { BTreeSet::new() } else { report_now.serving.clone() };
-            wanted.send_if_modified(|wanted| {
-                let differs = *wanted != serving;
-                *wanted = serving;
-                differs
-            });
-        }
-        tokio::select! {
-            Ok(()) = report.changed() => {}
-            Ok(()) = maintenance.changed() => {}
-            Ok(()) = name.changed() => {}
-            Ok(()) = followed.changed() => {}
-            Ok(()) = overtaken.changed() => {}
-            () = control::sleep_until(behind_at), if !behind && behind_at.is_some() => {}
-            _ = ticks.tick() => {}
-        }
-    }
-}
-
-/// Whether what is in force is the newest that was decided, as far as this node knows.
-fn has_newest(head: &Option<Head>, report: &Report) -> bool {
-    head.as_ref().is_some_and(|head| report.order >= Some(head.order()))
-}
-
 /// Keeps what the tree is told of what is announced.
 async fn tell_announced(
     mut announced: watch::Receiver<FrontStatus>,
@@ -983,136 +874,13 @@ fn seed(node: &Node) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::agent::Link;
-    use crate::cluster::lead::Leading;
     use crate::testing::{checked_vip, decided, desired, name};
     use zk_schema::{RealName, VipName};
 
-    const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1));
     const SECOND: Duration = Duration::from_secs(1);
 
     fn some(term: u64, epoch: u64) -> Decided {
         decided(term, epoch, &desired([("mqtt", checked_vip(&[("a", 100), ("b", 50)]))]))
-    }
-
-    /// A node that serves, and what it learns.
-    struct Serving {
-        report: watch::Sender<Arc<Report>>,
-        followed: watch::Sender<Followed>,
-        link: watch::Sender<Link>,
-        wanted: watch::Receiver<BTreeSet<IpAddr>>,
-        overtaken: watch::Sender<Option<Overtaken>>,
-        _others: (watch::Sender<Mode>, watch::Sender<bool>, watch::Sender<Leading>, watch::Sender<Name>),
-        _task: tokio::task::JoinHandle<()>,
-    }
-
-    fn serving() -> Serving {
-        let report = Report { order: Some((2, 8)), serving: [VIP].into(), ..Report::default() };
-        let report = watch::Sender::new(Arc::new(report));
-        let followed = Followed { decided: Some(Arc::new(some(2, 8))), current: true, ..Followed::default() };
-        let followed = watch::Sender::new(followed);
-        let link = Link { connected: true, since: Instant::now(), problem: None, sessions: 1 };
-        let link = watch::Sender::new(link);
-        let overtaken = watch::Sender::new(None);
-        let others = (
-            watch::Sender::new(Mode::Live),
-            watch::Sender::new(false),
-            watch::Sender::new(Leading::default()),
-            watch::Sender::new(Name::Own),
-        );
-        let learnt = Learnt {
-            followed: followed.subscribe(),
-            mode: others.0.subscribe(),
-            maintenance: others.1.subscribe(),
-            leading: others.2.subscribe(),
-            link: link.subscribe(),
-            name: others.3.subscribe(),
-            overtaken: overtaken.subscribe(),
-            past: watch::channel(Default::default()).1,
-        };
-        let patience = Patience { behind: 3 * SECOND, standstill: Some(10 * SECOND), autonomy: 10 * SECOND };
-        let (wanted, receiver) = watch::channel(BTreeSet::new());
-        let node = Node::new(name("lb-1"), "eth0");
-        let task = keep_wanted(node, patience, report.subscribe(), learnt, wanted);
-        Serving {
-            report,
-            followed,
-            link,
-            overtaken,
-            wanted: receiver,
-            _others: others,
-            _task: tokio::spawn(task),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_standstill_a_node_announces_nothing_until_it_has_met_the_tree_again() {
-        let serving = serving();
-        let announces = || !serving.wanted.borrow().is_empty();
-        tokio::time::sleep(60 * SECOND).await;
-        assert!(announces());
-        // As SIGSTOP and SIGCONT.
-        tokio::time::advance(15 * SECOND).await;
-        tokio::time::sleep(SECOND / 10).await;
-        assert!(!announces());
-        serving.link.send_modify(|link| link.sessions = 2);
-        serving.followed.send_modify(|followed| followed.decided = Some(Arc::new(some(2, 9))));
-        tokio::time::sleep(2 * SECOND).await;
-        assert!(!announces(), "the newest head is not in force yet");
-        serving.report.send_modify(|report| Arc::make_mut(report).order = Some((2, 9)));
-        tokio::time::sleep(2 * SECOND).await;
-        assert!(announces());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_others_overtook_withdraws_until_it_has_what_the_tree_holds() {
-        let serving = serving();
-        let announces = || !serving.wanted.borrow().is_empty();
-        tokio::time::sleep(SECOND).await;
-        assert!(announces());
-        let cut = |connected| serving.link.send_modify(|link| link.connected = connected);
-        cut(false);
-        tokio::time::sleep(60 * SECOND).await;
-        assert!(announces(), "as long as nobody has anything newer");
-        serving.overtaken.send_replace(Some(Overtaken { ahead: 2, answered: 2 }));
-        tokio::time::sleep(SECOND).await;
-        assert!(!announces());
-
-        serving.followed.send_modify(|followed| followed.current = false);
-        cut(true);
-        serving.overtaken.send_replace(None);
-        tokio::time::sleep(2 * SECOND).await;
-        assert!(!announces(), "what the tree holds is not known yet");
-        serving.followed.send_modify(|followed| followed.decided = Some(Arc::new(some(2, 9))));
-        serving.followed.send_modify(|followed| followed.current = true);
-        tokio::time::sleep(2 * SECOND).await;
-        assert!(!announces(), "nor in force");
-        serving.report.send_modify(|report| Arc::make_mut(report).order = Some((2, 9)));
-        tokio::time::sleep(2 * SECOND).await;
-        assert!(announces());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_node_that_others_overtook_announces_again_once_there_are_no_others() {
-        let serving = serving();
-        serving.link.send_modify(|link| link.connected = false);
-        serving.overtaken.send_replace(Some(Overtaken { ahead: 1, answered: 1 }));
-        tokio::time::sleep(2 * SECOND).await;
-        assert!(serving.wanted.borrow().is_empty());
-        serving.overtaken.send_replace(None);
-        tokio::time::sleep(2 * SECOND).await;
-        assert_eq!(*serving.wanted.borrow(), [VIP].into());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn after_a_standstill_without_a_tree_what_is_in_force_is_announced_again() {
-        let serving = serving();
-        tokio::time::sleep(5 * SECOND).await;
-        tokio::time::advance(15 * SECOND).await;
-        tokio::time::sleep(9 * SECOND).await;
-        assert!(serving.wanted.borrow().is_empty());
-        tokio::time::sleep(2 * SECOND).await;
-        assert_eq!(*serving.wanted.borrow(), [VIP].into());
     }
 
     #[test]

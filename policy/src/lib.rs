@@ -4,6 +4,7 @@
 //! |---|---|
 //! | What does a leader decide? | [`leader`] |
 //! | What does it write when the tree changes? | [`desk`] |
+//! | Which addresses does a node announce? | [`announce`] |
 //! | Which nodes probe a real? | [`probers`] |
 //! | What do the nodes' votes on a real come to? | [`verdict`] |
 //! | What is held when it vanishes from the tree? | [`removal`] |
@@ -14,6 +15,7 @@
 //! Knows the records of `zk-schema`; knows no store, no network and no data plane. So whoever wants to know what a
 //! cluster would do asks the same code: the daemon, `lbctl`, simulations, fuzzers.
 
+pub mod announce;
 pub mod desk;
 mod first_round;
 pub mod leader;
