@@ -12,11 +12,11 @@
 use coordination::follow::{Followed, follow};
 use coordination::memory::MemoryStore;
 use coordination::{Change, Session as _, Store as _};
-use lb_node::compile::{TableCache, compile_with};
 use policy::leader::{Leader, Published, Settings, View};
 use policy::local::{Exclusions, adopt};
+use slot_table::placement::{Ground, weighted};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -37,12 +37,15 @@ const NODES: [&str; 3] = ["lb-1", "lb-2", "lb-3"];
 /// Lines of an input that count: what more do could be done by another input.
 const LINES: usize = 24;
 
+/// Tables that are remembered to have been built.
+const MOST_BUILT: usize = 10_000;
+
 type Znodes = BTreeMap<String, Vec<u8>>;
 type Weights = BTreeMap<VipName, BTreeMap<RealName, u16>>;
 
 thread_local! {
     static HEALTHY: World = healthy();
-    static TABLES: RefCell<TableCache> = RefCell::default();
+    static BUILT: RefCell<HashSet<(Ground, Vec<(RealName, u16)>)>> = RefCell::default();
 }
 
 /// A tree, who leads there, and what a node has in force.
@@ -237,11 +240,21 @@ impl World {
 
 /// Tables follow from it.
 fn compiles(decided: &Decided) {
-    let assignment = adopt(decided, &Exclusions::default());
-    TABLES.with_borrow_mut(|tables| {
-        let program = compile_with(&decided.desired(), &assignment, None, Some(tables)).unwrap();
-        assert_eq!(program.vips.len(), decided.assignments.len());
-    });
+    let adopted = adopt(decided, &Exclusions::default());
+    assert_eq!(adopted.vips.len(), decided.assignments.len());
+    let ground = Ground::of(&decided.head.cluster).unwrap();
+    for (vip, assignment) in &decided.assignments {
+        let key = (ground, weighted(assignment.reals.keys(), &adopted.vips[vip].weights));
+        BUILT.with_borrow_mut(|built| {
+            if !built.contains(&key) {
+                ground.table(&key.1).unwrap();
+                if built.len() >= MOST_BUILT {
+                    built.clear();
+                }
+                built.insert(key);
+            }
+        });
+    }
 }
 
 fn contents(znodes: &Znodes) -> Contents {
