@@ -12,16 +12,16 @@
 //! - What others wrote bounds nobody else: a VIP that does not fit is refused alone, problems are cut off somewhere, and
 //!   orders that nobody can come to are ignored.
 
+mod accept;
 mod bounds;
+mod explain;
 mod hidden;
 mod judge;
 mod memo;
 mod order;
-mod story;
 mod vanished;
 mod view;
 mod weights;
-mod wish;
 
 use crate::removal::Loss;
 pub use hidden::Hidden;
@@ -30,6 +30,7 @@ pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
 
 use crate::first_round;
+use accept::Accepted;
 use bounds::Problems;
 use judge::{Judge, Verdicts};
 use memo::{Missing, Rest};
@@ -38,7 +39,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use vanished::Vanished;
-use wish::Accepted;
 use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Term, paths};
 use zk_schema::{NodeName, RecordError, VipName};
 
@@ -71,7 +71,7 @@ pub struct Leader {
     judge: Judge,
     /// What is missing, what was accepted, and what came of it, in earlier turns.
     missing: Missing,
-    accepted: wish::Before,
+    accepted: accept::Before,
     rests: BTreeMap<VipName, Rest>,
     /// VIPs whose weights were worked out so far.
     decided: u64,
@@ -143,7 +143,7 @@ impl Leader {
             head_since: now,
             judge,
             missing: Missing::default(),
-            accepted: wish::Before::default(),
+            accepted: accept::Before::default(),
             rests: BTreeMap::new(),
             decided: 0,
             known_since,
@@ -192,7 +192,7 @@ impl Leader {
                 let gone = |vip: &VipName| {
                     self.missing.of(vip).filter(|real| self.has_gone(vip, real)).cloned().collect()
                 };
-                wish::accept(view, &self.published, &self.vanished, gone, &mut before)
+                accept::accept(view, &self.published, &self.vanished, gone, &mut before)
             }
         };
         self.accepted = before;
@@ -246,7 +246,7 @@ impl Leader {
                     }
                     Err(problem) => {
                         let problem =
-                            wish::refused(&paths::vip(name), &problem.to_string(), current.is_some());
+                            accept::refused(&paths::vip(name), &problem.to_string(), current.is_some());
                         problems.insert(problem.clone());
                         refused = Some(problem);
                     }
@@ -299,7 +299,7 @@ impl Leader {
             return Ok(None);
         }
         new.bytes()?;
-        let decisions = story::tell(self, view, &new, &changed);
+        let decisions = explain::tell(self, view, &new, &changed);
         Ok(Some(Publication { head: new, changed, records, decisions }))
     }
 
@@ -344,7 +344,7 @@ impl Leader {
     fn start_over(&mut self) {
         self.judge.doubt();
         self.missing = Missing::default();
-        self.accepted = wish::Before::default();
+        self.accepted = accept::Before::default();
         self.rests.clear();
     }
 
@@ -384,7 +384,7 @@ impl Leader {
                 "{}: {} vanished when most nodes did; each stays on the list until it returns or `create {}` confirms \
                  it",
                 paths::NODES,
-                story::few(held, ", "),
+                explain::few(held, ", "),
                 paths::CONFIRM_NODES
             ));
         }

@@ -1,7 +1,7 @@
 //! Decisions, one situation each. That they hold together over time is what the simulations prove.
 
+mod explain;
 mod lockstep;
-mod story;
 
 use super::*;
 use crate::removal;

@@ -1,7 +1,7 @@
 //! From what is accepted and found to a VIP's weights: which, and when they take effect. Pure.
 
 use super::memo::Circumstances;
-use super::{Leader, View, bounds, has_applied, story};
+use super::{Leader, View, bounds, explain, has_applied};
 use crate::first_round;
 use crate::panic::{self, Standing};
 use crate::removal::UNREGISTERED;
@@ -74,7 +74,7 @@ impl Leader {
                 }
                 false => format!("{real} was removed"),
             });
-            let why = story::few(why, "; ");
+            let why = explain::few(why, "; ");
             let mut rest = weights.clone();
             rest.retain(|real, _| !lost.contains(&real));
             // What else is to change follows in two phases, unless there is nothing to wait with.
@@ -144,7 +144,7 @@ impl Leader {
             let kept: Vec<&RealName> =
                 down.iter().filter(|real| in_force.contains(*real) && !reals.contains(*real)).collect();
             if !kept.is_empty() {
-                let kept = story::few(kept.iter().map(|real| real.as_str()), ", ");
+                let kept = explain::few(kept.iter().map(|real| real.as_str()), ", ");
                 held = Some(format!(
                     "{kept} is down; nothing is removed while the leader settles or most nodes are missing"
                 ));
@@ -267,5 +267,5 @@ pub(super) fn difference(before: &BTreeMap<RealName, u16>, after: &BTreeMap<Real
         (Some(_), None) => Some(format!("{real} leaves")),
         (old, new) => Some(format!("{real} from {} to {}", old.copied()?, new.copied()?)),
     });
-    story::few(changes, ", ")
+    explain::few(changes, ", ")
 }

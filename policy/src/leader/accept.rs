@@ -4,8 +4,8 @@
 //! missing stays until it [may go](super::vanished).
 
 use super::bounds::{self, Problems};
+use super::explain;
 use super::memo::{is_same, without};
-use super::story;
 use super::vanished::Vanished;
 use super::view::{Published, View, Wish};
 use std::collections::{BTreeMap, BTreeSet};
@@ -183,7 +183,7 @@ fn held(vanished: &Vanished, published: &Published, problems: &mut Problems) {
             paths::VIPS,
             held.vips.len(),
             published.assignments.len(),
-            story::few(&held.vips, ", "),
+            explain::few(&held.vips, ", "),
             paths::CONFIRM_VIPS,
         ));
     }
@@ -195,7 +195,7 @@ fn held(vanished: &Vanished, published: &Published, problems: &mut Problems) {
             paths::reals(vip),
             reals.len(),
             current.reals.len(),
-            story::few(reals, ", "),
+            explain::few(reals, ", "),
             match current.weights.keys().all(|real| reals.contains(real)) {
                 true => ", and nothing is left to take connections",
                 false => "",
