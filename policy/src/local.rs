@@ -68,13 +68,9 @@ pub struct Situation<'a> {
 
 /// Decides on weights. `last` is the assignment before this one; its epoch is kept while the weights stay.
 ///
-/// The rules are [`panic::decide`]'s, and two more:
-///
-/// - A VIP without a table waits until all of its reals are judged or it is overdue. Otherwise the first real to
-///   be found up would hold every slot for a moment, and connections of that moment would break when the next
-///   real takes its share.
-/// - A real without a health check is up, but it does not join while its next hop is unknown: packets to it would
-///   be dropped. Where they cannot be sent that way, it is down.
+/// The rules are those of [`panic::decide_once_judged`], and one more: a real without a health check is up, but it does
+/// not join while its next hop is unknown, since packets to it would be dropped. Where they cannot be sent that way, it is
+/// down.
 #[must_use]
 pub fn assign(situation: &Situation<'_>, last: &Assignment) -> Assignment {
     let vips: BTreeMap<VipName, VipAssignment> = situation
@@ -105,11 +101,10 @@ fn assign_vip(situation: &Situation<'_>, name: &VipName, state: &VipState) -> Vi
     let in_force: BTreeSet<RealName> =
         situation.in_force.iter().filter(|(vip, _)| vip == name).map(|(_, real)| real.clone()).collect();
 
-    let undecided = candidates.values().any(|standing| *standing == Standing::Pending);
-    if in_force.is_empty() && undecided && !overdue {
+    let threshold = state.vip.panic_threshold;
+    let Some(decision) = panic::decide_once_judged(&candidates, &in_force, threshold, overdue) else {
         return VipAssignment { waiting: true, ..VipAssignment::default() };
-    }
-    let decision = panic::decide(&candidates, &in_force, state.vip.panic_threshold);
+    };
     VipAssignment {
         waiting: decision.reals.is_empty() && !candidates.is_empty(),
         weights: decision.reals.into_iter().map(|real| (real.clone(), state.reals[&real].weight)).collect(),

@@ -102,6 +102,23 @@ pub fn decide(
     Decision { reals, held }
 }
 
+/// As [`decide`], or `None` while a VIP without a table waits for its reals to be judged: until no candidate is pending,
+/// or the VIP is `overdue`.
+///
+/// Otherwise the first real to be found up would hold every slot for a moment, and connections of that moment would break
+/// when the next real takes its share.
+#[must_use]
+pub fn decide_once_judged(
+    candidates: &BTreeMap<RealName, Standing>,
+    in_force: &BTreeSet<RealName>,
+    threshold: u8,
+    overdue: bool,
+) -> Option<Decision> {
+    let is_undecided = candidates.values().any(|standing| *standing == Standing::Pending);
+    let waits = in_force.is_empty() && is_undecided && !overdue;
+    (!waits).then(|| decide(candidates, in_force, threshold))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Standing::{Blind, Down, Pending, Up};

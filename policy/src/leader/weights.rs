@@ -130,13 +130,11 @@ impl Leader {
         let down: BTreeSet<RealName> =
             candidates.iter().filter(|(_, s)| **s == Standing::Down).map(|(real, _)| real.clone()).collect();
         let in_force: BTreeSet<RealName> = weights.keys().cloned().collect();
-        let undecided = candidates.values().any(|standing| *standing == Standing::Pending);
-        if in_force.is_empty() && undecided && !overdue {
-            return Choice { weights: BTreeMap::new(), held: None, down };
-        }
         let confirmed = view.confirmed.contains(name);
         let threshold = if confirmed { 100 } else { state.vip.panic_threshold };
-        let decision = panic::decide(&candidates, &in_force, threshold);
+        let Some(decision) = panic::decide_once_judged(&candidates, &in_force, threshold, overdue) else {
+            return Choice { weights: BTreeMap::new(), held: None, down };
+        };
         let mut reals = decision.reals;
         let mut held =
             decision.held.map(|held| format!("{held}; `create {}` lets them go", paths::confirm(name)));
