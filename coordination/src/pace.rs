@@ -2,6 +2,7 @@
 //! one moment: after an outage they all start from the same one. Pure: chance comes from a seed, time is nobody's.
 
 use std::time::Duration;
+use zk_schema::fnv1a;
 
 /// Durations spread by chance.
 #[derive(Clone, Debug)]
@@ -12,10 +13,7 @@ impl Spread {
     /// durations.
     #[must_use]
     pub fn new(seed: &str) -> Self {
-        let hash = seed.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        Self(hash)
+        Self(fnv1a(seed.bytes()))
     }
 
     /// Of a session, and of what in it is done again and again.

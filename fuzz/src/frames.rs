@@ -3,6 +3,7 @@
 
 use crate::packet::{Random, checksum};
 use std::sync::atomic::{AtomicU8, Ordering};
+use zk_schema::fnv1a;
 
 /// Frames in an input, at most: more than it takes for a fragment to follow another.
 pub const MOST: usize = 4;
@@ -19,10 +20,7 @@ static REACHED: [AtomicU8; 4096] = [const { AtomicU8::new(0) }; 4096];
 
 /// Tells the fuzzer that something happened in the kernel.
 pub fn reached(what: &str) {
-    let hash = what.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let index = usize::try_from(hash % REACHED.len() as u64).unwrap();
+    let index = usize::try_from(fnv1a(what.bytes()) % REACHED.len() as u64).unwrap();
     REACHED[index].fetch_max(1, Ordering::Relaxed);
 }
 

@@ -53,7 +53,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, error, info, warn};
 use zk_schema::tree::{Decided, Member, Mode};
-use zk_schema::{FrontDriver, Node, NodeFile, NodeOverrides};
+use zk_schema::{FrontDriver, Node, NodeFile, NodeOverrides, fnv1a};
 
 /// How often the probes' route is looked after.
 const PROBE_ROUTE_EVERY: Duration = Duration::from_secs(15);
@@ -865,10 +865,7 @@ async fn keep_probe_route(interface: String, outer: Sources, mut snapshots: watc
 /// Differs between nodes and starts, so that probes of many nodes drift apart.
 fn seed(node: &Node) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let name = node.name.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    name ^ u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32)
+    fnv1a(node.name.as_str().bytes()) ^ u64::from(now.subsec_nanos()) ^ now.as_secs().rotate_left(32)
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@
 //! node comes or goes, only the targets that it wins or held change hands. Every node computes the same.
 
 use std::collections::BTreeSet;
-use zk_schema::NodeName;
 use zk_schema::tree::Target;
+use zk_schema::{NodeName, fnv1a};
 
 /// Most nodes that probe one real.
 pub const PROBERS: usize = 5;
@@ -24,10 +24,7 @@ pub fn probers<'a>(nodes: &'a BTreeSet<NodeName>, target: &Target) -> Vec<&'a No
 
 fn score(node: &NodeName, target: &Target) -> u64 {
     let parts = [node.as_str(), "/", target.vip.as_str(), "/", target.real.as_str()];
-    let bytes = parts.iter().flat_map(|part| part.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = fnv1a(parts.iter().flat_map(|part| part.bytes()));
     // FNV leaves the upper bits of similar texts alike; this is the finaliser of SplitMix64.
     let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -6,7 +6,7 @@ use lb_ebpf::lb::{
     PACKET_TICK_SHIFT, PREFIX_TICK_SHIFT, Rate, RealEntry, VipEntry, encapsulation, vip_flags,
 };
 use std::net::IpAddr;
-use zk_schema::{Affinity, Encapsulation, RealName, VipName};
+use zk_schema::{Affinity, Encapsulation, RealName, VipName, fnv1a};
 
 /// A second in ns.
 pub(super) const SECOND: u64 = 1_000_000_000;
@@ -114,9 +114,5 @@ pub(super) fn identity(
 /// FNV-1a over the parts, each ended by a zero byte; never 0. Stable over releases, as it stays in maps.
 fn fnv(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter().copied().chain([0]));
-    bytes
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        })
-        .max(1)
+    fnv1a(bytes).max(1)
 }

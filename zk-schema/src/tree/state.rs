@@ -6,7 +6,7 @@
 use super::SCHEMA_VERSION;
 use crate::json::{RecordError, check_version};
 use crate::records::{Cluster, Extra, Real, Vip};
-use crate::{NodeName, RealName, VipName};
+use crate::{NodeName, RealName, VipName, fnv1a};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -208,10 +208,7 @@ impl Assignment {
     /// hand and mix-ups, not forgery.
     #[must_use]
     pub fn digest(bytes: &[u8]) -> String {
-        let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("{hash:016x}")
+        format!("{:016x}", fnv1a(bytes.iter().copied()))
     }
 }
 
