@@ -13,10 +13,13 @@ use crate::metrics::ControlMetrics;
 use crate::nexthop::NextHops;
 use crate::program::Program;
 use crate::status::Status;
+use crate::wanted::keep_wanted;
 use coordination::{Snapshots, Store};
+use policy::announce::{Announcer, Patience};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -136,6 +139,8 @@ pub struct SimulatedNode {
     pub learnt: Learnt,
     /// What it has in force.
     pub report: watch::Receiver<Arc<Report>>,
+    /// Addresses that it would announce to routers.
+    pub wanted: watch::Receiver<BTreeSet<IpAddr>>,
     /// What it would show.
     pub status: watch::Receiver<Arc<Status>>,
     /// What it would forward by; empty until it has something to go by.
@@ -159,7 +164,14 @@ impl SimulatedNode {
         let (report, report_receiver) = watch::channel(Arc::<Report>::default());
         let (vote_sender, vote_receiver) = watch::channel(None);
         let (status, status_receiver) = watch::channel(Arc::default());
+        let (announces, wanted_receiver) = watch::channel(BTreeSet::new());
         let name = settings.node.clone();
+        let patience = Patience {
+            behind: settings.leader.ack_timeout,
+            standstill: Some(settings.leader.withdraw_after),
+            autonomy: settings.autonomy_after,
+        };
+        let announcer = Announcer::new(name.clone(), patience, Duration::ZERO);
         let (agent, learnt) =
             Agent::new(store, settings, cached, None, report_receiver.clone(), vote_receiver);
         let (leave, left) = oneshot::channel::<()>();
@@ -208,7 +220,8 @@ impl SimulatedNode {
                 };
                 tokio::join!(
                     follow,
-                    vote::follow(reports, targets_receiver, scheduler.verdicts(), vote_sender),
+                    vote::follow(reports.clone(), targets_receiver, scheduler.verdicts(), vote_sender),
+                    keep_wanted(announcer, reports, learnt, announces),
                     control.run(inputs, std::future::pending()),
                 );
             }
@@ -217,6 +230,7 @@ impl SimulatedNode {
         Self {
             learnt,
             report: report_receiver,
+            wanted: wanted_receiver,
             status: status_receiver,
             dataplane,
             leave: Some(leave),

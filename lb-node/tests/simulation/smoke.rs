@@ -5,7 +5,7 @@ use coordination::Change;
 use lb_node::compile::TableCache;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
-use zk_schema::tree::Mode;
+use zk_schema::tree::{Mode, paths};
 use zk_schema::{NodeName, RealName};
 
 /// Three nodes, two VIPs that share two of four reals; at rest.
@@ -231,6 +231,29 @@ async fn a_node_leaves_and_joins_and_nothing_moves() {
     world.start(&node);
     world.rest_within(Duration::from_secs(15)).await.unwrap();
     assert_eq!(moves(&world, &mut last), [""; 0]);
+}
+
+/// The nodes that announce anything.
+fn announcing(world: &World) -> Vec<&str> {
+    let announces = world.running().filter(|(_, node)| !node.wanted.borrow().is_empty());
+    announces.map(|(name, _)| name.as_str()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_out_of_service_announces_nothing_and_an_outage_of_the_store_withdraws_nobody() {
+    let world = cluster().await;
+    assert_eq!(announcing(&world), ["lb-1", "lb-2", "lb-3"]);
+    let path = paths::maintenance(&name("lb-2"));
+    let flag = Change::Create { path: path.clone(), data: Vec::new(), ephemeral: false };
+    world.operate(vec![flag]).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(announcing(&world), ["lb-1", "lb-3"]);
+    world.operate(vec![Change::Delete { path, version: None }]).await.unwrap();
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(announcing(&world), ["lb-1", "lb-2", "lb-3"]);
+    world.store.outage(true);
+    sleep(AUTONOMY + Duration::from_secs(60)).await;
+    assert_eq!(announcing(&world), ["lb-1", "lb-2", "lb-3"]);
 }
 
 #[tokio::test(start_paused = true)]
