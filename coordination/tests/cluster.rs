@@ -13,15 +13,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use zk_schema::testing::name;
 use zk_schema::tree::{Assignment, Entry, Head, MAX_ORDER, StateRecord as _, Term, Znode, paths};
 use zk_schema::{Cluster, Desired, Protocol, Real, Vip, VipName, VipState};
 
 const MOMENT: Duration = Duration::from_millis(1);
 const REREAD: Duration = Duration::from_secs(45);
-
-fn name<T: std::str::FromStr<Err = zk_schema::NameError>>(text: &str) -> T {
-    text.parse().unwrap()
-}
 
 /// A store with a tree in it.
 async fn tree() -> (MemoryStore, MemorySession) {

@@ -3,16 +3,12 @@
 
 use crate::tree::{Found, Tree, VipFound};
 use std::collections::{BTreeMap, BTreeSet};
-use std::str::FromStr;
+pub(crate) use zk_schema::testing::name;
 use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Term, Vote, Znode};
-use zk_schema::{CheckKind, Cluster, HealthCheck, NameError, Protocol, Real, RealName, Vip};
+use zk_schema::{CheckKind, Cluster, HealthCheck, Protocol, Real, RealName, Vip};
 
 /// When it is, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_795_233_979;
-
-pub(crate) fn name<T: FromStr<Err = NameError>>(text: &str) -> T {
-    text.parse().unwrap()
-}
 
 pub(crate) fn found<T>(record: T) -> Found<T> {
     let znode = Znode { data: Vec::new(), version: 0, created: 1, modified: 1, owner: None };
