@@ -310,3 +310,24 @@ pub async fn answers<T>(
         Err(_) => Err(NetlinkError::Silent { what }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_knows_the_loopback_and_its_address_and_no_interface_of_another_name() {
+        let netlink = Netlink::open().unwrap();
+        let loopback = netlink.link("lo").await.unwrap().unwrap();
+        assert!(loopback.loopback && loopback.index == 1 && loopback.xdp.is_none(), "{loopback:?}");
+        assert!(netlink.links().await.unwrap().contains(&loopback));
+        assert_eq!(netlink.link("drover-none").await.unwrap(), None);
+
+        let own = IpAddr::from([127, 0, 0, 1]);
+        let addresses = netlink.addresses().await.unwrap();
+        let found = addresses.iter().find(|found| found.address == own).unwrap();
+        assert!(found.ifindex == 1 && !found.global && found.lasting, "{found:?}");
+        assert_eq!(netlink.messages_of(1, own).await.unwrap().len(), 1);
+        assert_eq!(netlink.route(own).await.unwrap(), Err(NoPath::Local));
+    }
+}
