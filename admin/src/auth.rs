@@ -1,4 +1,4 @@
-//! Who gets in to an admin address: everybody on the loopback, others by a token, a certificate, or both.
+//! Decides who may use an admin address: everybody on the loopback, others by a token, a certificate, or both.
 
 use crate::files;
 use crate::token::Token;
@@ -16,7 +16,7 @@ use tracing::{error, info};
 
 /// The files that guard an admin address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args)]
-pub struct Files {
+pub struct ServerFiles {
     /// File with the token that requests to the admin address must bear (mode 0600).
     #[arg(long = "admin-token-file", value_name = "FILE")]
     pub token: Option<PathBuf>,
@@ -34,8 +34,9 @@ pub struct Files {
     pub client_ca: Option<PathBuf>,
 }
 
-/// Lets requests in, or not. Files are read again when they change; one that is wrong by then is told, and what was read
-/// before stays in force.
+/// Admits connections and requests by the token and certificates in files.
+///
+/// Rereads files that have changed. If a changed file is wrong, logs that and keeps what was read before.
 pub struct Auth {
     token: Option<Kept<Token>>,
     tls: Option<Kept<TlsAcceptor>>,
@@ -49,12 +50,13 @@ impl fmt::Debug for Auth {
 }
 
 impl Auth {
-    /// The rules for a server at `address`.
+    /// Reads `files` for a server at `address`.
     ///
     /// # Errors
     ///
-    /// If other machines reach the address and nothing would keep them out, or a file cannot be used.
-    pub fn new(address: SocketAddr, files: &Files) -> Result<Self> {
+    /// If other machines can reach the address and neither a token nor an authority for clients is named, or if a file
+    /// cannot be used. The message says what to change.
+    pub fn new(address: SocketAddr, files: &ServerFiles) -> Result<Self> {
         ensure!(
             address.ip().is_loopback() || files.token.is_some() || files.client_ca.is_some(),
             "{address} can be reached from other machines, so the admin endpoint needs a token (admin_token_file, \
@@ -79,18 +81,18 @@ impl Auth {
         Ok(Self { token: token.transpose().context("the token of the admin endpoint")?, tls })
     }
 
-    /// Whether a request with these headers may be answered.
+    /// Returns whether a request with these headers may be answered.
     pub(crate) fn admits(&self, headers: &HeaderMap) -> bool {
         self.token.as_ref().is_none_or(|token| token.newest().is_borne(headers))
     }
 
-    /// What shakes hands with clients, where the address speaks TLS.
+    /// Returns the acceptor of TLS connections; `None` if the address speaks plain HTTP.
     pub(crate) fn acceptor(&self) -> Option<TlsAcceptor> {
         self.tls.as_ref().map(Kept::newest)
     }
 }
 
-fn acceptor(files: &Files) -> Result<TlsAcceptor> {
+fn acceptor(files: &ServerFiles) -> Result<TlsAcceptor> {
     let (Some(cert), Some(key)) = (&files.cert, &files.key) else { bail!("a certificate needs its key") };
     let chain = files::certificates(cert)?;
     let private = files::private_key(key, &files::secret(key)?)?;
@@ -107,17 +109,17 @@ fn acceptor(files: &Files) -> Result<TlsAcceptor> {
         }
     };
     let config = builder.with_single_cert(chain, private);
-    Ok(TlsAcceptor::from(Arc::new(config.with_context(|| files::unequal(cert, key))?)))
+    Ok(TlsAcceptor::from(Arc::new(config.with_context(|| files::mismatch(cert, key))?)))
 }
 
-/// Something made from files, made again when they change.
+/// A value read from files, and read again when they change.
 struct Kept<T> {
     paths: Vec<PathBuf>,
     read: Box<dyn Fn() -> Result<T> + Send + Sync>,
     current: Mutex<(Vec<Stamp>, T)>,
 }
 
-/// What a file shows when it is written or replaced: inode, size, time in nanoseconds. `None`: it is not there.
+/// Changes when a file is written or replaced: inode, size, time in nanoseconds. `None` if there is no file.
 type Stamp = Option<(u64, u64, i64, i64)>;
 
 impl<T: Clone> Kept<T> {

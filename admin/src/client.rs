@@ -1,4 +1,4 @@
-//! Reads admin pages, by HTTP or HTTPS.
+//! A client of admin pages, by HTTP or HTTPS.
 
 use crate::token::bearer;
 use crate::{auth, files};
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-/// The most bytes of a page that are read.
+/// Largest page, in bytes.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
 /// A client of admin pages.
@@ -34,12 +34,12 @@ pub struct Client {
     patience: Duration,
 }
 
-/// The files that a client proves itself by, and knows servers by.
+/// The files by which a client proves itself and trusts servers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Files {
+pub struct ClientFiles {
     /// File with the token that servers ask for, in one line.
     pub token: Option<PathBuf>,
-    /// PEM file with the authorities that have signed servers' certificates. With it pages are asked for by HTTPS.
+    /// PEM file with the authorities that have signed servers' certificates. If it is set, the client speaks HTTPS.
     pub ca: Option<PathBuf>,
     /// PEM file with the client's own certificate, where servers ask for one. Goes with `key`.
     pub cert: Option<PathBuf>,
@@ -50,35 +50,37 @@ pub struct Files {
 /// A page.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// HTTP's status code.
+    /// HTTP status code.
     pub code: u16,
-    /// The body; what is not UTF-8 in it has been replaced.
+    /// Body. Bytes that are not UTF-8 are replaced.
     pub body: String,
 }
 
-/// A page that comes in pieces.
+/// A page that arrives in pieces.
 pub struct Stream {
     body: Incoming,
     connection: JoinHandle<()>,
 }
 
 impl Client {
-    /// A client that proves itself by `files`, and waits for no answer longer than `patience`.
+    /// Reads `files`. The client waits at most `patience` for an answer.
     ///
     /// # Errors
-    /// If a token or a certificate cannot be read.
-    pub fn new(files: &Files, patience: Duration) -> Result<Self> {
+    /// If a file cannot be used.
+    pub fn new(files: &ClientFiles, patience: Duration) -> Result<Self> {
         let token = files.token.as_deref().map(bearer).transpose()?;
         let tls = files.ca.as_deref().map(|ca| tls(ca, files)).transpose()?;
         Ok(Self { token, tls: tls.map(Arc::new), patience })
     }
 
-    /// A client of a server on the same host, by the files that the server uses: it bears the same token, takes the
-    /// server's certificate for the server's whatever names it has, and shows it where it is asked for one.
+    /// Makes a client of a server on the same host from the server's own files.
+    ///
+    /// It bears the server's token. It trusts the server's certificate alone, whatever names that has, and shows it if
+    /// the server asks clients for one.
     ///
     /// # Errors
-    /// If a token, a certificate or a key cannot be read.
-    pub fn of_server(files: &auth::Files, patience: Duration) -> Result<Self> {
+    /// If a file cannot be used.
+    pub fn of_server(files: &auth::ServerFiles, patience: Duration) -> Result<Self> {
         let token = files.token.as_deref().map(bearer).transpose()?;
         let tls = match (&files.cert, &files.key) {
             (Some(certificate), Some(key)) => Some(Arc::new(own_tls(certificate, key)?)),
@@ -87,7 +89,7 @@ impl Client {
         Ok(Self { token, tls, patience })
     }
 
-    /// Whether an error says that the other end wants another certificate of a client, or one at all.
+    /// Returns whether an error means that the server refused the client's certificate or the lack of one.
     #[must_use]
     pub fn is_turned_away(error: &anyhow::Error) -> bool {
         let of_tls = |cause: &(dyn std::error::Error + 'static)| {
@@ -98,10 +100,10 @@ impl Client {
         error.chain().any(of_tls)
     }
 
-    /// Gets a page, such as `/status`, whatever its status code.
+    /// Gets a page, such as `/status`, with any status code.
     ///
     /// # Errors
-    /// If there is no answer, in time, or it is too long.
+    /// If no answer comes in time, or it is longer than 16 MiB.
     pub async fn get(&self, node: SocketAddr, page: &str) -> Result<Page> {
         let get = async {
             let (code, mut stream) = self.open(node, page).await?;
@@ -119,10 +121,10 @@ impl Client {
         answer.with_context(|| self.shown(node, page))
     }
 
-    /// Gets a page that is JSON, and must be there.
+    /// Gets a page of JSON.
     ///
     /// # Errors
-    /// As [`get`](Self::get), and if it is not such a page.
+    /// As [`get`](Self::get), and if the status code is not 200 or the page is not JSON.
     pub async fn json(&self, node: SocketAddr, page: &str) -> Result<serde_json::Value> {
         let Page { code, body } = self.get(node, page).await?;
         if code != 200 {
@@ -131,10 +133,10 @@ impl Client {
         serde_json::from_str(&body).with_context(|| format!("{}: not JSON", self.shown(node, page)))
     }
 
-    /// Gets a page in pieces, as they come. It must be there.
+    /// Gets a page in pieces, as they arrive.
     ///
     /// # Errors
-    /// If there is no answer in time, or it is a refusal.
+    /// If no answer begins in time, or its status code is not 200.
     pub async fn stream(&self, node: SocketAddr, page: &str) -> Result<Stream> {
         let open = timeout(self.patience, async {
             let (code, mut stream) = self.open(node, page).await?;
@@ -190,7 +192,7 @@ impl Client {
 }
 
 impl Stream {
-    /// The next piece; `None` at the end. Cancel-safe.
+    /// Waits for the next piece; `None` at the end. Cancel-safe.
     ///
     /// # Errors
     /// If the connection breaks.
@@ -210,7 +212,7 @@ impl Drop for Stream {
     }
 }
 
-/// A refusal in words. The body is another's, and stays on one line.
+/// Describes a refusal on one line. The body may hold anything.
 fn refusal(code: u16, body: &str) -> String {
     let hint = match code {
         401 | 403 => " (does the operator's file have [admin].token_file, and is the token the node's?)",
@@ -220,7 +222,7 @@ fn refusal(code: u16, body: &str) -> String {
     format!("{code} {}{hint}", one_line(&body))
 }
 
-/// The text with its controls, line ends included, by their escapes.
+/// Escapes control characters, line ends included.
 fn one_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -229,7 +231,7 @@ fn one_line(text: &str) -> String {
     shown
 }
 
-/// TLS with the one server that has this certificate.
+/// Configures TLS with the one server that has this certificate.
 fn own_tls(certificate: &Path, key: &Path) -> Result<ClientConfig> {
     let chain = files::certificates(certificate)?;
     let provider = files::provider();
@@ -241,10 +243,10 @@ fn own_tls(certificate: &Path, key: &Path) -> Result<ClientConfig> {
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(chain, files::private_key(key, &files::read(key)?)?)
-        .with_context(|| files::unequal(certificate, key))
+        .with_context(|| files::mismatch(certificate, key))
 }
 
-/// Takes one certificate, and no other: who has its key is meant, whatever the certificate's names and dates.
+/// Trusts one certificate and no other, whatever its names and dates: it stands for who has its key.
 #[derive(Debug)]
 struct Pinned {
     expected: CertificateDer<'static>,
@@ -289,7 +291,7 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-fn tls(ca: &Path, own: &Files) -> Result<ClientConfig> {
+fn tls(ca: &Path, own: &ClientFiles) -> Result<ClientConfig> {
     let config = ClientConfig::builder_with_provider(files::provider())
         .with_safe_default_protocol_versions()
         .context("no TLS")?
@@ -298,7 +300,7 @@ fn tls(ca: &Path, own: &Files) -> Result<ClientConfig> {
         (Some(certificate), Some(key)) => {
             let private = files::private_key(key, &files::read(key)?)?;
             let config = config.with_client_auth_cert(files::certificates(certificate)?, private);
-            config.with_context(|| files::unequal(certificate, key))
+            config.with_context(|| files::mismatch(certificate, key))
         }
         _ => Ok(config.with_no_client_auth()),
     }

@@ -1,6 +1,6 @@
-//! Reading and checking the files that guard admin pages: secrets, certificates, keys, authorities.
+//! Reads and checks the files that guard admin pages: secrets, certificates, keys, authorities.
 //!
-//! Every error names the file and what is wrong with it, and shows nothing that is in it.
+//! An error names the file and what is wrong with it, never its content.
 
 use anyhow::{Context as _, Result, ensure};
 use rustls::RootCertStore;
@@ -11,33 +11,33 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Bits of a file's mode that let others than its owner read or write it.
+/// Bits of a file's mode that give rights to others than its owner.
 pub const OTHERS: u32 = 0o077;
 
-/// Reads a file that nobody may read or change but its owner, who is this user or root.
+/// Reads a file that only its owner may use, who must be this user or root.
 pub(crate) fn secret(path: &Path) -> Result<Vec<u8>> {
     let shown = path.display();
     let metadata = std::fs::metadata(path).with_context(|| format!("{shown}: cannot be read"))?;
     let mode = metadata.mode() & 0o777;
     ensure!(
         mode & OTHERS == 0,
-        "{shown}: others than its owner may use it (mode {mode:03o}); `chmod 600 {shown}` mends that"
+        "{shown}: others than its owner may use it (mode {mode:03o}); run `chmod 600 {shown}`"
     );
     let own = rustix::process::geteuid().as_raw();
     ensure!(
         metadata.uid() == 0 || metadata.uid() == own,
-        "{shown}: it belongs to user {}, who could change it; `chown root {shown}` mends that",
+        "{shown}: it belongs to user {}, who could change it; run `chown root {shown}`",
         metadata.uid()
     );
     read(path)
 }
 
-/// Reads a file, whoever else may.
+/// Reads a file, whatever its mode.
 pub(crate) fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))
 }
 
-/// The certificates in a file of PEM, of which there is at least one.
+/// Reads the certificates in a PEM file, at least one.
 pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let shown = path.display();
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
@@ -46,7 +46,7 @@ pub(crate) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> 
     Ok(all)
 }
 
-/// The authorities in a file of PEM.
+/// Reads the authorities in a PEM file, at least one.
 pub(crate) fn authorities(path: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(path)? {
@@ -56,18 +56,18 @@ pub(crate) fn authorities(path: &Path) -> Result<RootCertStore> {
     Ok(roots)
 }
 
-/// The private key in `pem`, which was read from the file at `path`.
+/// Parses the private key in `pem`, which was read from `path`.
 pub(crate) fn private_key(path: &Path, pem: &[u8]) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_slice(pem)
         .with_context(|| format!("{}: holds no private key in PEM", path.display()))
 }
 
-/// What is wrong where a certificate and a key are each sound.
-pub(crate) fn unequal(certificate: &Path, key: &Path) -> String {
+/// Describes a certificate and a key that do not match.
+pub(crate) fn mismatch(certificate: &Path, key: &Path) -> String {
     format!("{} and {} do not go together", certificate.display(), key.display())
 }
 
-/// The cryptography of both ends.
+/// Returns the cryptography of client and server.
 pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

@@ -1,7 +1,10 @@
-//! The frame of Drover's admin pages, which the daemon and the real's agent serve and `lbctl` reads: who gets in, by a
-//! token or a certificate, what strangers can cost, and a client that knows the same rules.
+//! The frame of Drover's admin pages, which the daemon and the real's agent serve and `lbctl` reads.
 //!
-//! What the pages say is their programs' own.
+//! - [`auth`] decides who gets in, by a token, a certificate, or both; [`files`] reads the files for it.
+//! - [`server`] serves pages and limits what strangers can cost; [`pages`] has the answers that all programs share.
+//! - [`client`] asks for pages.
+//!
+//! The content of pages belongs to the programs.
 
 pub mod auth;
 pub mod client;

@@ -1,4 +1,4 @@
-//! Answers that pages of all programs have in common.
+//! Answers that the pages of all programs share.
 
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -6,7 +6,8 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
 
-/// A page for orchestrators: 200 if there are no problems, else 503 with a line for each. Remarks are told either way.
+/// Answers an orchestrator: 200 if there are no problems, else 503, with a line for each problem. Lists remarks in both
+/// cases.
 #[must_use]
 pub fn verdict(problems: &[String], remarks: &[String]) -> (StatusCode, String) {
     let (code, mut body) = match problems {
@@ -20,7 +21,7 @@ pub fn verdict(problems: &[String], remarks: &[String]) -> (StatusCode, String) 
     (code, body)
 }
 
-/// The metrics of a registry, in the text format of OpenMetrics; 500 if one of them cannot be gathered.
+/// Answers with a registry's metrics in OpenMetrics' text format, or 500 if one cannot be gathered.
 pub async fn metrics(registry: Arc<Registry>) -> Response {
     // Reading the kernel's counters takes system calls, and may wait for a table to be applied.
     let encoded = tokio::task::spawn_blocking(move || {

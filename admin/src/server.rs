@@ -1,7 +1,7 @@
 //! Serves admin pages to those who may see them.
 //!
-//! What strangers can cost is bounded: connections at once, time to shake hands and to send a request's head, the
-//! head's size, and how long an answer may lie unread.
+//! Limits what strangers can cost: connections at once, time for a handshake and a request's head, the head's size, and
+//! the time that an answer may lie unread.
 
 use crate::auth::Auth;
 use axum::Router;
@@ -21,21 +21,21 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// Room for a request's head, in bytes; hyper's least is 8 KiB.
+/// Largest head of a request, in bytes. Hyper takes no less than 8 KiB.
 const HEAD: usize = 16 * 1024;
-/// Headers of a request.
+/// Most headers of a request.
 const HEADERS: usize = 64;
-/// Pages that say by their code alone what orchestrators ask for.
+/// Pages of which everybody may learn the status code: orchestrators need no more.
 const PROBED: [&str; 4] = ["/livez", "/healthz", "/readyz", "/announced"];
 
-/// What a stranger may take.
+/// Limits on strangers.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more wait.
+    /// Most connections at once. More wait.
     pub connections: usize,
-    /// Time for a TLS handshake, and for each request's head, idle time before it included.
+    /// Longest time for a TLS handshake, and for each request's head, idle time before it included.
     pub head: Duration,
-    /// Time that sent bytes may stay unacknowledged, or find no room at the other end.
+    /// Longest time that sent bytes stay unacknowledged, or find no room at the other end.
     pub unread: Duration,
 }
 
@@ -46,9 +46,9 @@ impl Default for Limits {
     }
 }
 
-/// Answers with `router` on `listener`, to those whom `auth` lets in, until the future is dropped.
+/// Serves the pages of `router` on `listener` to those whom `auth` admits, until the future is dropped.
 ///
-/// Without a token only the status codes of `/livez`, `/healthz`, `/readyz` and `/announced` are told.
+/// Those who lack the token learn only the status codes of `/livez`, `/healthz`, `/readyz` and `/announced`.
 pub async fn serve(listener: TcpListener, auth: Auth, router: Router, limits: Limits) -> Infallible {
     let auth = Arc::new(auth);
     let router = router.layer(from_fn_with_state(Arc::clone(&auth), admit));
@@ -93,7 +93,7 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rou
     let _ = connection.await;
 }
 
-/// Asks for the token, if there is one to ask for.
+/// Refuses requests without the token, if there is one.
 async fn admit(State(auth): State<Arc<Auth>>, request: Request, next: Next) -> Response {
     if auth.admits(request.headers()) {
         return next.run(request).await;

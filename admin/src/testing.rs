@@ -1,6 +1,6 @@
-//! Files, authorities and a server for tests.
+//! ServerFiles, authorities and a server for tests.
 
-use crate::auth::{Auth, Files};
+use crate::auth::{Auth, ServerFiles};
 use crate::server::{Limits, serve};
 use axum::Router;
 use axum::http::StatusCode;
@@ -34,8 +34,8 @@ impl Folder {
         path
     }
 
-    pub(crate) fn token(&self, text: &str) -> Files {
-        Files { token: Some(self.write("token", text, 0o600)), ..Files::default() }
+    pub(crate) fn token(&self, text: &str) -> ServerFiles {
+        ServerFiles { token: Some(self.write("token", text, 0o600)), ..ServerFiles::default() }
     }
 
     /// The certificate of an authority.
@@ -66,7 +66,7 @@ impl Authority {
 }
 
 /// Serves some pages behind these files until the runtime ends.
-pub(crate) async fn open(files: &Files) -> SocketAddr {
+pub(crate) async fn open(files: &ServerFiles) -> SocketAddr {
     let auth = Auth::new(LOOPBACK, files).unwrap();
     let listener = TcpListener::bind(LOOPBACK).await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -9,7 +9,7 @@ use subtle::ConstantTimeEq as _;
 /// Shortest token that a server takes: 16 random characters cannot be guessed over a network.
 const SHORTEST: usize = 16;
 
-/// A server's token, of which only the hash is kept.
+/// A server's token. Only its hash is kept in memory.
 #[derive(Clone)]
 pub(crate) struct Token([u8; 32]);
 
@@ -20,19 +20,20 @@ impl Token {
         let token = text.trim_ascii();
         ensure!(
             token.len() >= SHORTEST && is_visible(token),
-            "{}: no token; at least {SHORTEST} visible ASCII characters are, such as `openssl rand -hex 32` prints",
+            "{}: not a valid token; it needs at least {SHORTEST} visible ASCII characters, such as those of \
+             `openssl rand -hex 32`",
             path.display()
         );
         Ok(Self(hash(token)))
     }
 
-    /// Whether a request bears this token. Takes the same time whatever the answer is.
+    /// Returns whether a request bears this token, in constant time.
     pub(crate) fn is_borne(&self, headers: &HeaderMap) -> bool {
         borne(headers).is_some_and(|given| self.0.ct_eq(&hash(given)).into())
     }
 }
 
-/// Reads the token that a client bears: one line of visible characters.
+/// Reads a client's token: one line of visible ASCII characters.
 pub(crate) fn bearer(path: &Path) -> Result<String> {
     let text = files::read(path)?;
     match str::from_utf8(text.trim_ascii()) {
@@ -45,7 +46,7 @@ fn is_visible(token: &[u8]) -> bool {
     token.iter().all(u8::is_ascii_graphic)
 }
 
-/// The token that a request bears (section 2.1).
+/// Returns the token that a request bears (section 2.1).
 fn borne(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked(7)?;

@@ -1,7 +1,7 @@
-//! Whether a program is still on its interface.
+//! Checks that a BPF program is still attached to its interface.
 //!
-//! A pinned link outlives its interface, and anybody with the right may detach it: that a program was attached once says
-//! nothing of now. The answers come from the pin itself, so they need no more than CAP_BPF.
+//! A pinned link outlives its interface, and anybody with the right may detach it, so a program that was attached once
+//! may not be attached now. [`check`] asks the kernel about the pin itself, which takes no more than CAP_BPF.
 
 use std::ffi::CString;
 use std::io;
@@ -9,16 +9,16 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-/// Why a program is not where its link should have it.
+/// The program is not attached as it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum NotAttached {
-    /// The link cannot be looked at.
+    /// The link cannot be read.
     #[error("its link cannot be read: {0}")]
     Link(#[from] io::Error),
-    /// The link leads nowhere.
+    /// The link is attached to nothing.
     #[error("its link is detached")]
     Detached,
-    /// The link leads to another interface.
+    /// The link is attached to another interface.
     #[error("its link leads to interface number {0}")]
     Elsewhere(u32),
     /// The link runs another program.
@@ -26,35 +26,35 @@ pub enum NotAttached {
     Other(u32),
 }
 
-/// A pinned link as the kernel describes it.
+/// A BPF link as the kernel describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// The kernel's number of the program behind it.
+pub struct LinkInfo {
+    /// Kernel's id of the program.
     pub program: u32,
-    /// The interface that it leads to; `None` once that is gone or the link was detached.
+    /// Index of the interface; `None` once the interface is gone or the link was detached.
     pub interface: Option<u32>,
 }
 
-/// Checks that `program` is on the interface with number `index` by the link of XDP or tcx that is pinned at `pin`.
+/// Checks that the XDP or tcx link pinned at `pin` attaches the program with id `program` to the interface `index`.
 ///
 /// # Errors
 ///
-/// If the link cannot be read, is detached, or leads to another interface or program.
+/// [`NotAttached`], which says what the link does instead.
 pub fn check(pin: &Path, program: u32, index: u32) -> Result<(), NotAttached> {
     match link(pin)? {
-        Link { interface: None, .. } => Err(NotAttached::Detached),
-        Link { interface: Some(other), .. } if other != index => Err(NotAttached::Elsewhere(other)),
-        Link { program: other, .. } if other != program => Err(NotAttached::Other(other)),
-        Link { .. } => Ok(()),
+        LinkInfo { interface: None, .. } => Err(NotAttached::Detached),
+        LinkInfo { interface: Some(other), .. } if other != index => Err(NotAttached::Elsewhere(other)),
+        LinkInfo { program: other, .. } if other != program => Err(NotAttached::Other(other)),
+        LinkInfo { .. } => Ok(()),
     }
 }
 
-/// Reads a link of XDP or tcx by its pin.
+/// Reads an XDP or tcx link by its pin.
 ///
 /// # Errors
 ///
-/// If there is no pin, this process may not open it, or it is another kind of link.
-pub fn link(pin: &Path) -> io::Result<Link> {
+/// If the pin is missing, may not be opened, or is another kind of link.
+pub fn link(pin: &Path) -> io::Result<LinkInfo> {
     /// The part of `struct bpf_link_info` that is common to these two (linux/bpf.h).
     #[repr(C)]
     #[derive(Default)]
@@ -83,7 +83,8 @@ pub fn link(pin: &Path) -> io::Result<Link> {
         length: u32::try_from(size_of::<Info>()).map_err(io::Error::other)?,
         info: &raw mut info as u64,
     };
-    // SAFETY: the attributes have the kernel's layout; it writes at most `length` bytes to `info`, whose fields take any.
+    // SAFETY: the attributes have the kernel's layout; it writes at most `length` bytes to `info`, whose fields
+    // take any.
     let result = unsafe {
         libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attributes, size_of::<Attributes>())
     };
@@ -93,10 +94,10 @@ pub fn link(pin: &Path) -> io::Result<Link> {
     if !matches!(info.kind, BPF_LINK_TYPE_XDP | BPF_LINK_TYPE_TCX) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no link of XDP or tcx"));
     }
-    Ok(Link { program: info.program, interface: (info.interface != 0).then_some(info.interface) })
+    Ok(LinkInfo { program: info.program, interface: (info.interface != 0).then_some(info.interface) })
 }
 
-/// Opens what is pinned.
+/// Opens a pinned object.
 fn open(pin: &Path) -> io::Result<OwnedFd> {
     /// `union bpf_attr` of BPF_OBJ_GET.
     #[repr(C)]

@@ -1,4 +1,4 @@
-//! The BPF file system: where pins live, and what is peculiar about it.
+//! The BPF file system (bpffs), where pins live, and its peculiarities.
 
 use anyhow::{Context as _, Result, bail, ensure as require};
 use rustix::fs::{FlockOperation, flock, statfs};
@@ -7,24 +7,25 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// Where distributions mount bpffs, and where it is mounted when nobody did.
+/// Distributions mount the bpffs here. [`ensure`] mounts it here if they did not.
 const STANDARD_BPFFS: &str = "/sys/fs/bpf";
 
 /// `f_type` of a bpffs, from the kernel's `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 
-/// The directory of an agent's pins for an interface. A bpffs reserves names with a dot, and interfaces such as
-/// `eth0.100` have one; no interface name has a colon.
+/// Returns the directory of an agent's pins for an interface, below the bpffs directory `bpffs`.
+///
+/// Dots in the interface's name become colons: a bpffs refuses names with a dot, and no interface name has a colon.
 pub fn directory(bpffs: &Path, interface: &str, agent: &str) -> PathBuf {
     bpffs.join(interface.replace('.', ":")).join(agent)
 }
 
-/// Locks an agent's directory against a second process, for as long as the result lives.
+/// Locks an agent's directory against a second process until the result is dropped.
 ///
 /// # Errors
 ///
-/// If the directory cannot be opened, or another process holds the lock; the message names `command`, which that
-/// process runs, and `interface`.
+/// If the directory cannot be opened, or another process holds the lock. The message says that the other process runs
+/// `command` on `interface`.
 pub fn lock(directory: &Path, command: &str, interface: &str) -> Result<File> {
     let file = File::open(directory).with_context(|| format!("cannot open {}", directory.display()))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -38,11 +39,11 @@ pub fn lock(directory: &Path, command: &str, interface: &str) -> Result<File> {
     }
 }
 
-/// Makes sure that `path` is on a BPF file system; mounts the standard one if it is missing.
+/// Ensures that `path` is on a bpffs. Mounts the standard one, `/sys/fs/bpf`, if it is missing.
 ///
 /// # Errors
 ///
-/// If `path` is relative, is on another file system, or the standard BPF file system cannot be mounted.
+/// If `path` is relative, is on another file system, or the standard bpffs cannot be mounted.
 pub fn ensure(path: &Path) -> Result<()> {
     require!(path.is_absolute(), "the bpffs directory {} must be an absolute path", path.display());
     if is_bpffs(path)? {
@@ -60,7 +61,7 @@ pub fn ensure(path: &Path) -> Result<()> {
         .with_context(|| format!("cannot mount a BPF file system on {STANDARD_BPFFS}"))
 }
 
-/// Whether `path`, or what of it exists, is on a bpffs.
+/// Returns whether `path`, or its nearest ancestor that exists, is on a bpffs.
 fn is_bpffs(path: &Path) -> Result<bool> {
     for ancestor in path.ancestors() {
         match statfs(ancestor) {
@@ -74,14 +75,13 @@ fn is_bpffs(path: &Path) -> Result<bool> {
     Ok(false)
 }
 
-/// Removes a directory of pins and of directories of pins.
+/// Removes a directory of pins, and directories of pins in it. Succeeds if the directory does not exist.
 ///
-/// `remove_dir_all` relies on file types in directory entries, which a bpffs does not give. A directory that is gone
-/// already is fine.
+/// `remove_dir_all` cannot: it relies on file types in directory entries, which a bpffs does not give.
 ///
 /// # Errors
 ///
-/// If something in it cannot be removed.
+/// If a pin or directory cannot be removed.
 pub fn remove_tree(path: &Path) -> Result<()> {
     let remove = || -> std::io::Result<()> {
         for entry in fs::read_dir(path)? {

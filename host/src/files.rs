@@ -1,10 +1,10 @@
-//! Reading the files that operators name.
+//! Reads configuration files.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// No sensible configuration file is larger, in bytes; a device or a log named by mistake may be without end.
+/// Largest configuration file, in bytes. A device or a log named by mistake may have no end.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// A file that cannot be read.
@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 64 << 20;
 pub struct Unreadable {
     /// The file.
     pub path: PathBuf,
-    /// Why not.
+    /// The cause.
     pub source: io::Error,
 }
 
@@ -21,7 +21,7 @@ pub struct Unreadable {
 ///
 /// # Errors
 ///
-/// If it cannot be read, is not UTF-8, or is larger than 64 MiB.
+/// If the file cannot be read, is not UTF-8, or is larger than 64 MiB.
 pub fn read_text(path: &Path) -> Result<String, Unreadable> {
     let unreadable = |source| Unreadable { path: path.to_owned(), source };
     let bytes = fs::metadata(path).map_err(unreadable)?.len();

@@ -1,12 +1,11 @@
-//! Which host this is: the boot of a machine, and a network namespace on it.
+//! Identifies a host: one boot of a machine, and one network namespace on it.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// Returns the kernel's id of this boot of the machine (`/proc/sys/kernel/random/boot_id`), which no other boot of any
-/// machine has.
+/// Returns the kernel's random id of this boot (`/proc/sys/kernel/random/boot_id`). It is unique to the boot.
 ///
 /// # Errors
 ///
@@ -15,16 +14,16 @@ pub fn boot_id() -> io::Result<String> {
     boot_id_in(Path::new("/proc"))
 }
 
-/// As [`boot_id`], by the `/proc` that is mounted at `proc`.
+/// Returns the boot id that the `/proc` mounted at `proc` shows. See [`boot_id`].
 ///
 /// # Errors
 ///
-/// If no `/proc` is mounted there.
+/// If no `/proc` is mounted at `proc`.
 pub fn boot_id_in(proc: &Path) -> io::Result<String> {
     Ok(fs::read_to_string(proc.join("sys/kernel/random/boot_id"))?.trim().to_owned())
 }
 
-/// Returns the number of this process' network namespace, which no other one of this boot has while this one exists.
+/// Returns the inode number of this process' network namespace. It is unique among the namespaces of this boot.
 ///
 /// # Errors
 ///
@@ -33,18 +32,19 @@ pub fn network_namespace() -> io::Result<u64> {
     network_namespace_of(Path::new("/proc/self"))
 }
 
-/// As [`network_namespace`], of the process whose folder in `/proc` this is.
+/// Returns the inode number of the network namespace of the process with the folder `process`, such as `/proc/1`.
 ///
 /// # Errors
 ///
-/// If there is no such process, or it may not be looked at.
+/// If there is no such process, or this user may not look at it.
 pub fn network_namespace_of(process: &Path) -> io::Result<u64> {
     Ok(fs::metadata(process.join("ns/net"))?.ino())
 }
 
-/// The name of a host: one network namespace of one boot is one host, even where several share a kernel.
+/// Returns the id of a host, `<boot>/<network namespace>`. Each network namespace is a host of its own, even where
+/// several share a kernel.
 #[must_use]
-pub fn host(boot: &str, network_namespace: u64) -> String {
+pub fn host_id(boot: &str, network_namespace: u64) -> String {
     format!("{boot}/{network_namespace}")
 }
 

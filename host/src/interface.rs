@@ -1,11 +1,10 @@
-//! Network interfaces by name, without a netlink socket.
+//! Looks up network interfaces by name, without a netlink socket.
 
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 use std::io;
 
-/// Returns the kernel's number of an interface of this thread's network namespace; `None` where there is none of that
-/// name.
+/// Returns the index of the interface `name` in this thread's network namespace; `None` if there is no such interface.
 ///
 /// # Errors
 ///

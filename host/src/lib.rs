@@ -1,7 +1,11 @@
-//! What Drover's programs need of the machine they run on: the BPF file system, the service manager, `/proc`, and the
-//! tasks and log lines of a process that must not die or flood in silence.
+//! The machine that Drover's programs run on, and their life on it.
 //!
-//! Nothing here knows of VIPs, reals or ZooKeeper, and nothing loads BPF programs.
+//! - The kernel: [`bpffs`] and [`attached`] (pins), [`netlink`] and [`interface`] (the network), [`identity`] (which
+//!   boot of which machine).
+//! - The process: [`signals`] end it, [`supervisor`] ends it when a core task does, [`notify`] reports to the service
+//!   manager, [`process_metrics`] to Prometheus, [`log_limit`] bounds its log, [`files`] reads its configuration.
+//!
+//! This crate knows nothing of VIPs, reals or ZooKeeper, and loads no BPF programs.
 
 pub mod attached;
 pub mod bpffs;

@@ -1,4 +1,4 @@
-//! Bounded logging: a failure that repeats cannot flood the log. Pure: time is an argument.
+//! Bounds how often a line is logged, so that a repeated failure cannot flood the log. Pure: time is an argument.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -9,22 +9,23 @@ pub struct LogLimit {
     burst: u32,
     every: Duration,
     left: u32,
-    /// Since when `left` is what it is.
+    /// When `left` last grew.
     since: Option<Instant>,
     skipped: u64,
 }
 
 impl LogLimit {
-    /// Allows `burst` lines at once, and one more per `every`, up to `burst` again. An interval below 1 ms counts as 1 ms.
+    /// Allows `burst` lines at once, then one line per `every`. Unused lines add up to `burst` again. An interval below
+    /// 1 ms counts as 1 ms.
     #[must_use]
     pub const fn new(burst: u32, every: Duration) -> Self {
         Self { burst, every, left: burst, since: None, skipped: 0 }
     }
 
-    /// Asks to write one line at `now`. `None` means that it must be left out.
+    /// Asks to log one line at `now`. Returns `None` if the line must be skipped.
     ///
-    /// Otherwise the line may be written; what is returned is its field `skipped`: the number of lines left out since the
-    /// last one, and `None` if there were none, so that the field is absent.
+    /// Otherwise returns the value of the line's field `skipped`: how many lines were skipped since the last one, or
+    /// `None` if there were none, which omits the field.
     pub fn allows(&mut self, now: Instant) -> Option<Option<u64>> {
         let since = *self.since.get_or_insert(now);
         let new = now.duration_since(since).as_millis() / self.every.as_millis().max(1);

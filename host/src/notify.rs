@@ -1,15 +1,15 @@
-//! Telling the service manager how this process is: systemd's notification protocol (`sd_notify(3)`, `Type=notify`).
+//! Reports this process' state to the service manager by systemd's notification protocol (`sd_notify(3)`,
+//! `Type=notify`).
 //!
-//! Datagrams of `NAME=value` lines to the socket that `NOTIFY_SOCKET` names; where it is not set, nothing is sent and
-//! nothing else differs.
+//! Sends datagrams of `NAME=value` lines to the socket that `NOTIFY_SOCKET` names. Sends nothing if it is not set.
 //!
 //! | sent | when |
 //! |---|---|
-//! | `READY=1` | once, when what the process is for has been reached |
+//! | `READY=1` | once, when the process does its work |
 //! | `EXTEND_TIMEOUT_USEC` | until then, with each sign of life: a start that waits is not killed, one that hangs is |
-//! | `WATCHDOG=1` | from then on, with each sign of life of a process that is well, so that a hung or broken one is restarted |
+//! | `WATCHDOG=1` | from then on, with each sign of life of a healthy process: others are restarted |
 //! | `STATUS` | one line for people, when it changes |
-//! | `STOPPING=1` | at the beginning of the end, with the time that the end may take |
+//! | `STOPPING=1` | when the process begins to stop, with the time that stopping may take |
 //!
 //! A *sign of life* is a turn of the loop that does the work, never a timer beside it.
 
@@ -23,19 +23,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How long a start may take from one sign of life to the next.
+/// Longest time between two signs of life during the start.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the end may take beyond what it waits on purpose.
+/// Longest time that stopping takes beyond its deliberate wait.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Signs of life are passed on no more often than this.
+/// Shortest time between two signs of life that are sent.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A manager that does not read must not hold the process up.
+/// Longest time to send. A manager that does not read must not block the process.
 const SEND_LIMIT: Duration = Duration::from_millis(200);
 
-/// The way to the service manager, and what it has been told.
+/// A connection to the service manager, and the state that was reported to it.
 #[derive(Debug, Default)]
 pub struct Notifier {
     socket: Option<UnixDatagram>,
@@ -46,8 +46,10 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// The way that the environment names, for a process that gives a sign of life every so often. A socket that cannot
-    /// be used is warned of and done without.
+    /// Connects to the socket that `NOTIFY_SOCKET` names, for a process that gives a sign of life every `life_every`.
+    ///
+    /// Logs a warning and reports nothing if the socket cannot be used. Warns, too, if `WATCHDOG_USEC` is less than
+    /// twice `life_every`.
     #[must_use]
     pub fn from_env(life_every: Duration) -> Self {
         let watchdog = env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
@@ -66,7 +68,7 @@ impl Notifier {
         })
     }
 
-    /// The way to the socket at `address`: an absolute path, or `@` and an abstract name.
+    /// Connects to the socket at `address`: an absolute path, or `@` and an abstract name.
     ///
     /// # Errors
     ///
@@ -82,7 +84,7 @@ impl Notifier {
         Ok(Self { socket: Some(socket), ..Self::default() })
     }
 
-    /// The process is what it should be; sent once.
+    /// Reports that the process does its work. Only the first call sends.
     pub fn ready(&mut self) {
         if !self.ready {
             // The watchdog counts from here.
@@ -91,7 +93,7 @@ impl Notifier {
         }
     }
 
-    /// A sign of life. While starting it is worth more time; later it is passed on only if all is `well`.
+    /// Reports a sign of life: before [`ready`](Self::ready) always, which extends the start, later only if `well`.
     pub fn alive(&mut self, well: bool) {
         let now = Instant::now();
         if self.last_sign.is_some_and(|last| now < last + LEAST_PAUSE) {
@@ -107,7 +109,7 @@ impl Notifier {
         self.last_sign = Some(now);
     }
 
-    /// How it is, in a line; sent when it differs from the last one.
+    /// Reports the state in one line, if it differs from the last one.
     pub fn status(&mut self, status: &str) {
         let status = status.replace('\n', "; ");
         if status != self.status {
@@ -116,7 +118,7 @@ impl Notifier {
         }
     }
 
-    /// The process is about to end, in not much more than `wait`.
+    /// Reports that the process stops, in at most 20 seconds more than `wait`.
     pub fn stopping(&mut self, wait: Duration, status: &str) {
         let patience = (wait + STOP_PATIENCE).as_micros();
         self.send(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={patience}"));

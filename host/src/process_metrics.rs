@@ -1,4 +1,4 @@
-//! What Prometheus' users expect of any process, from `/proc/self` (proc(5)).
+//! The metrics that Prometheus' client libraries have for every process, from `/proc/self` (proc(5)).
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -8,16 +8,16 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use std::fmt;
 use std::fs;
 
-/// Encodes `process_…`. What cannot be read is left out.
+/// Encodes the metrics `process_…`, without those that cannot be read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ProcessMetrics;
 
-/// A process' own account, in seconds and bytes.
+/// A process' use of resources, in seconds and bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Account {
     cpu: f64,
     resident: f64,
-    /// After the machine's start.
+    /// Start of the process, after the machine's.
     started: f64,
 }
 
@@ -37,7 +37,7 @@ impl Account {
     }
 }
 
-/// When the machine started, in seconds since 1970.
+/// Returns the machine's start, in seconds since 1970.
 fn machine_started() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()

@@ -1,9 +1,9 @@
-//! The signals that end a process.
+//! SIGTERM and SIGINT, which end a process.
 
 use anyhow::{Context as _, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGTERM and SIGINT, from the moment this exists: one that comes before [`wait`](Self::wait) is not lost.
+/// Listens for SIGTERM and SIGINT. A signal that comes before [`wait`](Self::wait) is not lost.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
@@ -11,7 +11,7 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen, within a tokio runtime.
+    /// Starts to listen. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
-//! Core tasks: those without which a process looks alive and does not do its work.
+//! Watches over core tasks: those without which a process looks alive but does not do its work.
 //!
-//! - A core task that ends by itself, or panics, is a [`Fault`], upon which the process ends: the kernel forwards on, and
-//!   the service manager starts the process again.
-//! - A core task whose poll does not return has hung. The [`Supervisor`] knows, since it polls each task every few
-//!   seconds even if nothing woke it; health pages, watchdog and sign of life go by that.
+//! - A core task that ends by itself or panics is a [`Fault`], and the process ends. The kernel forwards on meanwhile,
+//!   and the service manager restarts the process.
+//! - A core task whose poll does not return has hung. The [`Supervisor`] notices, since it polls each task every two
+//!   seconds even if nothing woke it. Health pages, the watchdog and the sign of life depend on it.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -19,13 +19,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::error;
 
-/// How often each task is polled at least.
+/// Longest time between two polls of a task.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// A task that has not come back from a poll for so long hangs.
+/// A task has hung if a poll takes longer than this.
 const HUNG_AFTER: Duration = Duration::from_secs(20);
 
-/// How a core task ended.
+/// A core task has ended or panicked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     task: &'static str,
@@ -47,11 +47,11 @@ impl fmt::Display for Fault {
 
 impl std::error::Error for Fault {}
 
-/// Starts core tasks and watches over them. Clones watch over the same ones.
+/// Starts core tasks and watches over them. Clones watch over the same tasks.
 #[derive(Clone, Debug)]
 pub struct Supervisor {
     fault: watch::Sender<Option<Fault>>,
-    /// When each task that runs last came back from a poll.
+    /// Time of each running task's last poll.
     polled: Arc<Mutex<BTreeMap<&'static str, Instant>>>,
 }
 
@@ -62,7 +62,7 @@ impl Default for Supervisor {
 }
 
 impl Supervisor {
-    /// Starts a core task, which lives until what is returned is dropped. If it ends before, that is a fault.
+    /// Starts a core task, which runs until the result is dropped. If it ends before that, it is a fault.
     #[must_use]
     pub fn spawn<T: Send + 'static>(
         &self,
@@ -84,7 +84,7 @@ impl Supervisor {
         }))
     }
 
-    /// Watches over a task that somebody else has started, by what it publishes: it has ended when its sender is gone.
+    /// Watches over a task that was started elsewhere: it has ended once the sender of `published` is dropped.
     #[must_use]
     pub fn watch<T: Send + Sync + 'static>(
         &self,
@@ -94,7 +94,7 @@ impl Supervisor {
         self.spawn(task, async move { while published.changed().await.is_ok() {} })
     }
 
-    /// Waits for the first fault, and logs it.
+    /// Waits for the first fault and logs it.
     pub async fn fault(&self) -> Fault {
         let mut receiver = self.fault.subscribe();
         match receiver.wait_for(Option::is_some).await.as_deref() {
@@ -107,7 +107,7 @@ impl Supervisor {
         }
     }
 
-    /// Core tasks that hang, a line for each.
+    /// Returns a line for each core task that hangs, which says for how long.
     #[must_use]
     pub fn hung(&self) -> Vec<String> {
         let now = Instant::now();
@@ -141,18 +141,18 @@ impl Supervisor {
     }
 }
 
-/// What a panic said.
+/// Returns a panic's message.
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
-/// A core task, which ends with its owner.
+/// A core task. Dropping it ends the task.
 #[derive(Debug)]
 pub struct Task<T>(JoinHandle<Option<T>>);
 
 impl<T> Task<T> {
-    /// Waits for the end of a task that has been told to end; `None` if it panicked instead.
+    /// Waits for a task that was told to end, and returns its result; `None` if it panicked.
     pub async fn ended(mut self) -> Option<T> {
         (&mut self.0).await.ok().flatten()
     }

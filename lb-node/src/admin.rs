@@ -245,7 +245,7 @@ mod tests {
     use crate::program::Program;
     use crate::status::{RealState, RealStatus, SelfTestStatus};
     use crate::testing::name;
-    use ::admin::auth::Files;
+    use ::admin::auth::ServerFiles;
     use ::admin::client::{self, Client, Page};
     use lb_ebpf::lb::RealCounters;
     use policy::panic::Held;
@@ -379,9 +379,9 @@ mod tests {
         };
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let auth = Auth::new(address, &Files::default()).unwrap();
+        let auth = Auth::new(address, &ServerFiles::default()).unwrap();
         let server = tokio::spawn(serve(listener, auth, shown));
-        let client = Client::new(&client::Files::default(), Duration::from_secs(10)).unwrap();
+        let client = Client::new(&client::ClientFiles::default(), Duration::from_secs(10)).unwrap();
         let Page { code, body } = client.get(address, page).await.unwrap();
         server.abort();
         (code, body)

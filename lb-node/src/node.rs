@@ -399,7 +399,7 @@ impl Base {
         let namespace = network_namespace().context("cannot tell the network namespace")?;
         Ok(Member {
             instance: random.map(|byte| format!("{byte:02x}")).concat(),
-            boot: identity::host(boot, namespace),
+            boot: identity::host_id(boot, namespace),
             source_v4: self.outer.v4,
             source_v6: self.outer.v6,
             admin: self.node.admin,
@@ -774,8 +774,8 @@ async fn tell_announced(
 }
 
 /// The files that guard the node's admin pages.
-fn admin_files(node: &Node) -> auth::Files {
-    auth::Files {
+fn admin_files(node: &Node) -> auth::ServerFiles {
+    auth::ServerFiles {
         token: node.admin_token_file.clone(),
         cert: node.admin_tls_cert.clone(),
         key: node.admin_tls_key.clone(),

@@ -42,7 +42,7 @@ impl<S: Into<String>> FromIterator<S> for Here {
 fn identity(process: &Path, proc: &Path) -> Option<String> {
     let boot = identity::boot_id_in(proc).ok()?;
     let namespace = identity::network_namespace_of(process).ok()?;
-    Some(identity::host(&boot, namespace))
+    Some(identity::host_id(&boot, namespace))
 }
 
 /// The process of the node's daemon in this network namespace, if one runs and may be looked at.

@@ -32,14 +32,14 @@ pub(crate) fn check_needs(scope: &mut Scope<'_>, key: &str, lacks: bool, other: 
 }
 
 /// A certificate and its private key, as settings name them.
-pub(crate) struct Identity<'a> {
+pub(crate) struct TlsIdentity<'a> {
     pub(crate) cert: (&'a str, &'a Option<PathBuf>),
     pub(crate) key: (&'a str, &'a Option<PathBuf>),
     /// What the certificate is, in words.
     pub(crate) what: &'a str,
 }
 
-impl Identity<'_> {
+impl TlsIdentity<'_> {
     /// A certificate and a key need each other.
     pub(crate) fn check(&self, scope: &mut Scope<'_>) {
         let ((cert, cert_file), (key, key_file)) = (self.cert, self.key);

@@ -4,7 +4,7 @@
 
 use crate::decode::{Decode, Fields};
 use crate::file::{FileErrors, has_table, parse, parse_amended};
-use crate::named_files::{ABSOLUTE, Identity, check_needs, check_path, check_paths};
+use crate::named_files::{ABSOLUTE, TlsIdentity, check_needs, check_path, check_paths};
 use crate::names::NodeName;
 use crate::problem::{Problems, Scope, quoted};
 use crate::records::{Node, Words, words};
@@ -436,7 +436,7 @@ impl Rules for ZookeeperSettings {
             ("tls_key", &self.tls_key),
         ];
         check_paths(scope, &files);
-        let identity = Identity {
+        let identity = TlsIdentity {
             cert: ("tls_cert", &self.tls_cert),
             key: ("tls_key", &self.tls_key),
             what: "a certificate of the node's own",

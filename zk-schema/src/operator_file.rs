@@ -4,7 +4,7 @@
 
 use crate::decode::{Decode, Fields};
 use crate::file::{FileErrors, parse, parse_amended};
-use crate::named_files::{ABSOLUTE, Identity, check_paths};
+use crate::named_files::{ABSOLUTE, TlsIdentity, check_paths};
 use crate::node_file::ZookeeperSettings;
 use crate::problem::{Problems, Scope};
 use crate::validate::Rules;
@@ -109,7 +109,7 @@ impl Rules for AdminAccess {
             ("tls_key", &self.tls_key),
         ];
         check_paths(scope, &files);
-        let identity = Identity {
+        let identity = TlsIdentity {
             cert: ("tls_cert", &self.tls_cert),
             key: ("tls_key", &self.tls_key),
             what: "a certificate of the operator's own",

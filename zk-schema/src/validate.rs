@@ -2,7 +2,7 @@
 //!
 //! `validate` checks a record that code has built; records that are read pass the same rules, with the same ranges.
 
-use crate::named_files::{Identity, check_needs, check_paths};
+use crate::named_files::{TlsIdentity, check_needs, check_paths};
 use crate::problem::{Problems, Report, Scope, quoted};
 use crate::records::{
     Capacity, CheckKind, Cluster, Desired, Encapsulation, HealthCheck, HttpCheck, Limits, Node, Protocol,
@@ -324,7 +324,7 @@ impl Node {
             ("admin_tls_client_ca", &self.admin_tls_client_ca),
         ];
         check_paths(scope, &files);
-        let identity = Identity {
+        let identity = TlsIdentity {
             cert: ("admin_tls_cert", &self.admin_tls_cert),
             key: ("admin_tls_key", &self.admin_tls_key),
             what: "a certificate",

@@ -1,15 +1,15 @@
 //! Which addresses and files are refused.
 
-use super::{Auth, Files};
+use super::{Auth, ServerFiles};
 use crate::testing::{Authority, Folder, LOOPBACK, TOKEN};
 
 #[test]
 fn an_address_beyond_the_loopback_without_a_x() {
     for address in ["0.0.0.0:9940", "10.0.0.7:9940", "[::]:9940"] {
-        let error = Auth::new(address.parse().unwrap(), &Files::default()).unwrap_err().to_string();
+        let error = Auth::new(address.parse().unwrap(), &ServerFiles::default()).unwrap_err().to_string();
         assert!(error.contains("admin_token_file") && error.contains("127.0.0.1:9940"), "{error}");
     }
-    Auth::new("[::1]:9940".parse().unwrap(), &Files::default()).unwrap();
+    Auth::new("[::1]:9940".parse().unwrap(), &ServerFiles::default()).unwrap();
     let folder = Folder::new();
     Auth::new("0.0.0.0:9940".parse().unwrap(), &folder.token(TOKEN)).unwrap();
 }
@@ -23,7 +23,7 @@ fn a_token_that_others_read_or_can_guess_is_refused_and_not_shown() {
         ("hunter2", 0o600, "openssl rand"),
         ("", 0o600, "openssl rand"),
     ] {
-        let files = Files { token: Some(folder.write("t", text, mode)), ..Files::default() };
+        let files = ServerFiles { token: Some(folder.write("t", text, mode)), ..ServerFiles::default() };
         let error = format!("{:#}", Auth::new(LOOPBACK, &files).unwrap_err());
         assert!(error.contains(expected) && (text.is_empty() || !error.contains(text)), "{error}");
     }
@@ -35,7 +35,8 @@ fn a_key_that_others_may_read_or_of_another_certificate_is_refused() {
     let ((cert, key), (_, other)) =
         (folder.identity("own", &authority), folder.identity("other", &authority));
     let refusal = |key: &std::path::Path| {
-        let files = Files { cert: Some(cert.clone()), key: Some(key.to_owned()), ..Files::default() };
+        let files =
+            ServerFiles { cert: Some(cert.clone()), key: Some(key.to_owned()), ..ServerFiles::default() };
         format!("{:#}", Auth::new(LOOPBACK, &files).unwrap_err())
     };
     assert!(refusal(&other).contains("do not go together"));

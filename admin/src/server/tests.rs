@@ -1,6 +1,6 @@
 //! Who gets in, and what those who do not can cost.
 
-use crate::auth::Files;
+use crate::auth::ServerFiles;
 use crate::testing::{Folder, QUICK, TOKEN, open};
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -74,13 +74,13 @@ async fn a_token_that_changes_counts_from_the_next_request_on_and_a_broken_file_
 
 #[tokio::test]
 async fn without_a_token_the_loopback_is_open() {
-    let address = open(&Files::default()).await;
+    let address = open(&ServerFiles::default()).await;
     assert_eq!(ask(address, "/status", "").await, (200, "all of it\n".into()));
 }
 
 #[tokio::test]
 async fn slow_and_huge_requests_are_cut_off_and_others_are_served_meanwhile() {
-    let address = open(&Files::default()).await;
+    let address = open(&ServerFiles::default()).await;
     let started = Instant::now();
     // Never ends its head; and one that says nothing at all.
     let mut slow = TcpStream::connect(address).await.unwrap();
@@ -103,7 +103,7 @@ async fn slow_and_huge_requests_are_cut_off_and_others_are_served_meanwhile() {
 
 #[tokio::test]
 async fn more_connections_than_allowed_wait_for_those_before_them() {
-    let address = open(&Files::default()).await;
+    let address = open(&ServerFiles::default()).await;
     let mut held = Vec::new();
     for _ in 0..QUICK.connections {
         held.push(TcpStream::connect(address).await.unwrap());

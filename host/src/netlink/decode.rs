@@ -1,4 +1,4 @@
-//! The kernel's rtnetlink messages in our own words. Pure.
+//! Decodes the kernel's rtnetlink messages. Pure.
 
 use super::{Address, Link, Neighbour, NeighbourKey, NoPath, Path, Reachability, Vlan, Xdp};
 use rtnetlink::packet_core::ErrorMessage;
@@ -15,8 +15,8 @@ use rtnetlink::packet_route::route::{
 };
 use std::net::IpAddr;
 
-/// What a refused route lookup means. Linux answers with an errno where the matching route is not
-/// a way (`fib_props` in net/ipv4/fib_semantics.c, and its likes for IPv6).
+/// Decodes a refused route lookup. Linux refuses with an errno where the matching route leads nowhere
+/// (`fib_props` in net/ipv4/fib_semantics.c, and its likes for IPv6).
 pub(super) fn refused(refusal: &ErrorMessage) -> NoPath {
     match refusal.raw_code().abs() {
         libc::ENETUNREACH | libc::EHOSTUNREACH => NoPath::NoRoute,
@@ -26,7 +26,7 @@ pub(super) fn refused(refusal: &ErrorMessage) -> NoPath {
     }
 }
 
-/// A route lookup's answer.
+/// Decodes a route lookup's answer.
 pub(super) fn path(message: &RouteMessage) -> Result<Path, NoPath> {
     match message.header.kind {
         RouteType::Unicast => {}
@@ -57,7 +57,7 @@ pub(super) fn path(message: &RouteMessage) -> Result<Path, NoPath> {
     Ok(Path { ifindex, gateway, mtu })
 }
 
-/// An interface.
+/// Decodes an interface.
 pub(super) fn link(message: &LinkMessage) -> Link {
     let flags = message.header.flags;
     let mut link = Link {
@@ -113,7 +113,7 @@ fn vlan_tag(attributes: &[InfoVlan]) -> Option<(u16, bool)> {
     Some((id, !attributes.contains(&InfoVlan::Protocol(VlanProtocol::Ieee8021Ad))))
 }
 
-/// A neighbour table's entry, or `None` for what is none (bridge forwarding entries, proxies).
+/// Decodes a neighbour table's entry; `None` for a bridge's forwarding entry or a proxy, which are no neighbours.
 #[must_use]
 pub fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Neighbour)> {
     if message.header.flags.contains(NeighbourFlags::Proxy) {
@@ -139,7 +139,7 @@ pub fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Neighbour)
     Some(((message.header.ifindex, address?), Neighbour { state, mac }))
 }
 
-/// An address of this machine; `None` if the message names none.
+/// Decodes an address of this machine; `None` if the message names none.
 pub(super) fn address(message: &AddressMessage) -> Option<Address> {
     let (mut local, mut peer) = (None, None);
     let mut flags = AddressFlags::from_bits_retain(u32::from(message.header.flags.bits()));

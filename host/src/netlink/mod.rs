@@ -1,7 +1,7 @@
-//! Questions to the kernel's network by rtnetlink: interfaces, addresses, routes, neighbours.
+//! Asks the kernel about its network by rtnetlink: interfaces, addresses, routes, neighbours.
 //!
-//! [`Netlink`] asks and waits no longer than it takes; the kernel's messages are put in the words of this module's types.
-//! What only one program asks or changes is sent by its own code, over [`Netlink::handle`].
+//! [`Netlink`] asks, and gives up after five seconds. Requests that only one program makes, and all changes, stay with
+//! that program, which sends them through [`Netlink::handle`].
 
 mod decode;
 
@@ -17,11 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// An answer takes microseconds; one that never comes (it did not fit the socket's buffer, or could not be parsed) must
-/// not stop the asker for good.
+/// Longest wait for an answer. Answers take microseconds, but one may never come: it did not fit the socket's buffer,
+/// or could not be parsed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why the kernel could not be asked. All of these may pass: try again with a new connection.
+/// The kernel could not be asked. Retry with a new connection: all of these may pass.
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// The socket could not be opened or read.
@@ -30,26 +30,26 @@ pub enum NetlinkError {
     /// The kernel refused, or the connection broke.
     #[error("the kernel did not tell its {what}: {reason}")]
     Request {
-        /// What was asked for.
+        /// The subject of the request.
         what: &'static str,
-        /// Error in words.
+        /// The cause.
         reason: rtnetlink::Error,
     },
-    /// No answer.
+    /// The kernel did not answer within five seconds.
     #[error("the kernel did not tell its {what} within {PATIENCE:?}")]
     Silent {
-        /// What was asked for.
+        /// The subject of the request.
         what: &'static str,
     },
 }
 
-/// A neighbour table's key: the interface's index and the neighbour's address.
+/// Key of a neighbour table: the interface's index and the neighbour's address.
 pub type NeighbourKey = (u32, IpAddr);
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Link {
-    /// The kernel's number of it.
+    /// Index.
     pub index: u32,
     /// Name, e.g. `eth0`.
     pub name: String,
@@ -59,13 +59,13 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Linked to something. Tells only of an interface that is up.
+    /// Has a carrier. Only meaningful for an interface that is up.
     pub carrier: bool,
-    /// It is the loopback interface.
+    /// Is the loopback interface.
     pub loopback: bool,
-    /// Set where the interface is a VLAN on another one.
+    /// Tag, if the interface is a VLAN on another one.
     pub vlan: Option<Vlan>,
-    /// The XDP program on it.
+    /// Attached XDP program.
     pub xdp: Option<Xdp>,
 }
 
@@ -74,7 +74,7 @@ pub struct Link {
 pub struct Vlan {
     /// VLAN identifier, 1..=4094.
     pub id: u16,
-    /// Whether the tag is IEEE 802.1Q's (EtherType 0x8100), not a provider's 802.1ad.
+    /// IEEE 802.1Q's tag (EtherType 0x8100), not a provider's 802.1ad.
     pub dot1q: bool,
     /// The interface below; `None` if it lives in another network namespace.
     pub lower: Option<u32>,
@@ -83,24 +83,24 @@ pub struct Vlan {
 /// An XDP program on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Xdp {
-    /// Whether it runs in the driver, not in the network stack (generic mode).
+    /// Runs in the driver or the device, not in the network stack (generic mode).
     pub native: bool,
-    /// The kernel's number of the program; 0 where programs are attached in several modes.
+    /// Kernel's id of the program; 0 if programs are attached in several modes.
     pub program: u32,
 }
 
 /// An address of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Interface that has it.
+    /// Index of the interface that has it.
     pub ifindex: u32,
-    /// The address: this machine's own end, where a link is point-to-point.
+    /// Address. On a point-to-point link, this machine's own end.
     pub address: IpAddr,
     /// Valid beyond the link (scope `global`).
     pub global: bool,
     /// Neither secondary (on IPv6: temporary, RFC 8981) nor deprecated.
     pub primary: bool,
-    /// Neither temporary, nor deprecated, nor a duplicate, nor still being checked for one.
+    /// Not temporary, deprecated, tentative or a duplicate.
     pub lasting: bool,
 }
 
@@ -109,13 +109,13 @@ pub struct Address {
 pub struct Path {
     /// Index of the interface that packets leave by.
     pub ifindex: u32,
-    /// Router; `None` where the address is on the link itself. May be IPv6 for an IPv4 address (RFC 5549).
+    /// Router; `None` if the address is on the link itself. May be IPv6 for an IPv4 address (RFC 5549).
     pub gateway: Option<IpAddr>,
-    /// MTU that the route sets (RTAX_MTU), or that the kernel itself has learnt, in bytes.
+    /// MTU in bytes that the route sets (RTAX_MTU) or that the kernel has learnt.
     pub mtu: Option<u32>,
 }
 
-/// Why packets to an address have no way.
+/// There is no path to an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoPath {
     /// ENETUNREACH or EHOSTUNREACH.
@@ -130,7 +130,7 @@ pub enum NoPath {
     /// The address is the machine's own.
     #[error("it is an address of this machine")]
     Local,
-    /// Broadcast, multicast or anycast.
+    /// A broadcast, multicast or anycast address.
     #[error("it is not a unicast address")]
     NotUnicast,
     /// The kernel refused the question.
@@ -141,30 +141,30 @@ pub enum NoPath {
 /// A neighbour table's entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neighbour {
-    /// How much the kernel trusts it.
+    /// State of the entry.
     pub state: Reachability,
     /// MAC address. Entries that are being resolved, or failed, may carry an outdated one.
     pub mac: Option<[u8; 6]>,
 }
 
-/// The states of neighbour unreachability detection (RFC 4861 section 7.3.2), as far as they differ here.
+/// States of neighbour unreachability detection (RFC 4861 section 7.3.2), without distinctions that nobody here needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reachability {
-    /// Just created; the kernel does nothing about it until it is used.
+    /// Just created. The kernel does nothing about it until it is used.
     Idle,
-    /// Asked for, no answer yet.
+    /// Asked, but no answer yet.
     Incomplete,
-    /// Confirmed lately, or being confirmed: the kernel looks after it.
+    /// Confirmed lately, or being confirmed by the kernel.
     Tracked,
-    /// Usable, but unconfirmed until somebody uses it.
+    /// Usable, and confirmed only when it is used.
     Stale,
     /// Did not answer.
     Failed,
-    /// Set by hand, or the link needs no resolution.
+    /// Set by hand, or on a link that needs no resolution.
     Fixed,
 }
 
-/// A connection to the kernel of the network namespace of the thread that opened it. Clones share it.
+/// A connection to the kernel, in the network namespace of the thread that opened it. Clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Netlink {
     handle: rtnetlink::Handle,
@@ -181,7 +181,7 @@ impl Drop for Connection {
     }
 }
 
-/// Asks over a connection that the caller runs.
+/// Uses a connection that the caller runs.
 impl From<rtnetlink::Handle> for Netlink {
     fn from(handle: rtnetlink::Handle) -> Self {
         Self { handle, _connection: None }
@@ -189,38 +189,38 @@ impl From<rtnetlink::Handle> for Netlink {
 }
 
 impl Netlink {
-    /// Opens a connection; must be called within a tokio runtime.
+    /// Opens a connection. Must be called within a tokio runtime.
     ///
     /// # Errors
     ///
-    /// If there can be no socket.
+    /// [`NetlinkError::Socket`].
     pub fn open() -> Result<Self, NetlinkError> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         let connection = Connection(tokio::spawn(connection));
         Ok(Self { handle, _connection: Some(Arc::new(connection)) })
     }
 
-    /// For requests of other kinds.
+    /// Returns the handle, for requests of other kinds.
     #[must_use]
     pub fn handle(&self) -> &rtnetlink::Handle {
         &self.handle
     }
 
-    /// All interfaces.
+    /// Lists all interfaces.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked.
+    /// If the kernel refuses or does not answer.
     pub async fn links(&self) -> Result<Vec<Link>, NetlinkError> {
         let links = answers("interfaces", self.handle.link().get().execute()).await?;
         Ok(links.iter().map(decode::link).collect())
     }
 
-    /// The interface of this name, if there is one.
+    /// Returns the interface `name`; `None` if there is no such interface.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked.
+    /// If the kernel refuses or does not answer.
     pub async fn link(&self, name: &str) -> Result<Option<Link>, NetlinkError> {
         let found = self.handle.link().get().match_name(name).execute();
         match answers("interface", found).await {
@@ -233,20 +233,20 @@ impl Netlink {
         }
     }
 
-    /// All addresses of this machine, in the kernel's order.
+    /// Lists all addresses of this machine, in the kernel's order.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked.
+    /// If the kernel refuses or does not answer.
     pub async fn addresses(&self) -> Result<Vec<Address>, NetlinkError> {
         Ok(self.address_messages().await?.iter().filter_map(decode::address).collect())
     }
 
-    /// The messages that the kernel has for an address on an interface, as it takes them to remove it.
+    /// Lists the kernel's messages about one address of an interface, which serve as requests to remove it.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked.
+    /// If the kernel refuses or does not answer.
     pub async fn messages_of(
         &self,
         ifindex: u32,
@@ -263,11 +263,11 @@ impl Netlink {
         answers("addresses", self.handle.address().get().execute()).await
     }
 
-    /// The way that packets to an address take, or why there is none.
+    /// Looks up the path of packets to `to`, or why there is none.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked.
+    /// If the kernel refuses or does not answer.
     pub async fn route(&self, to: IpAddr) -> Result<Result<Path, NoPath>, NetlinkError> {
         let mut question = RouteMessage::default();
         (question.header.address_family, question.header.destination_prefix_length) = match to {
@@ -284,22 +284,22 @@ impl Netlink {
         }
     }
 
-    /// The neighbour tables of all interfaces.
+    /// Reads the neighbour tables of all interfaces.
     ///
     /// # Errors
     ///
-    /// If the kernel cannot be asked.
+    /// If the kernel refuses or does not answer.
     pub async fn neighbours(&self) -> Result<BTreeMap<NeighbourKey, Neighbour>, NetlinkError> {
         let neighbours = answers("neighbours", self.handle.neighbours().get().execute()).await?;
         Ok(neighbours.iter().filter_map(decode::neighbour).collect())
     }
 }
 
-/// Collects the answers to a request, for at most five seconds. `what` is asked for, in the words of an error.
+/// Collects the answers to a request for at most five seconds. An error names `what` was asked for.
 ///
 /// # Errors
 ///
-/// If the kernel refuses or is silent.
+/// If the kernel refuses or does not answer in time.
 pub async fn answers<T>(
     what: &'static str,
     answers: impl Stream<Item = Result<T, rtnetlink::Error>>,

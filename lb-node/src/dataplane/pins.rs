@@ -22,7 +22,7 @@ use aya::maps::{Array, Map, MapData, MapInfo};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::{Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as AyaMode};
 use aya::{Ebpf, EbpfLoader};
-use host::attached::{self, Link};
+use host::attached::{self, LinkInfo};
 use host::bpffs;
 use lb_ebpf::lb::Config;
 use std::collections::BTreeMap;
@@ -133,9 +133,9 @@ impl Pins {
     fn attached_program(&self) -> Result<Option<u32>, Error> {
         for (path, _) in self.xdp_links() {
             match attached::link(&path) {
-                Ok(Link { program, interface: Some(_) }) => return Ok(Some(program)),
+                Ok(LinkInfo { program, interface: Some(_) }) => return Ok(Some(program)),
                 // Its interface is gone, or somebody took it off.
-                Ok(Link { interface: None, .. }) => {}
+                Ok(LinkInfo { interface: None, .. }) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(source) => return Err(self.error(&path, source)),
             }

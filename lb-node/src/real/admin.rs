@@ -3,7 +3,7 @@
 use super::host::Host;
 use super::program::Counters;
 use super::registration::Standing;
-use ::admin::auth::{Auth, Files};
+use ::admin::auth::{Auth, ServerFiles};
 use ::admin::pages::{self, verdict};
 use ::admin::server::{self, Limits};
 use ::host::attached;
@@ -91,7 +91,7 @@ impl Status {
 /// Listens on `address`; the returned future serves until it is dropped.
 pub(super) async fn serve(
     address: SocketAddr,
-    files: &Files,
+    files: &ServerFiles,
     status: Status,
     counters: Counters,
 ) -> Result<impl Future<Output = Infallible> + use<>> {

@@ -22,7 +22,7 @@ pub mod registration;
 pub use prefix::{Prefix, PrefixError};
 
 use self::host::{Host, Journal};
-use ::admin::auth::Files;
+use ::admin::auth::ServerFiles;
 use ::host::attached;
 use ::host::log_limit::LogLimit;
 use ::host::netlink::Netlink;
@@ -91,7 +91,7 @@ pub struct Options {
 
     /// Who may ask there.
     #[command(flatten)]
-    pub admin_files: Files,
+    pub admin_files: ServerFiles,
 
     /// Directory on a BPF file system that keeps program and counters while no process runs.
     ///

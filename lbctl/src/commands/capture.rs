@@ -6,7 +6,7 @@ mod nodes;
 use crate::context::Context;
 use crate::output::{self, Format, Shown};
 use crate::visible;
-use admin::client::{Client, Files};
+use admin::client::{Client, ClientFiles};
 use anyhow::{Context as _, Result, bail, ensure};
 use merge::Merge;
 use nodes::Place;
@@ -111,8 +111,12 @@ pub async fn run(options: &Options, context: &Context) -> Result<ExitCode> {
         // Without settings a node that asks for nothing can be asked.
         _ => context.settings().map(|settings| settings.admin).unwrap_or_default(),
     };
-    let files =
-        Files { token: access.token_file, ca: access.tls_ca, cert: access.tls_cert, key: access.tls_key };
+    let files = ClientFiles {
+        token: access.token_file,
+        ca: access.tls_ca,
+        cert: access.tls_cert,
+        key: access.tls_key,
+    };
     let client = Client::new(&files, PATIENCE)?;
     let places = nodes::places(options, context).await?;
     let mut file = create(&options.write)?;

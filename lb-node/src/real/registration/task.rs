@@ -35,7 +35,7 @@ impl Registration {
         let store = coordination::zookeeper::store(&wanted.zookeeper()?)?;
         let boot = boot_id().context("cannot read this machine's boot id")?;
         let namespace = network_namespace().context("cannot tell the network namespace")?;
-        let this_host = identity::host(&boot, namespace);
+        let this_host = identity::host_id(&boot, namespace);
         let served: BTreeSet<IpAddr> = options.vips.iter().copied().collect();
         let addresses = &host.primary_addresses(interface).await? - &served;
         let mut real = Real::new(wanted.real_address(interface, &addresses)?);

@@ -72,8 +72,8 @@ pub(super) fn file(path: &Path, instead: &NodeOverrides) -> (Finding, Option<Tol
 }
 
 /// The files that guard the node's admin pages.
-fn admin_files(node: &Node) -> auth::Files {
-    auth::Files {
+fn admin_files(node: &Node) -> auth::ServerFiles {
+    auth::ServerFiles {
         token: node.admin_token_file.clone(),
         cert: node.admin_tls_cert.clone(),
         key: node.admin_tls_key.clone(),
