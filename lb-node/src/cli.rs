@@ -26,7 +26,7 @@ use zk_schema::{ClusterFile, FrontDriver, Node, NodeFile, NodeName, NodeOverride
                                                  on each server
   lb-node detach --interface eth0                stop forwarding, leave nothing behind
 
-The log goes to standard error; RUST_LOG=debug (or lb_node=debug,...) shows more."
+The log goes to standard error; RUST_LOG=debug (or info,lb_node=debug,...) shows more."
 )]
 pub struct Cli {
     #[command(subcommand)]
