@@ -17,7 +17,6 @@ pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod node;
-mod notify;
 pub mod probe_route;
 pub mod program;
 pub mod real;
