@@ -3,6 +3,7 @@
 use crate::{process, workspace::Workspace};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// The packages of the workspace.
@@ -16,6 +17,7 @@ struct Package {
     folder: PathBuf,
     features: Vec<String>,
     targets: Vec<Target>,
+    dependencies: BTreeSet<String>,
 }
 
 struct Target {
@@ -41,6 +43,11 @@ impl Metadata {
     pub(crate) fn with_feature(&self, feature: &str) -> Vec<String> {
         let has = |package: &&Package| package.features.iter().any(|name| name == feature);
         self.packages.iter().filter(has).map(|package| format!("{}/{feature}", package.name)).collect()
+    }
+
+    /// What each package needs besides its tests, by name: packages of the workspace and others.
+    pub(crate) fn dependencies(&self) -> BTreeMap<String, BTreeSet<String>> {
+        self.packages.iter().map(|package| (package.name.clone(), package.dependencies.clone())).collect()
     }
 
     /// Name and folder of a package.
@@ -74,6 +81,11 @@ impl Package {
             folder: manifest.parent().context("a manifest is in a folder")?.to_owned(),
             features: features.keys().cloned().collect(),
             targets: list(package, "targets")?.iter().map(Target::parse).collect::<Result<_>>()?,
+            dependencies: list(package, "dependencies")?
+                .iter()
+                .filter(|dependency| dependency.get("kind").and_then(Value::as_str) != Some("dev"))
+                .map(|dependency| string(dependency, "name"))
+                .collect::<Result<_>>()?,
         })
     }
 }
@@ -104,14 +116,16 @@ mod tests {
     fn features_and_what_requires_them_are_found() {
         let metadata = Metadata::parse(
             r#"{"packages":[
-              {"id":"a-id","name":"a","manifest_path":"/w/a/Cargo.toml","features":{"e2e":[]},"targets":[
+              {"id":"a-id","name":"a","manifest_path":"/w/a/Cargo.toml","features":{"e2e":[]},"dependencies":[
+                {"name":"b","kind":null},{"name":"c","kind":"dev"},{"name":"d","kind":"build"}],"targets":[
                 {"name":"net","kind":["test"],"required-features":["e2e"]},{"name":"net","kind":["bin"]}]},
-              {"id":"b-id","name":"b","manifest_path":"/w/b/Cargo.toml","features":{},"targets":[{"name":"bench","kind":["example"]}]}]}"#,
+              {"id":"b-id","name":"b","manifest_path":"/w/b/Cargo.toml","features":{},"dependencies":[],"targets":[{"name":"bench","kind":["example"]}]}]}"#,
         )
         .unwrap();
         assert_eq!(metadata.with_feature("e2e"), ["a/e2e"]);
         assert_eq!(metadata.required_features("a-id", "test", "net"), ["e2e"]);
         assert!(metadata.required_features("a-id", "bin", "net").is_empty());
+        assert_eq!(metadata.dependencies()["a"], ["b", "d"].map(str::to_owned).into());
         assert_eq!(metadata.kind("b", "bench"), Some("example"));
         assert_eq!(metadata.kind("a", "bench"), None);
         assert_eq!(metadata.package("b-id"), Some(("b", &PathBuf::from("/w/b"))));

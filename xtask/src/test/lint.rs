@@ -1,10 +1,22 @@
 //! Formatting, clippy, and what the product is deployed with.
 
-use super::{manifests, report::Report, units};
-use crate::{process, workspace::Workspace};
+use super::report::{Count, Report};
+use super::{edges, manifests, units};
+use crate::{metadata::Metadata, process, workspace::Workspace};
 use anyhow::{Result, ensure};
 
-pub(super) fn run(workspace: &Workspace, features: &str, report: &mut Report) -> Result<()> {
+pub(super) fn run(
+    workspace: &Workspace,
+    metadata: &Metadata,
+    features: &str,
+    report: &mut Report,
+) -> Result<()> {
+    const EDGES: &str = "crates depend on each other as they may";
+    let started = report.start(EDGES);
+    let problems = edges::problems(metadata);
+    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+    report.done(EDGES, Count::one(problems.is_empty()), started.elapsed());
+
     let mut fmt = process::cargo(workspace);
     report.check("rustfmt", fmt.args(["fmt", "--all", "--check"]))?;
 

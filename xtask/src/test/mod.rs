@@ -4,6 +4,7 @@
 //! does not see them. Here that feature is on from the start, in every package that has it, so that linting,
 //! unit tests and end-to-end tests share one build.
 
+mod edges;
 mod lint;
 mod manifests;
 mod programs;
@@ -96,7 +97,7 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
         [ROOT_FEATURE, LONG_FEATURE].map(|feature| metadata.with_feature(feature)).concat().join(",");
     let mut report = Report::default();
     if wanted(Part::Lint) && args.tests.is_empty() {
-        lint::run(workspace, &features, &mut report)?;
+        lint::run(workspace, &metadata, &features, &mut report)?;
     }
     if only_manifests {
         lint::manifests(workspace, &mut report)?;

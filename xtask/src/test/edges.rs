@@ -1,0 +1,118 @@
+//! Which crate may depend on which: the picture in docs/architecture.md, as a check.
+
+use crate::metadata::Metadata;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The dependencies that crates of this workspace may have on each other, each with its reason. Those of tests
+/// (`[dev-dependencies]`) are free.
+const ALLOWED: &[(&str, &str, &str)] = &[
+    ("slot-table", "zk-schema", "tables are built from the weights and names of records"),
+    ("policy", "zk-schema", "rules decide on records"),
+    ("coordination", "zk-schema", "what is followed, elected and kept is records"),
+    ("lb-ebpf", "slot-table", "the flow hash compiles into BPF"),
+    ("lb-node", "admin", "it has admin pages"),
+    ("lb-node", "coordination", "a node of a cluster lives in the tree"),
+    ("lb-node", "host", "it runs on a machine"),
+    ("lb-node", "lb-ebpf", "it loads the programs and writes their maps"),
+    ("lb-node", "pcapng", "it captures packets"),
+    ("lb-node", "policy", "it decides by the rules"),
+    ("lb-node", "slot-table", "it builds tables"),
+    ("lb-node", "zk-schema", "it reads files and records"),
+    ("lbctl", "admin", "it asks for admin pages"),
+    ("lbctl", "coordination", "it edits the tree"),
+    ("lbctl", "host", "its doctor looks at the machine"),
+    ("lbctl", "pcapng", "it merges captures"),
+    ("lbctl", "policy", "it predicts what the leader will do"),
+    ("lbctl", "slot-table", "it says where a flow goes"),
+    ("lbctl", "zk-schema", "it reads files and records"),
+    ("drover-tests", "coordination", "scenes are written into trees"),
+    ("drover-tests", "lb-ebpf", "counters are read from maps"),
+    ("drover-tests", "lb-node", "nodes run in it"),
+    ("drover-tests", "policy", "what nodes do is held against the rules"),
+    ("drover-tests", "slot-table", "so is where flows go"),
+    ("drover-tests", "zk-schema", "scenes are made of records"),
+];
+
+/// What a crate must not come to depend on, by whatever way through this workspace, each with its reason.
+const APART: &[(&str, &str, &str)] = &[
+    ("zk-schema", "tokio", "records are plain data"),
+    ("slot-table", "tokio", "the arithmetic is pure"),
+    ("policy", "tokio", "rules are pure: time is an argument, and nothing is awaited"),
+    ("policy", "coordination", "rules know no store"),
+    ("lbctl", "aya", "operators run it where there is no BPF"),
+    ("host", "aya", "lbctl uses it"),
+    ("admin", "aya", "lbctl uses it"),
+];
+
+/// What is wrong with the dependencies, a line for each.
+pub(super) fn problems(metadata: &Metadata) -> Vec<String> {
+    wrong(&metadata.dependencies(), ALLOWED, APART)
+}
+
+type Table = [(&'static str, &'static str, &'static str)];
+
+fn wrong(dependencies: &BTreeMap<String, BTreeSet<String>>, allowed: &Table, apart: &Table) -> Vec<String> {
+    let is_ours = |name: &String| dependencies.contains_key(name);
+    let mut wrong = Vec::new();
+    for (from, to) in dependencies.iter().flat_map(|(from, all)| all.iter().map(move |to| (from, to))) {
+        if is_ours(to) && !allowed.iter().any(|(one, other, _)| (*one, *other) == (from.as_str(), to)) {
+            wrong.push(format!(
+                "{from} depends on {to}: take that out, or add the edge and its reason to xtask/src/test/edges.rs and to \
+                 docs/architecture.md"
+            ));
+        }
+    }
+    for (from, to, why) in allowed {
+        if !dependencies.get(*from).is_some_and(|all| all.contains(*to)) {
+            wrong.push(format!(
+                "{from} no longer depends on {to} ({why}): take the edge out of xtask/src/test/edges.rs"
+            ));
+        }
+    }
+    for (from, to, why) in apart {
+        if let Some(way) = way(dependencies, from, to) {
+            wrong.push(format!("{from} must not depend on {to}, as {why}; it does by {}", way.join(" → ")));
+        }
+    }
+    wrong
+}
+
+/// A way from one crate to another, if there is one.
+fn way<'a>(
+    dependencies: &'a BTreeMap<String, BTreeSet<String>>,
+    from: &'a str,
+    to: &'a str,
+) -> Option<Vec<&'a str>> {
+    let mut ways = vec![vec![from]];
+    let mut seen = BTreeSet::from([from]);
+    while let Some(way) = ways.pop() {
+        let last = way.last().copied()?;
+        for next in dependencies.get(last).into_iter().flatten() {
+            let longer = [way.as_slice(), &[next]].concat();
+            if next == to {
+                return Some(longer);
+            }
+            if seen.insert(next) {
+                ways.push(longer);
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_that_is_not_in_the_table_one_that_is_gone_and_a_way_around_are_found() {
+        let dependencies = [("a", &["b", "serde"][..]), ("b", &["c"]), ("c", &["aya"])];
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let dependencies = dependencies.map(|(from, to)| (from.to_owned(), names(to))).into();
+        assert_eq!(wrong(&dependencies, &[("a", "b", ""), ("b", "c", "")], &[]), Vec::<String>::new());
+        let found = wrong(&dependencies, &[("a", "b", ""), ("a", "c", "x")], &[("a", "aya", "it is small")]);
+        let starts = ["b depends on c", "a no longer depends on c (x)", "a must not depend on aya"];
+        assert!(found.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{found:?}");
+        assert!(found.len() == 3 && found[2].ends_with("a → b → c → aya"), "{found:?}");
+    }
+}
