@@ -2,10 +2,10 @@
 //! the server and not the node, and repeats only so much of what the server said.
 
 use crate::memory::within;
-use lb_node::health::Target;
-use lb_node::health::probe::Prober;
-use lb_node::health::scheduler::Probe as _;
-use lb_node::health::state::Outcome;
+use health::Target;
+use health::probe::Prober;
+use health::scheduler::Probe as _;
+use health::state::Outcome;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -4,7 +4,6 @@
 //! nothing is derived from it but the thing that is fed.
 #![allow(clippy::unwrap_used, reason = "a fuzzer may unwrap: a panic is how it reports")]
 
-#[cfg(feature = "bpf")]
 pub mod answers;
 pub mod files;
 #[cfg(feature = "bpf")]

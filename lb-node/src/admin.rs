@@ -238,8 +238,6 @@ mod tests {
     use super::*;
     use crate::control::Forwarding;
     use crate::dataplane::{Applied, SelfTest, Statistics};
-    use crate::health::Key;
-    use crate::health::metrics::ProbeMetrics;
     use crate::metrics::{ControlMetrics, Sources, registry};
     use crate::nexthop::NextHops;
     use crate::program::Program;
@@ -247,6 +245,8 @@ mod tests {
     use crate::testing::name;
     use ::admin::auth::ServerFiles;
     use ::admin::client::{self, Client, Page};
+    use health::Key;
+    use health::metrics::ProbeMetrics;
     use lb_ebpf::lb::RealCounters;
     use policy::panic::Held;
     use std::sync::Mutex;

@@ -13,7 +13,6 @@ pub mod control;
 pub mod dataplane;
 pub mod front;
 pub mod guard;
-pub mod health;
 pub mod metrics;
 pub mod nexthop;
 pub mod node;

@@ -1,7 +1,7 @@
 //! What the node knows of a real, as [`policy`] takes it.
 
-use crate::health::{Key, State, Verdict, Verdicts};
 use crate::nexthop::{NextHops, Obstacle};
+use health::{Key, State, Verdict, Verdicts};
 use policy::panic::Standing;
 use std::collections::BTreeMap;
 use zk_schema::Desired;

@@ -3,9 +3,9 @@
 use crate::cluster::agent::{Learnt, Name};
 use crate::cluster::peers::Overtaken;
 use crate::dataplane::SelfTest;
-use crate::health::{Key, State, Verdicts};
 use crate::nexthop::{Mac, NextHop, NextHops, Obstacle};
 use crate::program::Program;
+use health::{Key, State, Verdicts};
 use policy::local::Assignment;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};

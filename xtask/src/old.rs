@@ -11,8 +11,17 @@ use std::{
 };
 
 /// What the program is made from: where two commits are alike in these, so are their programs.
-const SOURCES: [&str; 6] =
-    ["lb-node/src", "lb-ebpf/src", "coordination/src", "policy/src", "zk-schema/src", "slot-table/src"];
+const SOURCES: [&str; 9] = [
+    "lb-node/src",
+    "lb-ebpf/src",
+    "coordination/src",
+    "policy/src",
+    "zk-schema/src",
+    "slot-table/src",
+    "host/src",
+    "admin/src",
+    "health/src",
+];
 /// How many commits are looked at.
 const MOST_COMMITS: &str = "500";
 

@@ -1,8 +1,8 @@
 //! What a node's probes find, put into words for the leader.
 
 use crate::control::Report;
-use crate::health::{self, State, Verdicts};
 use crate::status::seconds;
+use health::{State, Verdicts};
 use policy::verdict::is_suspect;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -108,8 +108,8 @@ pub async fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::health::Verdict;
     use crate::testing::{checked_vip, desired, name};
+    use health::Verdict;
     use std::collections::BTreeMap;
     use std::time::{Duration, SystemTime};
 

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::attachment::Lost;
-use crate::health::{State, Verdict};
 use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
 use coordination::Snapshots;
+use health::{State, Verdict};
 use std::time::SystemTime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

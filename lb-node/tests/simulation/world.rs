@@ -3,13 +3,13 @@
 use coordination::memory::{MemoryClient, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Error, Session as _, Store as _};
+use health::Target;
+use health::scheduler::Probe;
+use health::state::Outcome;
 use lb_node::cluster::agent::Settings;
 use lb_node::cluster::history;
 use lb_node::cluster::simulated::SimulatedNode;
 use lb_node::compile::TableCache;
-use lb_node::health::Target;
-use lb_node::health::scheduler::Probe;
-use lb_node::health::state::Outcome;
 use lb_node::program::Program;
 use policy::leader;
 use std::collections::{BTreeMap, BTreeSet};

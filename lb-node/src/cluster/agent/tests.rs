@@ -1,12 +1,12 @@
 use super::*;
 use crate::cluster::simulated::SimulatedNode;
-use crate::health::Target;
-use crate::health::scheduler::Probe;
-use crate::health::state::Outcome;
 use crate::status::ClusterStatus;
 use crate::testing::{Noted, checked_vip, crowd, desired, name};
 use coordination::memory::MemoryStore;
 use coordination::setup::{init, write_desired};
+use health::Target;
+use health::scheduler::Probe;
+use health::state::Outcome;
 use serde_json::Value;
 
 const SESSION: Duration = Duration::from_secs(6);

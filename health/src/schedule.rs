@@ -267,7 +267,7 @@ impl SplitMix64 {
 mod tests {
     use super::super::State;
     use super::*;
-    use crate::testing::name;
+    use zk_schema::testing::name;
     use zk_schema::{CheckKind, HealthCheck, ProbePath};
 
     const WALL: SystemTime = SystemTime::UNIX_EPOCH;

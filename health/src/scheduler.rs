@@ -244,10 +244,10 @@ async fn sleep_until(wake: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::name;
     use std::collections::BTreeMap;
     use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use zk_schema::testing::name;
     use zk_schema::{CheckKind, HealthCheck, ProbePath, RealName};
 
     /// Reals whose answers the test sets, each taking 10 ms.

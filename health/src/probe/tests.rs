@@ -1,8 +1,7 @@
 //! Probes against small real servers on loopback, honest and hostile ones.
 
 use super::*;
-use crate::health::{State, Target, scheduler};
-use crate::testing::name;
+use crate::{State, Target, scheduler};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use socket2::{Domain, SockRef, Socket, Type};
@@ -11,6 +10,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use zk_schema::testing::name;
 use zk_schema::{HealthCheck, HttpCheck, MqttCheck, MqttVersion};
 
 /// Long enough for a busy machine where an answer is expected.

@@ -138,8 +138,8 @@ fn outcome_labels((vip, real): &Key, outcome: OutcomeLabel) -> OutcomeLabels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::name;
     use prometheus_client::encoding::text::encode;
+    use zk_schema::testing::name;
 
     fn text(metrics: &ProbeMetrics) -> String {
         let mut registry = Registry::with_prefix("drover");
