@@ -146,7 +146,7 @@ fn build(
 ) -> Result<()> {
     fs::create_dir_all(place).with_context(|| format!("cannot create {}", place.display()))?;
     let tree = Tree::check_out(history, commit, place.join("tree"))?;
-    // The build script of lb-node looks for bpf-linker here.
+    // bpf-build looks for bpf-linker here.
     fs::create_dir_all(tree.path.join("target"))?;
     symlink(workspace.tools(), tree.path.join("target/tools")).context("cannot link the build tools")?;
     let target = place.join("target");

@@ -22,7 +22,7 @@ impl Workspace {
         Ok(Self { root })
     }
 
-    /// Where `setup` installs build tools. Not under `CARGO_TARGET_DIR`: the build script of lb-node looks here.
+    /// Where `setup` installs build tools. Not under `CARGO_TARGET_DIR`: bpf-build looks here.
     pub(crate) fn tools(&self) -> PathBuf {
         self.root.join("target/tools")
     }
