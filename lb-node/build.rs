@@ -1,5 +1,5 @@
 //! Builds the program that a real's agent loads.
 
 fn main() -> anyhow::Result<()> {
-    bpf_build::build(&["drover-lb", "drover-real", "drover-harness"])
+    bpf_build::build(&["drover-real"])
 }

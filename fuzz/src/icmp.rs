@@ -1,7 +1,7 @@
 //! ICMP errors from anybody: a path's MTU is believed only of a real that is known, and never below the floor.
 
-use lb_node::nexthop::pmtu::{Expect, FLOOR_V4, FLOOR_V6, parse_v4, parse_v6};
-use lb_node::nexthop::sources::Sources;
+use dataplane::nexthop::pmtu::{Expect, FLOOR_V4, FLOOR_V6, parse_v4, parse_v6};
+use dataplane::nexthop::sources::Sources;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -21,14 +21,14 @@ pub mod tunnel;
 
 // The programs' benches and judges are those of the end-to-end tests.
 #[cfg(feature = "bpf")]
-#[path = "../../lb-node/tests/dataplane/bench.rs"]
+#[path = "../../dataplane/tests/dataplane/bench.rs"]
 #[allow(dead_code, missing_docs, reason = "the tests use all of it")]
 mod bench;
 #[cfg(feature = "bpf")]
-#[path = "../../lb-node/tests/dataplane/judge.rs"]
+#[path = "../../dataplane/tests/dataplane/judge.rs"]
 mod judge;
 #[cfg(feature = "bpf")]
-#[path = "../../lb-node/tests/dataplane/packet.rs"]
+#[path = "../../dataplane/tests/dataplane/packet.rs"]
 #[allow(dead_code, reason = "the tests use all of it")]
 mod packet;
 

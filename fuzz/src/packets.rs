@@ -4,7 +4,7 @@
 use crate::bench::{Bench, CLIENT_4, CLIENT_6, VIP_4, VIP_6, XDP_TX, ip, isolate};
 use crate::frames::{reached, split};
 use crate::judge::{bench, judge, l3};
-use lb_node::dataplane::Statistics;
+use dataplane::Statistics;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

@@ -237,14 +237,14 @@ async fn status(State(shown): State<Shown>) -> Response {
 mod tests {
     use super::*;
     use crate::control::Forwarding;
-    use crate::dataplane::{Applied, SelfTest, Statistics};
     use crate::metrics::{ControlMetrics, Sources, registry};
-    use crate::nexthop::NextHops;
-    use crate::program::Program;
     use crate::status::{RealState, RealStatus, SelfTestStatus};
     use crate::testing::name;
     use ::admin::auth::ServerFiles;
     use ::admin::client::{self, Client, Page};
+    use dataplane::nexthop::NextHops;
+    use dataplane::program::Program;
+    use dataplane::{Applied, SelfTest, Statistics};
     use health::Key;
     use health::metrics::ProbeMetrics;
     use lb_ebpf::lb::RealCounters;

@@ -1,6 +1,7 @@
 //! Whether a node's programs are still on their interface: [`follow`] looks after its data plane for as long as it runs.
 
 use crate::control::{Forwarding, Shared, locked};
+use dataplane::attachment::Attachment;
 use futures_util::StreamExt as _;
 use rtnetlink::MulticastGroup;
 use std::time::Duration;
@@ -11,27 +12,6 @@ use tracing::{error, info, warn};
 /// How often a node looks whether its programs are attached. The kernel tells of interfaces that come and go, but not of
 /// a link that somebody detaches.
 const EVERY: Duration = Duration::from_secs(1);
-
-/// What a node's data plane knows of its programs' place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Attachment {
-    /// Why packets do not meet the programs, if so.
-    pub problem: Option<Lost>,
-    /// How often a program that had been taken off was put back.
-    pub restored: u64,
-}
-
-/// Why packets do not meet a node's programs.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Lost {
-    /// The interface is gone, or another one has its name. Addresses, routes and next hops were learnt for the one that
-    /// was there, so only a new process can go on.
-    #[error("{0}")]
-    Interface(String),
-    /// A program was taken off and could not be put back yet; it is tried again.
-    #[error("{0}")]
-    Program(String),
-}
 
 /// Looks after the place of a node's programs: every second, and whenever the kernel tells that an interface changed.
 /// Ends with the last receiver.

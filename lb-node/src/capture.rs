@@ -2,11 +2,8 @@
 //!
 //! Needs nothing of the daemon but its pinned maps.
 
-mod source;
-
-pub(crate) use source::{Sample, Source, SourceError};
-
 use anyhow::{Context as _, Result, ensure};
+use dataplane::capture::{Sample, Source};
 use host::bpffs;
 use lb_ebpf::lb::CAPTURE_LENGTH;
 use pcapng::{Block, Interface, Packet};

@@ -1,8 +1,9 @@
 //! The command line.
 
-use crate::{capture, dataplane, guard, node, probe_route, real};
+use crate::{capture, guard, node, real};
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use dataplane::probe_route;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;

@@ -1,6 +1,6 @@
 //! From desired state and weights to what the data plane is to do. Pure.
 
-use crate::program::{Program, RealProgram, VipProgram};
+use dataplane::program::{Program, RealProgram, VipProgram};
 use policy::local::Assignment;
 use slot_table::maglev::{BuildError, Table, TableSizeError};
 use slot_table::placement::{Ground, weighted};

@@ -13,16 +13,16 @@
 //! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
 //! 4. Verdicts arrive, and tables are filled: see [`policy::local::assign`].
 
-use crate::attachment::Attachment;
 use crate::compile::{CompileError, TableCache, compile_with};
-use crate::dataplane::{self, Applied, Dataplane, SelfTest, Start, Statistics};
 use crate::guard::PULSE_EVERY;
 use crate::metrics::ControlMetrics;
-use crate::nexthop::{NextHops, Obstacle, Wanted};
-use crate::program::{Program, VipProgram};
 use crate::standing::{found, standing};
 use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
+use dataplane::attachment::Attachment;
+use dataplane::nexthop::{NextHops, Obstacle, Wanted};
+use dataplane::program::{Program, VipProgram};
+use dataplane::{Applied, Dataplane, SelfTest, Start, Statistics};
 use health::{Key, Target, Verdicts};
 use policy::local::{Assignment, Exclusions, Situation, adopt, assign};
 use policy::probers::probers;

@@ -1,34 +1,25 @@
 //! The Drover daemon. Everything meets here and nowhere else: desired state comes from a
 //! `coordination` store, `health` adds verdicts, `policy` turns both into weights, `compile` into a
-//! [`program::Program`], and `dataplane` into BPF maps.
+//! [`Program`](dataplane::program::Program), and `dataplane` into BPF maps.
 
 pub mod admin;
 mod announced;
-pub mod attachment;
+mod attachment;
 pub mod capture;
 pub mod cli;
 pub mod cluster;
 pub mod compile;
 pub mod control;
-pub mod dataplane;
 pub mod front;
 pub mod guard;
 pub mod metrics;
-pub mod nexthop;
 pub mod node;
-pub mod probe_route;
-pub mod program;
 pub mod real;
 pub mod standalone;
 mod standing;
 pub mod status;
 pub mod tree_metrics;
 mod wanted;
-
-/// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`): it is built here, where
-/// all BPF programs are.
-pub static BENCHMARK_HARNESS: &[u8] =
-    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
 
 /// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
 pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));

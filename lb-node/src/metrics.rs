@@ -5,11 +5,11 @@
 
 use crate::cluster::agent::Learnt;
 use crate::control::{Forwarding, Shared, locked};
-use crate::dataplane::{Applied, Statistics};
 use crate::front::{FrontMetrics, FrontStatus};
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, KeptStatus, RealStatus, Status};
 use crate::tree_metrics::TreeMetrics;
+use dataplane::{Applied, Statistics};
 use health::metrics::ProbeMetrics;
 use host::process_metrics::ProcessMetrics;
 use lb_ebpf::lb::RealCounters;

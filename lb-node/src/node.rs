@@ -4,19 +4,15 @@
 //! leader decided, which an [`Agent`] learns. From the snapshot on they are the same.
 
 use crate::admin::{self, Shown};
-use crate::attachment::{self, Attachment, Lost};
+use crate::attachment;
 use crate::cluster::agent::{self, Agent, Learnt};
 use crate::cluster::cache::Cache;
 use crate::cluster::peers::{self, Peers};
 use crate::cluster::{exclusions, vote};
 use crate::control::{self, Control, Inputs, Outputs, Report, Shared};
-use crate::dataplane::{self, Dataplane, Settings, Start};
 use crate::front::{Driver, Front, FrontStatus};
 use crate::guard::{self, PULSE_EVERY, Pulse};
 use crate::metrics::{self, ControlMetrics};
-use crate::nexthop::sources::{self, Sources};
-use crate::nexthop::{self, pmtu};
-use crate::probe_route::ProbeRoute;
 use crate::standalone::{FileStatus, FileStore};
 use crate::status::{KeptStatus, Status};
 use crate::tree_metrics::TreeMetrics;
@@ -25,6 +21,11 @@ use ::admin::auth::{self, Auth};
 use anyhow::{Context as _, Result, bail};
 use coordination::follow::Followed;
 use coordination::{Snapshot, Snapshots};
+use dataplane::attachment::{Attachment, Lost};
+use dataplane::nexthop::sources::{self, Sources};
+use dataplane::nexthop::{self, pmtu};
+use dataplane::probe_route::ProbeRoute;
+use dataplane::{Dataplane, Settings, Start};
 use health::metrics::ProbeMetrics;
 use health::probe::Prober;
 use health::scheduler;

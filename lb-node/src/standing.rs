@@ -1,6 +1,6 @@
 //! What the node knows of a real, as [`policy`] takes it.
 
-use crate::nexthop::{NextHops, Obstacle};
+use dataplane::nexthop::{NextHops, Obstacle};
 use health::{Key, State, Verdict, Verdicts};
 use policy::panic::Standing;
 use std::collections::BTreeMap;

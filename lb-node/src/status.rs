@@ -2,9 +2,9 @@
 
 use crate::cluster::agent::{Learnt, Name};
 use crate::cluster::peers::Overtaken;
-use crate::dataplane::SelfTest;
-use crate::nexthop::{Mac, NextHop, NextHops, Obstacle};
-use crate::program::Program;
+use dataplane::SelfTest;
+use dataplane::nexthop::{Mac, NextHop, NextHops, Obstacle};
+use dataplane::program::Program;
 use health::{Key, State, Verdicts};
 use policy::local::Assignment;
 use serde::Serialize;
@@ -254,7 +254,7 @@ impl ClusterStatus {
 /// Counts the slots of each real.
 #[must_use]
 pub fn shares(program: &Program) -> Shares {
-    let of_vip = |vip: &crate::program::VipProgram| {
+    let of_vip = |vip: &dataplane::program::VipProgram| {
         vip.reals.iter().zip(vip.table.shares()).map(|(real, slots)| (real.name.clone(), slots)).collect()
     };
     program.vips.iter().map(|(name, vip)| (name.clone(), of_vip(vip))).collect()

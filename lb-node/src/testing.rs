@@ -1,8 +1,8 @@
 //! States that unit tests start from.
 
-use crate::nexthop::{NextHop, NextHops};
 use coordination::memory::{MemoryClient, MemorySession};
 use coordination::{Error, Store};
+use dataplane::nexthop::{NextHop, NextHops};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;

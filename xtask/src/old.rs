@@ -11,7 +11,7 @@ use std::{
 };
 
 /// What the program is made from: where two commits are alike in these, so are their programs.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "lb-node/src",
     "lb-ebpf/src",
     "coordination/src",
@@ -21,6 +21,7 @@ const SOURCES: [&str; 9] = [
     "host/src",
     "admin/src",
     "health/src",
+    "dataplane/src",
 ];
 /// How many commits are looked at.
 const MOST_COMMITS: &str = "500";

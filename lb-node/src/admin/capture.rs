@@ -4,11 +4,12 @@
 //! soon after its reader does: sampling is on only while the reader takes what comes.
 
 use super::Shown;
-use crate::capture::{self, Sample, Source, SourceError};
+use crate::capture;
 use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use dataplane::capture::{Sample, Source, SourceError};
 use futures_util::stream;
 use std::path::PathBuf;
 use std::time::Duration;

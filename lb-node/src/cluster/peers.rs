@@ -20,8 +20,8 @@
 
 use super::agent::Link;
 use crate::control::Report;
-use crate::nexthop::sources::Sources;
 use coordination::follow::Followed;
+use dataplane::nexthop::sources::Sources;
 use host::log_limit::LogLimit;
 use ring::hmac;
 use serde::Serialize;

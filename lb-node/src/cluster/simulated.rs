@@ -3,16 +3,16 @@
 
 use super::agent::{Agent, Learnt, Settings};
 use super::vote;
-use crate::attachment::Attachment;
 use crate::compile::TableCache;
 use crate::control::{Control, Forwarding, Inputs, Outputs, Report, Shared};
-use crate::dataplane::{Applied, SelfTest, Start, Statistics};
 use crate::metrics::ControlMetrics;
-use crate::nexthop::NextHops;
-use crate::program::Program;
 use crate::status::Status;
 use crate::wanted::keep_wanted;
 use coordination::{Snapshots, Store};
+use dataplane::attachment::Attachment;
+use dataplane::nexthop::NextHops;
+use dataplane::program::Program;
+use dataplane::{Applied, SelfTest, Start, Statistics};
 use health::Key;
 use health::scheduler::{self, Probe, Scheduler};
 use policy::announce::{Announcer, Patience};

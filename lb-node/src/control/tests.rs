@@ -1,9 +1,9 @@
 //! The loop on a data plane that only takes notes.
 
 use super::*;
-use crate::attachment::Lost;
 use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
 use coordination::Snapshots;
+use dataplane::attachment::Lost;
 use health::{State, Verdict};
 use std::time::SystemTime;
 use tokio::sync::oneshot;

@@ -3,6 +3,7 @@
 use coordination::memory::{MemoryClient, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Error, Session as _, Store as _};
+use dataplane::program::Program;
 use health::Target;
 use health::scheduler::Probe;
 use health::state::Outcome;
@@ -10,7 +11,6 @@ use lb_node::cluster::agent::Settings;
 use lb_node::cluster::history;
 use lb_node::cluster::simulated::SimulatedNode;
 use lb_node::compile::TableCache;
-use lb_node::program::Program;
 use policy::leader;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -350,7 +350,7 @@ impl World {
 }
 
 /// The reals that have slots, with their weights.
-pub(crate) fn members(vip: &lb_node::program::VipProgram) -> BTreeMap<RealName, u16> {
+pub(crate) fn members(vip: &dataplane::program::VipProgram) -> BTreeMap<RealName, u16> {
     let members = vip.reals.iter().filter(|real| real.weight > 0);
     members.map(|real| (real.name.clone(), real.weight)).collect()
 }

@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
+use dataplane::nexthop::{NextHop, NextHops};
+use dataplane::program::{Program, RealProgram, VipProgram};
+use dataplane::{Dataplane, Settings, Statistics};
 use drover_tests::{Host, Lab, Port, link};
-use lb_node::dataplane::{Dataplane, Settings, Statistics};
-use lb_node::nexthop::{NextHop, NextHops};
-use lb_node::program::{Program, RealProgram, VipProgram};
 use slot_table::flow::{self, Flow, Seed};
 use slot_table::maglev::{self, Real, Table, TableSize};
 use zk_schema::{Affinity, Capacity, Limits, MacAddress, RealName, Unserved, VipName, XdpMode};

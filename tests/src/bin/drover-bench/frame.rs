@@ -4,8 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dataplane::nexthop::NextHop;
 use lb_ebpf::harness::{Packet, RESTORED, Turn, WORDS_AT};
-use lb_node::nexthop::NextHop;
 use slot_table::flow::Flow;
 use zk_schema::Encapsulation;
 

@@ -54,7 +54,7 @@ pub(crate) struct Harness {
 
 impl Harness {
     pub(crate) fn load() -> Result<Self> {
-        let mut object = Ebpf::load(lb_node::BENCHMARK_HARNESS).context("cannot load the entry program")?;
+        let mut object = Ebpf::load(dataplane::BENCHMARK_HARNESS).context("cannot load the entry program")?;
         for name in ["drover_harness", "drover_baseline", "drover_empty", "drover_sink"] {
             let program: &mut Xdp = object.program_mut(name).with_context(|| missing(name))?.try_into()?;
             program.load().with_context(|| format!("the kernel refuses {name}"))?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
+use dataplane::Statistics;
 use lb_ebpf::harness::Turn;
 use lb_ebpf::lb::RealCounters;
-use lb_node::dataplane::Statistics;
 use zk_schema::{RealName, VipName};
 
 use crate::bed::{self, Bed};

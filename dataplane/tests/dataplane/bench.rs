@@ -2,10 +2,10 @@
 
 use crate::packet::{NODE_MAC, routed};
 use aya::maps::{Array, Map, MapData};
+use dataplane::nexthop::{Mac, NextHop, NextHops};
+use dataplane::program::{Program, RealProgram, VipProgram};
+use dataplane::{Applied, Dataplane, Settings, Start, Statistics};
 use lb_ebpf::lb::Config;
-use lb_node::dataplane::{Applied, Dataplane, Settings, Start, Statistics};
-use lb_node::nexthop::{Mac, NextHop, NextHops};
-use lb_node::program::{Program, RealProgram, VipProgram};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use slot_table::flow::{self, Flow, Seed};
 use slot_table::maglev::{Real, TableSize, build};

@@ -2,8 +2,8 @@
 
 use crate::bench::{Bench, CLIENT_4, Family, VIP_4, XDP_REDIRECT, XDP_TX, alone, settings, socket, vip};
 use crate::packet::{ACK, tcp};
-use lb_node::dataplane::Settings;
-use lb_node::nexthop::Obstacle;
+use dataplane::Settings;
+use dataplane::nexthop::Obstacle;
 use zk_schema::{Encapsulation, Protocol, XdpMode};
 
 /// A packet to one of the VIPs.

@@ -4,7 +4,7 @@ use crate::bench::{
     Bench, Counted, FAMILIES, Family, XDP_DROP, XDP_TX, alone, counted, flood, pin, socket, vip,
 };
 use crate::packet::{ACK, FRAGMENT, ICMP, ICMPV6, Ip, MORE, SYN, tcp, udp};
-use lb_node::program::VipProgram;
+use dataplane::program::VipProgram;
 use std::time::Instant;
 use zk_schema::{Affinity, Encapsulation, Protocol};
 

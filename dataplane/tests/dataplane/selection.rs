@@ -5,7 +5,7 @@ use crate::bench::{
     with_table, with_table_of,
 };
 use crate::packet::{ACK, Random, SYN, tcp, udp};
-use lb_node::program::VipProgram;
+use dataplane::program::VipProgram;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use zk_schema::{Affinity, Capacity, Encapsulation, Protocol};

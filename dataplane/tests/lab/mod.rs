@@ -1,7 +1,7 @@
 //! Hosts in network namespaces, and what the tests do with them.
 
-use lb_node::nexthop::resolve::Problem;
-use lb_node::nexthop::{Follower, Mac, NextHops, Wanted};
+use dataplane::nexthop::resolve::Problem;
+use dataplane::nexthop::{Follower, Mac, NextHops, Wanted};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::fs::{self, File};
@@ -163,7 +163,7 @@ pub(crate) fn wanted(addresses: &[&str]) -> Wanted {
 pub(crate) async fn follow(front: u32, addresses: &[&str]) -> Follower {
     let (wanting, wanted) = watch::channel(wanted(addresses));
     let (_, path_mtus) = watch::channel(Arc::default());
-    let follower = lb_node::nexthop::spawn(front, wanted, path_mtus).await.expect("netlink");
+    let follower = dataplane::nexthop::spawn(front, wanted, path_mtus).await.expect("netlink");
     // For as long as the test's runtime lives.
     tokio::spawn(async move { wanting.closed().await });
     follower
@@ -194,7 +194,7 @@ pub(crate) async fn until_problem(
     address: IpAddr,
     expected: impl Fn(&Problem) -> bool,
 ) {
-    let found = |problems: &Arc<lb_node::nexthop::Problems>| problems.get(&address).is_some_and(&expected);
+    let found = |problems: &Arc<dataplane::nexthop::Problems>| problems.get(&address).is_some_and(&expected);
     let waited = tokio::time::timeout(PATIENCE, follower.problems.wait_for(found)).await;
     let reached = matches!(waited, Ok(Ok(_)));
     drop(waited);

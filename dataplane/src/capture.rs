@@ -3,7 +3,7 @@
 //! Sampling is armed for a moment and renewed while somebody waits for samples, so that a capture that is killed, or whose
 //! reader sleeps, disarms itself.
 
-use crate::dataplane::{CLIENT_V4, CLIENT_V6, Mapped, vip_id};
+use crate::{CLIENT_V4, CLIENT_V6, Mapped, vip_id};
 use aya::maps::{Map, MapData, RingBuf};
 use lb_ebpf::lb::{CAPTURE_LENGTH, Capture, Config, RealEntry, VipEntry};
 use lb_ebpf::wire::ETHERNET_LENGTH;
@@ -26,7 +26,7 @@ const AT_ONCE: usize = 64;
 
 /// Why there are no samples to be had.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SourceError {
+pub enum SourceError {
     /// No pins.
     #[error("no data plane of Drover here: {} is missing", .0.display())]
     Missing(PathBuf),
@@ -43,21 +43,21 @@ pub(crate) enum SourceError {
 
 /// A packet that the data plane has sent on.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
+pub struct Sample {
     /// When, since 1970.
-    pub(crate) time: Duration,
+    pub time: Duration,
     /// Its VIP's index.
-    pub(crate) vip: u32,
+    pub vip: u32,
     /// Address of the real that it went to.
-    pub(crate) real: IpAddr,
+    pub real: IpAddr,
     /// Bytes on the wire.
-    pub(crate) length: u32,
+    pub length: u32,
     /// The frame's first bytes, as it arrived.
-    pub(crate) data: Vec<u8>,
+    pub data: Vec<u8>,
 }
 
 /// Samples of one VIP, or of all. Sampling is switched off when this goes.
-pub(crate) struct Source {
+pub struct Source {
     config: Mapped<Config>,
     vips: Mapped<VipEntry>,
     reals: Mapped<RealEntry>,
@@ -74,7 +74,7 @@ pub(crate) struct Source {
 impl Source {
     /// Samples of `vip` (all VIPs if `None`) from the data plane whose pins are in `pins`, one packet in `one_in`, which
     /// is a power of two. Must be called within a tokio runtime.
-    pub(crate) fn open(pins: &Path, vip: Option<&VipName>, one_in: u32) -> Result<Self, SourceError> {
+    pub fn open(pins: &Path, vip: Option<&VipName>, one_in: u32) -> Result<Self, SourceError> {
         let other = |error: &dyn std::fmt::Display| SourceError::Other(error.to_string());
         let maps = pins.join("maps");
         let lock = File::open(&maps).map_err(|_| SourceError::Missing(maps.clone()))?;
@@ -122,7 +122,7 @@ impl Source {
 
     /// Waits for samples; at least one and at most `limit` come. Cancel-safe. Sampling is on for as long as somebody waits,
     /// and a moment longer.
-    pub(crate) async fn next(&mut self, limit: usize) -> io::Result<Vec<Sample>> {
+    pub async fn next(&mut self, limit: usize) -> io::Result<Vec<Sample>> {
         loop {
             tokio::select! {
                 _ = self.renew.tick() => self.arm(),
@@ -144,7 +144,7 @@ impl Source {
     }
 
     /// Whether a sample is of this VIP.
-    pub(crate) fn is_of(&self, sample: &Sample, vip: &VipName) -> bool {
+    pub fn is_of(&self, sample: &Sample, vip: &VipName) -> bool {
         sample.vip < self.vips.entries() && self.vips.read(sample.vip).id == vip_id(vip)
     }
 

@@ -6,8 +6,8 @@ use crate::bench::{
 };
 use crate::packet::{ACK, Ip, NODE_MAC, SYN, icmp, tcp, udp};
 use aya::maps::{Array, Map};
+use dataplane::nexthop::NextHop;
 use lb_ebpf::lb::{PREFIX_LINES, PrefixLine};
-use lb_node::nexthop::NextHop;
 use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ fn bench(limits: Limits) -> Bench {
     let mut bench = Bench::new();
     for (network, family) in (1..).zip(FAMILIES) {
         let vip = vip((family.vip(), 80, Protocol::Tcp), Encapsulation::Gue, family, network, 3);
-        bench.add(name(family), lb_node::program::VipProgram { limits, ..vip });
+        bench.add(name(family), dataplane::program::VipProgram { limits, ..vip });
     }
     bench.apply();
     bench
@@ -100,7 +100,7 @@ fn what_opens_no_connection_is_never_limited() {
             Limits { connections_per_second: 1, connections_per_second_per_prefix: 1, ..Limits::default() };
         let mut bench = bench(limits);
         let datagrams = vip(("198.51.100.1", 80, Protocol::Udp), Encapsulation::Gue, Family::V4, 9, 1);
-        bench.add("udp", lb_node::program::VipProgram { limits, ..datagrams });
+        bench.add("udp", dataplane::program::VipProgram { limits, ..datagrams });
         bench.apply();
         for family in FAMILIES {
             let client = socket(family.client(), 5000);
@@ -222,7 +222,7 @@ fn mirror(family: Family, protocol: Protocol, limits: Limits) -> Bench {
     let address = vip.reals[0].address;
     let to_itself = NextHop { destination_mac: NODE_MAC, ..hop(front(), address) };
     bench.hops.insert(address, to_itself);
-    bench.add(name(family), lb_node::program::VipProgram { limits, ..vip });
+    bench.add(name(family), dataplane::program::VipProgram { limits, ..vip });
     bench.apply();
     bench
 }
@@ -299,7 +299,7 @@ fn packet_bench(limits: Limits) -> Bench {
             let service = (family.vip(), 80, protocol);
             let vip = vip(service, Encapsulation::Gue, family, network + offset, 3);
             let name = format!("{protocol:?}{}", family.digit()).to_lowercase();
-            bench.add(&name, lb_node::program::VipProgram { limits, ..vip });
+            bench.add(&name, dataplane::program::VipProgram { limits, ..vip });
         }
     }
     bench.apply();

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, CLIENT_4, Family, INTERFACE, VIP_4, alone, ip_link, settings, socket, vip};
 use crate::packet::{ROUTER_MAC, udp};
-use lb_node::dataplane::Settings;
+use dataplane::Settings;
 use socket2::{Domain, Protocol as SocketProtocol, Socket, Type};
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;

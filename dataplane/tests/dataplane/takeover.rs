@@ -5,8 +5,8 @@ use crate::bench::{
     settings, socket, vip, with_all_rights, with_table,
 };
 use crate::packet::{ACK, tcp};
-use lb_node::dataplane::{Dataplane, Settings, Start, detach};
-use lb_node::program::Program;
+use dataplane::program::Program;
+use dataplane::{Dataplane, Settings, Start, detach};
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;

@@ -4,7 +4,7 @@ use crate::bench::{
     Bench, CLIENT_4, CLIENT_6, FAMILIES, Family, VIP_4, VIP_6, alone, ip, settings, socket, vip,
 };
 use crate::packet::{ACK, Ip, NODE_MAC, ROUTER_MAC, SYN, frame, icmp, tcp, udp};
-use lb_node::dataplane::Settings;
+use dataplane::Settings;
 use zk_schema::{Encapsulation, Protocol, Unserved};
 
 fn bench() -> Bench {

@@ -4,8 +4,8 @@ use crate::bench::{
     Bench, FAMILIES, Family, INTERFACE, XDP_TX, alone, front, hop, ip_link, settings, socket, vip,
 };
 use crate::packet::{ACK, frame, icmp, tcp};
-use lb_node::dataplane::Settings;
-use lb_node::nexthop::Mac;
+use dataplane::Settings;
+use dataplane::nexthop::Mac;
 use zk_schema::{Encapsulation, MacAddress, Protocol};
 
 const OTHER_HOST: Mac = [2, 0, 0, 0, 0, 0x0b];

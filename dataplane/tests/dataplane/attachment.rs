@@ -5,7 +5,7 @@ use crate::takeover::{attached, eventually, fill, input, root, run_attached};
 use aya::Ebpf;
 use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode;
-use lb_node::attachment::{Attachment, Lost};
+use dataplane::attachment::{Attachment, Lost};
 use std::fs;
 use std::process::Command;
 
@@ -53,8 +53,8 @@ fn where_another_program_has_taken_the_place_it_is_told_until_that_is_gone() {
         let mut bench = forwarding();
         detach_link("xdp-native");
         eventually("XDP is off", || attached().is_none());
-        let mut other = Ebpf::load(lb_node::DECAPSULATION).unwrap();
-        let program: &mut Xdp = other.program_mut("drover_real").unwrap().try_into().unwrap();
+        let mut other = Ebpf::load(dataplane::BENCHMARK_HARNESS).unwrap();
+        let program: &mut Xdp = other.program_mut("drover_empty").unwrap().try_into().unwrap();
         program.load().unwrap();
         let link = program.attach(INTERFACE, XdpMode::Driver).unwrap();
         let Some(Lost::Program(problem)) = bench.dataplane.look_after_attachment().problem else {

@@ -4,7 +4,7 @@ use crate::bench::{
     Bench, Counted, FAMILIES, Family, Ran, XDP_DROP, XDP_PASS, XDP_TX, ip, socket, unwrap, vip,
 };
 use crate::packet::{ACK, FRAGMENT, Ip, SYN, checksum, frame, icmp, tcp, udp};
-use lb_node::dataplane::Statistics;
+use dataplane::Statistics;
 use zk_schema::{Encapsulation, Protocol};
 
 /// A data plane with VIPs of all kinds.

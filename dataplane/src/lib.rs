@@ -1,10 +1,15 @@
 //! The data plane as user space sees it: loads the programs, owns the maps, applies a [`Program`].
 
+pub mod attachment;
+pub mod capture;
 mod entries;
 mod error;
 mod index;
 mod maps;
+pub mod nexthop;
 mod pins;
+pub mod probe_route;
+pub mod program;
 mod selftest;
 mod state;
 mod statistics;
@@ -31,6 +36,10 @@ use std::time::{Duration, Instant};
 use zk_schema::{
     Capacity, Desired, MacAddress, OLDEST_KERNEL, RealName, Unserved, VipName, XdpMode, kernel_version,
 };
+
+/// The BPF object of the data plane's benchmark (`drover-harness` of `lb-ebpf`).
+pub static BENCHMARK_HARNESS: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
 
 /// What a data plane is made for.
 #[derive(Clone, Debug)]

@@ -352,7 +352,7 @@ fn is_ours(rule: &RuleMessage) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{checked_vip, desired, name, unchecked_vip};
+    use zk_schema::testing::{checked_vip, desired, name, unchecked_vip};
 
     fn addresses(texts: &[&str]) -> BTreeSet<IpAddr> {
         texts.iter().map(|text| text.parse().unwrap()).collect()

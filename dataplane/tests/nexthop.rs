@@ -6,10 +6,10 @@
 
 mod lab;
 
+use dataplane::nexthop::resolve::Problem;
+use dataplane::nexthop::sources::{Interface, InterfaceError, Sources, interface};
+use dataplane::nexthop::{NextHop, NextHops, Obstacle, pmtu};
 use lab::{Host, follow, mac, until, until_problem, v4_packet, v6_packet};
-use lb_node::nexthop::resolve::Problem;
-use lb_node::nexthop::sources::{Interface, InterfaceError, Sources, interface};
-use lb_node::nexthop::{NextHop, NextHops, Obstacle, pmtu};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -306,7 +306,7 @@ fn a_narrow_link_behind_a_router_teaches_its_mtu() {
         let wanted = lab::wanted(&[FAR4, FAR6]);
         let (_wanting, wanted) = watch::channel(wanted);
         let path_mtus = pmtu::spawn(front.sources, GUE, wanted.clone()).expect("raw sockets");
-        let mut follower = lb_node::nexthop::spawn(front.index, wanted, path_mtus).await.expect("netlink");
+        let mut follower = dataplane::nexthop::spawn(front.index, wanted, path_mtus).await.expect("netlink");
         until(&mut follower, |hops| hops.len() == 2 && hops.values().all(|hop| hop.mtu == 1500)).await;
 
         // The first says "too big" about a packet that is none of the tunnels', and teaches nothing.
@@ -330,7 +330,7 @@ fn what_is_wanted_can_change() {
         let (wanting, wanted) = watch::channel(lab::wanted(&[]));
         let (_teaching, path_mtus) = watch::channel(Arc::default());
         let index = front().await.index;
-        let mut follower = lb_node::nexthop::spawn(index, wanted, path_mtus).await.expect("netlink");
+        let mut follower = dataplane::nexthop::spawn(index, wanted, path_mtus).await.expect("netlink");
         assert!(follower.next_hops.borrow().is_empty());
         wanting.send(lab::wanted(&[REAL4])).expect("the task lives");
         until(&mut follower, |hops| hops.keys().eq(&[ip(REAL4)])).await;

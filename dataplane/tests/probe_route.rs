@@ -5,10 +5,10 @@
 #[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
 mod lab;
 
+use dataplane::nexthop::sources::Sources;
+use dataplane::probe_route::{self, Obstacle, ProbeRoute};
 use lab::Host;
 use lb_ebpf::lb::PROBE_MARK;
-use lb_node::nexthop::sources::Sources;
-use lb_node::probe_route::{self, Obstacle, ProbeRoute};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;

@@ -5,7 +5,7 @@ use crate::bench::{
     test_run, unwrap, vip, with_table,
 };
 use crate::packet::{ACK, Random, tcp};
-use lb_node::dataplane::Error;
+use dataplane::Error;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -215,7 +215,7 @@ fn random_program(bench: &mut Bench, random: &mut Random, vips: usize, reals: us
         }
         let port = if random.below(4) == 0 { 0 } else { 80 + u16::from(number) };
         let service = (family.vip(), port, protocol);
-        let taken = |known: &lb_node::program::VipProgram| {
+        let taken = |known: &dataplane::program::VipProgram| {
             (known.address, known.port, known.protocol) == (ip(family.vip()), port, protocol)
         };
         if bench.program.vips.values().any(taken) {
