@@ -1,7 +1,6 @@
 //! From desired state and weights to what the data plane is to do. Pure.
 
 use dataplane::program::{Program, RealProgram, VipProgram};
-use policy::local::Assignment;
 use slot_table::maglev::{BuildError, Table, TableSizeError};
 use slot_table::placement::{Ground, weighted};
 use std::collections::{BTreeMap, HashMap};
@@ -24,43 +23,43 @@ pub enum CompileError {
     },
 }
 
-/// Compiles `desired` with the weights of `assignment`.
+/// Compiles `desired` into program number `epoch`.
+///
+/// `weights` tells of a VIP which reals hold slots, each with a weight above 0. A VIP that it knows nothing of gets a table
+/// without owners.
 ///
 /// A table depends on the seed, its size, and names and weights of the reals. Where those are the same as in
 /// `previous`, or for two VIPs, the table is shared rather than built again.
 ///
 /// # Errors
 /// If the state was not validated: see [`CompileError`].
-pub fn compile(
+pub fn compile<'a>(
     desired: &Desired,
-    assignment: &Assignment,
+    epoch: u64,
+    weights: impl Fn(&VipName) -> Option<&'a BTreeMap<RealName, u16>>,
     previous: Option<&Program>,
 ) -> Result<Program, CompileError> {
-    compile_with(desired, assignment, previous, None)
+    compile_with(desired, epoch, weights, previous, None)
 }
 
-/// As [`compile`], and tables that `shared` knows are taken from there, others put there.
+/// [`compile`] that takes the tables that `shared` has from there, and puts the others there.
 ///
 /// # Errors
-/// As there.
-pub fn compile_with(
+/// If the state was not validated: see [`CompileError`].
+pub fn compile_with<'a>(
     desired: &Desired,
-    assignment: &Assignment,
+    epoch: u64,
+    weights: impl Fn(&VipName) -> Option<&'a BTreeMap<RealName, u16>>,
     previous: Option<&Program>,
     shared: Option<&TableCache>,
 ) -> Result<Program, CompileError> {
     let ground = Ground::of(&desired.cluster)?;
     let mut tables = Tables::from_previous(previous, shared, ground);
-    let mut program = Program {
-        epoch: assignment.epoch,
-        seed: ground.seed,
-        table_size: ground.size.slots(),
-        vips: Default::default(),
-    };
+    let mut program =
+        Program { epoch, seed: ground.seed, table_size: ground.size.slots(), vips: Default::default() };
     let none = BTreeMap::new();
     for (name, state) in &desired.vips {
-        let weights = assignment.vips.get(name).map_or(&none, |assigned| &assigned.weights);
-        let weighted = weighted(state.reals.keys(), weights);
+        let weighted = weighted(state.reals.keys(), weights(name).unwrap_or(&none));
         let reals: Vec<RealProgram> = state
             .reals
             .values()
@@ -160,24 +159,29 @@ fn key(reals: &[RealProgram]) -> Vec<(RealName, u16)> {
 mod tests {
     use super::*;
     use crate::testing::{checked_vip, desired, name};
-    use policy::local::VipAssignment;
     use slot_table::maglev;
 
-    fn assignment(epoch: u64, vips: &[(&str, &[(&str, u16)])]) -> Assignment {
-        let vip = |weights: &[(&str, u16)]| VipAssignment {
-            weights: weights.iter().map(|(real, weight)| (name(real), *weight)).collect(),
-            ..VipAssignment::default()
-        };
-        Assignment {
-            epoch,
-            vips: vips.iter().map(|(vip_name, weights)| (name(vip_name), vip(weights))).collect(),
-        }
+    type Weights = BTreeMap<VipName, BTreeMap<RealName, u16>>;
+
+    fn weights(vips: &[(&str, &[(&str, u16)])]) -> Weights {
+        let vip =
+            |weights: &[(&str, u16)]| weights.iter().map(|(real, weight)| (name(real), *weight)).collect();
+        vips.iter().map(|(vip_name, weights)| (name(vip_name), vip(weights))).collect()
+    }
+
+    fn compile(
+        desired: &Desired,
+        epoch: u64,
+        weights: &Weights,
+        previous: Option<&Program>,
+    ) -> Result<Program, CompileError> {
+        super::compile(desired, epoch, |vip| weights.get(vip), previous)
     }
 
     #[test]
     fn every_real_is_in_the_program_and_those_with_a_weight_own_slots() {
         let desired = desired([("mqtt", checked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
-        let program = compile(&desired, &assignment(4, &[("mqtt", &[("a", 10), ("c", 30)])]), None).unwrap();
+        let program = compile(&desired, 4, &weights(&[("mqtt", &[("a", 10), ("c", 30)])]), None).unwrap();
         let vip = &program.vips["mqtt"];
         let reals: Vec<_> = vip.reals.iter().map(|real| (real.name.as_str(), real.weight)).collect();
         assert_eq!(reals, [("a", 10), ("b", 0), ("c", 30)]);
@@ -191,7 +195,7 @@ mod tests {
     #[test]
     fn a_vip_without_weights_has_a_table_without_owners() {
         let desired = desired([("mqtt", checked_vip(&[("a", 100)]))]);
-        let program = compile(&desired, &Assignment::default(), None).unwrap();
+        let program = compile(&desired, 0, &Weights::default(), None).unwrap();
         assert!(program.vips["mqtt"].table.owners().is_empty());
         assert_eq!(program.vips["mqtt"].reals.len(), 1);
     }
@@ -200,22 +204,22 @@ mod tests {
     fn tables_are_shared_while_names_weights_seed_and_size_stay() {
         let reals = [("a", 100), ("b", 100)];
         let mut desired = desired([("v4", checked_vip(&reals)), ("v6", checked_vip(&reals))]);
-        let weights: &[(&str, u16)] = &[("a", 100), ("b", 100)];
-        let both = assignment(1, &[("v4", weights), ("v6", weights)]);
-        let first = compile(&desired, &both, None).unwrap();
+        let even: &[(&str, u16)] = &[("a", 100), ("b", 100)];
+        let both = weights(&[("v4", even), ("v6", even)]);
+        let first = compile(&desired, 1, &both, None).unwrap();
         assert!(Arc::ptr_eq(&first.vips["v4"].table, &first.vips["v6"].table));
 
         desired.vips.get_mut("v6").unwrap().vip.port = 8883;
-        let other = assignment(2, &[("v4", &[("a", 100), ("b", 50)]), ("v6", weights)]);
-        let second = compile(&desired, &other, Some(&first)).unwrap();
+        let other = weights(&[("v4", &[("a", 100), ("b", 50)]), ("v6", even)]);
+        let second = compile(&desired, 2, &other, Some(&first)).unwrap();
         assert!(Arc::ptr_eq(&first.vips["v6"].table, &second.vips["v6"].table));
         assert_ne!(first.vips["v4"].table, second.vips["v4"].table);
 
         desired.cluster.seed = 1.into();
-        let third = compile(&desired, &other, Some(&second)).unwrap();
+        let third = compile(&desired, 2, &other, Some(&second)).unwrap();
         assert_ne!(second.vips["v6"].table, third.vips["v6"].table);
         desired.cluster.table_size = 655_373;
-        let fourth = compile(&desired, &other, Some(&third)).unwrap();
+        let fourth = compile(&desired, 2, &other, Some(&third)).unwrap();
         assert_eq!(fourth.vips["v6"].table.owners().len(), 655_373);
     }
 
@@ -223,9 +227,9 @@ mod tests {
     fn a_new_real_without_a_weight_moves_no_slot_of_the_others() {
         let before = desired([("mqtt", checked_vip(&[("b", 100), ("c", 100)]))]);
         let after = desired([("mqtt", checked_vip(&[("a", 100), ("b", 100), ("c", 100)]))]);
-        let weights = assignment(1, &[("mqtt", &[("b", 100), ("c", 100)])]);
-        let first = compile(&before, &weights, None).unwrap();
-        let second = compile(&after, &weights, Some(&first)).unwrap();
+        let weights = weights(&[("mqtt", &[("b", 100), ("c", 100)])]);
+        let first = compile(&before, 1, &weights, None).unwrap();
+        let second = compile(&after, 1, &weights, Some(&first)).unwrap();
         let (first, second) = (&first.vips["mqtt"].table, &second.vips["mqtt"].table);
         assert_eq!(maglev::disruption(first, second).moved, 0);
         assert_eq!(second.shares()[0], 0);
@@ -235,7 +239,7 @@ mod tests {
     fn a_table_size_that_does_not_exist_is_refused() {
         let mut desired = desired([]);
         desired.cluster.table_size = 100;
-        let error = compile(&desired, &Assignment::default(), None).unwrap_err();
+        let error = compile(&desired, 0, &Weights::default(), None).unwrap_err();
         assert_eq!(error.to_string(), "cluster: table size 100 is not supported: use 65537 or 655373 slots");
     }
 }

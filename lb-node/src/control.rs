@@ -666,7 +666,8 @@ impl<D: Forwarding> Job<D> {
         let shared = locked(&self.dataplane).tables();
         let program = compile_with(
             &self.snapshot.desired,
-            &self.assignment,
+            self.assignment.epoch,
+            |vip| self.assignment.vips.get(vip).map(|assigned| &assigned.weights),
             before.and_then(|before| before.program.as_ref()),
             shared.as_ref(),
         )

@@ -191,7 +191,8 @@ pub(crate) fn join(stage: &mut Stage, newcomer: usize, rounds: usize) -> Result<
         stage.wait_quiet()?;
         stage.stop(newcomer)?;
         let began = Instant::now();
-        compile(&desired, &assignment, None)?;
+        let weights = |vip: &VipName| assignment.vips.get(vip).map(|assigned| &assigned.weights);
+        compile(&desired, assignment.epoch, weights, None)?;
         tables.push(began.elapsed());
     }
     let mut figures = Figures::new();
