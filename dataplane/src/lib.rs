@@ -2,6 +2,7 @@
 
 pub mod attachment;
 pub mod capture;
+pub mod compile;
 mod entries;
 mod error;
 mod index;

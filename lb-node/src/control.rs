@@ -13,13 +13,13 @@
 //! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
 //! 4. Verdicts arrive, and tables are filled: see [`policy::local::assign`].
 
-use crate::compile::{CompileError, TableCache, compile_with};
 use crate::guard::PULSE_EVERY;
 use crate::metrics::ControlMetrics;
 use crate::standing::{found, standing};
 use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
 use dataplane::attachment::Attachment;
+use dataplane::compile::{CompileError, TableCache, compile_with};
 use dataplane::nexthop::{NextHops, Obstacle, Wanted};
 use dataplane::program::{Program, VipProgram};
 use dataplane::{Applied, Dataplane, SelfTest, Start, Statistics};

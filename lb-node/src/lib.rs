@@ -1,6 +1,6 @@
 //! The Drover daemon. Everything meets here and nowhere else: desired state comes from a
-//! `coordination` store, `health` adds verdicts, `policy` turns both into weights, `compile` into a
-//! [`Program`](dataplane::program::Program), and `dataplane` into BPF maps.
+//! `coordination` store, `health` adds verdicts, `policy` turns both into weights, and `dataplane` into a
+//! [`Program`](dataplane::program::Program) and BPF maps.
 
 pub mod admin;
 mod announced;
@@ -8,7 +8,6 @@ mod attachment;
 pub mod capture;
 pub mod cli;
 pub mod cluster;
-pub mod compile;
 pub mod control;
 pub mod front;
 pub mod guard;

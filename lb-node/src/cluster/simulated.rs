@@ -3,13 +3,13 @@
 
 use super::agent::{Agent, Learnt, Settings};
 use super::vote;
-use crate::compile::TableCache;
 use crate::control::{Control, Forwarding, Inputs, Outputs, Report, Shared};
 use crate::metrics::ControlMetrics;
 use crate::status::Status;
 use crate::wanted::keep_wanted;
 use coordination::{Snapshots, Store};
 use dataplane::attachment::Attachment;
+use dataplane::compile::TableCache;
 use dataplane::nexthop::NextHops;
 use dataplane::program::Program;
 use dataplane::{Applied, SelfTest, Start, Statistics};

@@ -3,7 +3,7 @@
 use crate::observer::Observer;
 use crate::world::{World, lock, real, real_name, vip, vip_name};
 use coordination::{Change, Error, Session as _, Store as _};
-use lb_node::compile::TableCache;
+use dataplane::compile::TableCache;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};

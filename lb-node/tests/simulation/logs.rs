@@ -1,7 +1,7 @@
 //! That failures do not turn logs into floods.
 
 use crate::world::{World, lock, real_name, vip_name, vip_state};
-use lb_node::compile::TableCache;
+use dataplane::compile::TableCache;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

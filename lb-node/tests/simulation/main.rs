@@ -10,7 +10,7 @@ mod observer;
 mod smoke;
 mod world;
 
-use lb_node::compile::TableCache;
+use dataplane::compile::TableCache;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 

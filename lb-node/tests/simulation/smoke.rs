@@ -2,7 +2,7 @@
 
 use crate::world::{AUTONOMY, Apply, SESSION, World, lock, members, name, real_name, vip_name, vip_state};
 use coordination::Change;
-use lb_node::compile::TableCache;
+use dataplane::compile::TableCache;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use zk_schema::tree::{Mode, paths};

@@ -3,6 +3,7 @@
 use coordination::memory::{MemoryClient, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Error, Session as _, Store as _};
+use dataplane::compile::TableCache;
 use dataplane::program::Program;
 use health::Target;
 use health::scheduler::Probe;
@@ -10,7 +11,6 @@ use health::state::Outcome;
 use lb_node::cluster::agent::Settings;
 use lb_node::cluster::history;
 use lb_node::cluster::simulated::SimulatedNode;
-use lb_node::compile::TableCache;
 use policy::leader;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use coordination::{Mirror, Pattern, Session as _, Store as _};
+use dataplane::compile::compile;
 use health::Key;
-use lb_node::compile::compile;
 use zk_schema::tree::{Assignment, Target, paths};
 use zk_schema::{Desired, RealName, VipName, to_json};
 

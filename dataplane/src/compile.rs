@@ -1,6 +1,6 @@
 //! From desired state and weights to what the data plane is to do. Pure.
 
-use dataplane::program::{Program, RealProgram, VipProgram};
+use crate::program::{Program, RealProgram, VipProgram};
 use slot_table::maglev::{BuildError, Table, TableSizeError};
 use slot_table::placement::{Ground, weighted};
 use std::collections::{BTreeMap, HashMap};
@@ -158,8 +158,8 @@ fn key(reals: &[RealProgram]) -> Vec<(RealName, u16)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{checked_vip, desired, name};
     use slot_table::maglev;
+    use zk_schema::testing::{checked_vip, desired, name};
 
     type Weights = BTreeMap<VipName, BTreeMap<RealName, u16>>;
 
