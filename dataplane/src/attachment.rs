@@ -1,6 +1,8 @@
-//! Whether a data plane's programs are on their interface.
+//! Whether a data plane's programs are on their interface: see [`Dataplane::look_after_attachment`].
+//!
+//! [`Dataplane::look_after_attachment`]: crate::Dataplane::look_after_attachment
 
-/// What a node's data plane knows of its programs' place.
+/// State of the programs' attachment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
     /// Why packets do not meet the programs, if so.

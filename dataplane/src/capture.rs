@@ -74,6 +74,10 @@ pub struct Source {
 impl Source {
     /// Samples of `vip` (all VIPs if `None`) from the data plane whose pins are in `pins`, one packet in `one_in`, which
     /// is a power of two. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// If no data plane has its pins there, it does not know the VIP, another capture is under way, or the kernel refuses
+    /// a map: see [`SourceError`].
     pub fn open(pins: &Path, vip: Option<&VipName>, one_in: u32) -> Result<Self, SourceError> {
         let other = |error: &dyn std::fmt::Display| SourceError::Other(error.to_string());
         let maps = pins.join("maps");
@@ -122,6 +126,9 @@ impl Source {
 
     /// Waits for samples; at least one and at most `limit` come. Cancel-safe. Sampling is on for as long as somebody waits,
     /// and a moment longer.
+    ///
+    /// # Errors
+    /// If the runtime's I/O driver is gone.
     pub async fn next(&mut self, limit: usize) -> io::Result<Vec<Sample>> {
         loop {
             tokio::select! {
@@ -144,6 +151,7 @@ impl Source {
     }
 
     /// Whether a sample is of this VIP.
+    #[must_use]
     pub fn is_of(&self, sample: &Sample, vip: &VipName) -> bool {
         sample.vip < self.vips.entries() && self.vips.read(sample.vip).id == vip_id(vip)
     }

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use zk_schema::{Desired, RealName, VipName};
 
-/// A desired state that no program follows from; records that were validated do not cause it.
+/// Why a desired state cannot be compiled. Records that were validated do not cause it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
-    /// The cluster's table size is none.
+    /// The cluster's table size is not supported.
     #[error("cluster: {0}")]
     TableSize(#[from] TableSizeError),
     /// A VIP's table cannot be built.

@@ -1,4 +1,4 @@
-//! What can go wrong, and how to mend it.
+//! What can go wrong, and how to fix it.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,4 +1,16 @@
 //! The data plane as user space sees it: loads the programs, owns the maps, applies a [`Program`].
+//!
+//! Start with [`Dataplane`]. It knows nothing of clusters and of health: [`compile()`](compile::compile) makes a [`Program`]
+//! of records and weights, whoever decided on them.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`compile`] | weights to tables; pure |
+//! | [`program`] | what the data plane is to do, in full |
+//! | [`nexthop`] | how frames reach the reals: routes and neighbours by netlink, path MTUs by ICMP |
+//! | [`probe_route`] | the way that marked probes take to the egress program |
+//! | [`attachment`] | whether the programs are on their interface |
+//! | [`capture`] | samples of packets, through the pinned maps |
 
 pub mod attachment;
 pub mod capture;
@@ -143,7 +155,7 @@ impl Dataplane {
     /// [`Self::open`] on a kernel of this release.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`Self::open`].
     pub fn open_on(release: &str, settings: &Settings) -> Result<(Self, Start), Error> {
         check_kernel(release)?;
         let pins = Pins::open(&settings.bpffs, &settings.interface)?;

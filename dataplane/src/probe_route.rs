@@ -50,7 +50,7 @@ pub enum ProbeRouteError {
     },
 }
 
-/// Something that keeps probes through the tunnel from working, which the operator can mend.
+/// Something that keeps probes through the tunnel from working, which the operator can fix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Obstacle {
     /// No address for replies.
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vip_on_this_machine_and_a_family_without_a_source_are_obstacles_with_their_mend() {
+    fn a_vip_on_this_machine_and_a_family_without_a_source_are_obstacles_with_their_fix() {
         let vips =
             [(name("v4"), "198.51.100.1".parse().unwrap()), (name("v6"), "2001:db8::1".parse().unwrap())];
         let front = sources::Sources { v4: Some([10, 0, 0, 2].into()), v6: None };
