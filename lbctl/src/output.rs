@@ -4,7 +4,6 @@ use crate::visible;
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 use serde::Serialize;
-use std::fmt::Write as _;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
 /// How results look.
@@ -84,71 +83,5 @@ pub fn write(bytes: &[u8]) -> Result<()> {
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         outcome => outcome.context("cannot write to standard output"),
-    }
-}
-
-/// Lines whose columns stand below each other.
-#[derive(Clone, Debug)]
-pub struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with these headings.
-    #[must_use]
-    pub fn new<const N: usize>(headings: [&str; N]) -> Self {
-        Self { rows: vec![headings.map(str::to_uppercase).to_vec()] }
-    }
-
-    /// Adds a line. Each cell stays on it, whatever it holds.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.map(|cell| visible::line(&cell).into_owned()).to_vec());
-    }
-
-    /// Whether it has no lines but its headings.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.rows.len() == 1
-    }
-
-    /// The lines, each ended, with `indent` blanks before.
-    #[must_use]
-    pub fn text(&self, indent: usize) -> String {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let width = |column: usize| {
-            let cells = self.rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-        };
-        let widths: Vec<usize> = (0..columns).map(width).collect();
-        let mut text = String::new();
-        for row in &self.rows {
-            let mut line = " ".repeat(indent);
-            for (cell, width) in row.iter().zip(&widths) {
-                let _ = write!(line, "{cell:width$}  ");
-            }
-            text.push_str(line.trim_end());
-            text.push('\n');
-        }
-        text
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_stand_below_each_other_without_blanks_at_the_end() {
-        let mut table = Table::new(["real", "weight"]);
-        table.row(["broker-1".to_owned(), "100".to_owned()]);
-        table.row(["ü".to_owned(), String::new()]);
-        assert_eq!(table.text(2), "  REAL      WEIGHT\n  broker-1  100\n  ü\n");
-    }
-
-    #[test]
-    fn a_cell_cannot_make_lines_of_its_own() {
-        let mut table = Table::new(["node", "remark"]);
-        table.row(["lb-1".to_owned(), "a\nlb-2  well\x1b[A".to_owned()]);
-        assert_eq!(table.text(0), "NODE  REMARK\nlb-1  a\\nlb-2  well\\u{1b}[A\n");
     }
 }

@@ -1,7 +1,10 @@
 //! Lines of text with tones, which a terminal shows as colours, and columns that stand below each other.
 
 use crate::visible;
+use anstyle::{AnsiColor, Style};
+use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use unicode_width::UnicodeWidthStr as _;
 
 /// What a piece of text is to the eye.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +22,19 @@ pub enum Tone {
     Warn,
     /// Broken.
     Bad,
+}
+
+impl Tone {
+    const fn style(self) -> Style {
+        match self {
+            Self::Plain => Style::new(),
+            Self::Strong => Style::new().bold(),
+            Self::Dim => Style::new().dimmed(),
+            Self::Good => AnsiColor::Green.on_default(),
+            Self::Warn => AnsiColor::Yellow.on_default(),
+            Self::Bad => AnsiColor::Red.on_default(),
+        }
+    }
 }
 
 /// A piece of text in one tone: a terminal shows all of it, on one line.
@@ -48,10 +64,10 @@ impl Span {
         self.tone
     }
 
-    /// Its width in columns, if each character takes one.
+    /// Width on a terminal, in columns.
     #[must_use]
     pub fn width(&self) -> usize {
-        self.text.chars().count()
+        self.text.width()
     }
 }
 
@@ -102,19 +118,9 @@ impl Paper {
             for (number, span) in line[..end].iter().enumerate() {
                 let is_last = number + 1 == end;
                 let shown = if is_last { span.text.trim_end() } else { span.text.as_str() };
-                let code = match span.tone {
-                    _ if !self.colour || shown.trim().is_empty() => "",
-                    Tone::Plain => "",
-                    Tone::Strong => "1",
-                    Tone::Dim => "2",
-                    Tone::Good => "32",
-                    Tone::Warn => "33",
-                    Tone::Bad => "31",
-                };
-                match code {
-                    "" => text.push_str(shown),
-                    code => text.extend(["\x1b[", code, "m", shown, "\x1b[0m"]),
-                }
+                let is_coloured = self.colour && !shown.trim().is_empty();
+                let style = if is_coloured { span.tone.style() } else { Style::new() };
+                let _ = write!(text, "{style}{shown}{style:#}");
             }
             text.push('\n');
         }
@@ -146,9 +152,26 @@ impl<const N: usize> Sheet<N> {
         Self { align, rows: vec![headings.map(|(heading, _)| Span::new(heading, Tone::Dim))] }
     }
 
+    /// A sheet with these headings, all of whose columns are words.
+    #[must_use]
+    pub fn plain(headings: [&str; N]) -> Self {
+        Self::new(headings.map(|heading| (heading, Align::Left)))
+    }
+
+    /// Adds a row of plain cells.
+    pub fn cells(&mut self, cells: [String; N]) {
+        self.row(cells.map(Span::from));
+    }
+
     /// Adds a row.
     pub fn row(&mut self, cells: [Span; N]) {
         self.rows.push(cells);
+    }
+
+    /// The rows without colours, one line each however long it is: what scripts and `grep` can read.
+    #[must_use]
+    pub fn text(&self, indent: usize) -> String {
+        Paper::default().print(&self.lines(indent, usize::MAX))
     }
 
     /// The lines, `indent` columns from the left, in `width` columns as far as the last cells can be wrapped.
@@ -191,7 +214,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
         let line = lines.last_mut().expect("there is always a line");
         if line.is_empty() {
             line.push_str(word);
-        } else if line.chars().count() + 1 + word.chars().count() <= width {
+        } else if line.width() + 1 + word.width() <= width {
             line.extend([" ", word]);
         } else {
             lines.push(word.to_owned());
@@ -216,6 +239,16 @@ mod tests {
         let lines = sheet().lines(1, 40);
         let expected = " REAL      WEIGHT  WHY\n broker-1       5  down: no answer\n                   within a second\n b            100\n";
         assert_eq!(Paper::default().print(&lines), expected);
+    }
+
+    #[test]
+    fn wide_characters_take_two_columns_and_a_cell_cannot_make_lines_of_its_own() {
+        let mut sheet = Sheet::plain(["NODE", "REMARK"]);
+        sheet.cells(["lb-1".to_owned(), "a\nlb-2  well\x1b[A".to_owned()]);
+        sheet.cells(["\u{6f22}\u{5b57}".to_owned(), String::new()]);
+        sheet.cells(["\u{fc}".to_owned(), "x".to_owned()]);
+        let shown = "  NODE  REMARK\n  lb-1  a\\nlb-2 well\\u{1b}[A\n  \u{6f22}\u{5b57}\n  \u{fc}     x\n";
+        assert_eq!(sheet.text(2), shown);
     }
 
     #[test]

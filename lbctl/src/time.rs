@@ -9,29 +9,28 @@ pub fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Now, in seconds since 1970.
+#[must_use]
+pub fn now() -> u64 {
+    now_ms() / 1000
+}
+
 /// A point in time, in milliseconds since 1970, by RFC 3339 in UTC: `2026-11-21T06:54:17.042Z`.
 #[must_use]
 pub fn rfc3339(at_ms: u64) -> String {
-    let (seconds, ms) = (at_ms / 1000, at_ms % 1000);
-    let (year, month, day) = civil(seconds / 86_400);
-    let of_day = seconds % 86_400;
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
+    humantime::format_rfc3339_millis(moment(at_ms)).to_string()
 }
 
-/// Year, month and day of the Gregorian calendar, `days` after 1970-01-01. Howard Hinnant's `civil_from_days`.
-const fn civil(days: u64) -> (u64, u64, u64) {
-    // Eras of 400 years begin on a first of March, so that a leap day is an era's or a year's last.
-    let days = days + 719_468;
-    let era = days / 146_097;
-    let of_era = days % 146_097;
-    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year_of_era + era * 400 + (month <= 2) as u64;
-    (year, month, day)
+/// A point in time, in seconds since 1970, by RFC 3339 in UTC: `2026-11-21T06:54:17Z`.
+#[must_use]
+pub fn rfc3339_seconds(at: u64) -> String {
+    humantime::format_rfc3339_seconds(moment(at.saturating_mul(1000))).to_string()
+}
+
+/// A moment in milliseconds since 1970. Absurd ones, which records may hold, are cut to the last that RFC 3339 writes.
+fn moment(at_ms: u64) -> SystemTime {
+    const END_OF_9999_MS: u64 = 253_402_300_799_999;
+    UNIX_EPOCH + Duration::from_millis(at_ms.min(END_OF_9999_MS))
 }
 
 /// A span of time in words: `12 s`, `5 min`, `3 h 20 min`, `4 d 3 h`.
@@ -49,24 +48,14 @@ pub fn span(seconds: u64) -> String {
     }
 }
 
-/// Reads a span of time as it is typed: a whole number and `ms`, `s`, `m`, `h` or `d`.
+/// Reads a span of time as it is typed: `500ms`, `30s`, `15m`, `2h`, `7d` or several of these, as in `1h 30m`.
 ///
 /// # Errors
-/// If it is none, with what it should be.
+///
+/// If it is not one, with examples of what to write.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a span of time: write 500ms, 30s, 15m, 2h or 7d");
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let ms = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(ms).map(Duration::from_millis).ok_or_else(wrong)
+    humantime::parse_duration(text)
+        .map_err(|_| format!("{text:?} is not a span of time: write 500ms, 30s, 15m, 2h or 7d"))
 }
 
 #[cfg(test)]
@@ -86,6 +75,9 @@ mod tests {
         ] {
             assert_eq!(rfc3339(seconds * 1000 + 7), expected);
         }
+        assert_eq!(rfc3339_seconds(1_800_000_000), "2027-01-15T08:00:00Z");
+        assert_eq!(rfc3339(u64::MAX), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339_seconds(u64::MAX), "9999-12-31T23:59:59Z");
     }
 
     #[test]
@@ -99,9 +91,8 @@ mod tests {
         assert_eq!(parse_span("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_span("15m"), Ok(Duration::from_secs(900)));
         assert_eq!(parse_span("7d"), Ok(Duration::from_secs(604_800)));
-        for wrong in
-            ["", "5", "h", "-1h", "1.5h", "1 h", "1w", "99999999999999999999h", "999999999999999999d"]
-        {
+        assert_eq!(parse_span("1h 30m"), parse_span("1.5h"));
+        for wrong in ["", "5", "h", "-1h", "99999999999999999999h", "999999999999999999d"] {
             assert!(parse_span(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -225,30 +225,8 @@ pub fn nearest<'a>(text: &str, candidates: &[&'a str]) -> Option<&'a str> {
         6..=SHOWN => 2,
         _ => return None, // longer than any field's name
     };
-    let near = candidates.iter().map(|candidate| (distance(text, candidate), *candidate));
+    let near = candidates.iter().map(|candidate| (strsim::osa_distance(text, candidate), *candidate));
     near.filter(|&(distance, _)| distance <= allowed).min().map(|(_, candidate)| candidate)
-}
-
-/// Edits (insertions, deletions, substitutions, swaps of neighbours) that turn one text into the other:
-/// the optimal string alignment distance.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut rows = vec![vec![0; b.len() + 1]; a.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    rows[0] = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        for j in 1..=b.len() {
-            let substituted = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            let mut least = substituted.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = least;
-        }
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
     context
         .in_session(async |session| {
             let tree = Tree::read(session).await?;
-            let plan = plan(&tree, &file, options.prune, edit::now())?;
+            let plan = plan(&tree, &file, options.prune, crate::time::now())?;
             run::run(session, &tree, &plan, (context.format(), &options.edit, Ask::Always)).await
         })
         .await

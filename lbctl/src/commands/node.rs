@@ -5,9 +5,11 @@ use crate::context::Context;
 use crate::edit::flags::{self, FlagName, Reason};
 use crate::edit::plan::{self, Remark};
 use crate::edit::run::{self, Ask, Outcome, Progress};
-use crate::edit::{Edit, names, now, when};
-use crate::output::{self, Format, Shown, Table};
+use crate::edit::{Edit, names};
+use crate::output::{self, Format, Shown};
 use crate::overview::ReplacedView;
+use crate::paint::Sheet;
+use crate::time::{now, rfc3339_seconds};
 use crate::tree::{Found, Tree};
 use crate::visible;
 use anyhow::{Result, bail};
@@ -311,12 +313,12 @@ impl Shown for List {
         if self.nodes.is_empty() {
             return "There are no nodes: start lb-node on some (docs/node-file.md).\n".to_owned();
         }
-        let headings = ["node", "state", "epoch", "behind", "mode", "announces", "software", "remark"];
-        let mut table = Table::new(headings);
+        let headings = ["NODE", "STATE", "EPOCH", "BEHIND", "MODE", "ANNOUNCES", "SOFTWARE", "REMARK"];
+        let mut table = Sheet::plain(headings);
         let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let word = |word: &Option<String>| word.clone().unwrap_or_else(|| "-".to_owned());
         for line in &self.nodes {
-            table.row([
+            table.cells([
                 line.name.clone(),
                 line.state().to_owned(),
                 number(line.epoch),
@@ -342,7 +344,7 @@ impl Shown for Line {
         row("mode", self.mode.clone());
         row("announces", self.announced.as_ref().map(|announced| list(Some(announced))));
         row("software", self.software.clone());
-        row("started", self.started.map(when));
+        row("started", self.started.map(rfc3339_seconds));
         row("maintenance", self.maintenance.clone());
         row("problem", self.problem.clone());
         row("replaced", self.replaced.clone());

@@ -4,7 +4,8 @@ use crate::context::Context;
 use crate::edit::flags::{self, FlagName, Reason};
 use crate::edit::plan::{self, Remark};
 use crate::edit::run::{self, Ask};
-use crate::edit::{Edit, Span, names, now};
+use crate::edit::{Edit, Span, names};
+use crate::time;
 use crate::tree::{Found, Tree};
 use anyhow::Result;
 use std::process::ExitCode;
@@ -169,9 +170,9 @@ async fn set(
             let tree = Tree::read(session).await?;
             names::made(&tree)?;
             let remark = remark(&tree)?;
-            let flag = flags::flag(&context.by(), &reason.why, reason.span, now());
+            let flag = flags::flag(&context.by(), &reason.why, reason.span, time::now());
             let there = flags::find(session, &name).await?;
-            let mut plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], now())?;
+            let mut plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], time::now())?;
             plan.remarks.push(remark);
             run::run(session, &tree, &plan, (context.format(), options, ask)).await
         })

@@ -6,8 +6,10 @@ use crate::edit::fields::{self, Assignment, shown};
 use crate::edit::flags::{self, FlagName, Reason};
 use crate::edit::plan;
 use crate::edit::run::{self, Ask, Outcome};
-use crate::edit::{Edit, names, now, when};
-use crate::output::{self, Shown, Table};
+use crate::edit::{Edit, names};
+use crate::output::{self, Shown};
+use crate::paint::Sheet;
+use crate::time::{now, rfc3339_seconds};
 use crate::tree::{Found, Tree};
 use crate::visible;
 use anyhow::{Result, anyhow, bail};
@@ -343,7 +345,8 @@ impl Shown for Drained {
             }
         }
         if let (Some(connections), Some(at)) = (self.connections, self.counted_at) {
-            let _ = writeln!(text, "Connections left there: {connections} (counted {}).", when(at));
+            let _ =
+                writeln!(text, "Connections left there: {connections} (counted {}).", rfc3339_seconds(at));
         }
         text
     }
@@ -391,11 +394,11 @@ impl Line {
 
 /// Reals as a table.
 pub(crate) fn table(lines: &[Line], indent: usize) -> String {
-    let mut table = Table::new(["real", "address", "weight", "in table", "by", "remark"]);
+    let mut table = Sheet::plain(["REAL", "ADDRESS", "WEIGHT", "IN TABLE", "BY", "REMARK"]);
     let number = |number: Option<u16>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
     for line in lines {
         let remarks: Vec<String> = line.broken.iter().chain(&line.out).cloned().collect();
-        table.row([
+        table.cells([
             line.name.clone(),
             line.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
             number(line.weight),
@@ -404,7 +407,7 @@ pub(crate) fn table(lines: &[Line], indent: usize) -> String {
             remarks.join("; "),
         ]);
     }
-    if table.is_empty() { String::new() } else { table.text(indent) }
+    if lines.is_empty() { String::new() } else { table.text(indent) }
 }
 
 impl Shown for List {
@@ -483,7 +486,7 @@ impl Shown for Details {
             let _ = writeln!(
                 text,
                 "  down for {node} since {}: {}",
-                when(finding.since),
+                rfc3339_seconds(finding.since),
                 visible::line(&finding.reason)
             );
         }

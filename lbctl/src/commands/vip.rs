@@ -5,7 +5,8 @@ use crate::edit::danger::service;
 use crate::edit::fields::{self, Assignment, shown};
 use crate::edit::run::{self, Ask};
 use crate::edit::{Edit, names};
-use crate::output::{self, Shown, Table};
+use crate::output::{self, Shown};
+use crate::paint::Sheet;
 use crate::tree::{Tree, VipFound};
 use crate::visible;
 use anyhow::{Result, bail};
@@ -217,11 +218,11 @@ impl Shown for List {
         if self.vips.is_empty() {
             return "There are no VIPs: `lbctl vip add` or `lbctl apply` makes some.\n".to_owned();
         }
-        let headings = ["vip", "address", "port", "protocol", "encap", "health", "in table", "problem"];
-        let mut table = Table::new(headings);
+        let headings = ["VIP", "ADDRESS", "PORT", "PROTOCOL", "ENCAP", "HEALTH", "IN TABLE", "PROBLEM"];
+        let mut table = Sheet::plain(headings);
         for line in &self.vips {
             let word = |word: Option<&str>| word.unwrap_or("-").to_owned();
-            table.row([
+            table.cells([
                 line.name.clone(),
                 line.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
                 match line.port {

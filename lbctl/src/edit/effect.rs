@@ -245,7 +245,7 @@ pub async fn wait<S: Session>(
         let told: Vec<String> =
             problems.into_iter().filter(|problem| overdue || !before.contains(problem)).collect();
         let effect = match told.is_empty() {
-            true => effect(&tree, expected, super::now()),
+            true => effect(&tree, expected, crate::time::now()),
             false => Effect::Refused { problems: told },
         };
         if !matches!(effect, Effect::Pending { .. }) || waited >= limit {

@@ -1,7 +1,8 @@
 //! Operators' flags: which there are, and how they are set and taken away.
 
 use super::plan::Edit;
-use super::time::{Span, when};
+use super::time::Span;
+use crate::time::rfc3339_seconds;
 use crate::visible;
 use coordination::{Error, Session};
 use serde_json::Value;
@@ -122,7 +123,7 @@ pub fn told(flag: &Flag) -> String {
         text.push_str(&format!(": {}", visible::line(&flag.why)));
     }
     if let Some(until) = flag.until {
-        text.push_str(&format!(", until {}", when(until)));
+        text.push_str(&format!(", until {}", rfc3339_seconds(until)));
     }
     text
 }

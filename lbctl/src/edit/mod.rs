@@ -19,7 +19,7 @@ mod time;
 
 pub use flags::FlagName;
 pub use plan::{Action, Edit, Object, Plan, Remark, Severity, Step};
-pub use time::{Span, now, when};
+pub use time::Span;
 
 #[cfg(test)]
 pub(crate) mod testing;
