@@ -7,7 +7,7 @@ use crate::nexthop::NextHop;
 use crate::program::{Program, VipProgram};
 use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_ebpf::lb::{DROP_REASONS, DropReason, RealCounters};
-use lb_ebpf::wire::{ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, UDP_LENGTH, protocol};
+use lb_ebpf::wire::{ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, UDP_LENGTH, checksum, protocol};
 use slot_table::flow::Flow;
 use slot_table::placement::Ground;
 use std::collections::HashMap;
@@ -260,13 +260,13 @@ fn parts(
             let mut header = vec![0x45, TRAFFIC_CLASS, high, low, 0, 0, 0x40, 0, OUTER_TTL, next, 0, 0];
             header.extend_from_slice(&source.octets());
             header.extend_from_slice(&real.octets());
-            let checksum = ipv4_checksum(&header).to_be_bytes();
+            let sum = checksum(&header).to_be_bytes();
             parts.extend([
                 ("outer version and traffic class", header[..2].to_vec(), all),
                 ("outer length", header[2..4].to_vec(), all),
                 ("outer fragment fields", header[4..8].to_vec(), all),
                 ("outer TTL and protocol", header[8..10].to_vec(), all),
-                ("outer checksum", checksum.to_vec(), all),
+                ("outer checksum", sum.to_vec(), all),
                 ("outer addresses", header[12..].to_vec(), all),
             ]);
         }
@@ -328,8 +328,8 @@ fn ip_packet(client: SocketAddr, vip: IpAddr, port: u16, kind: Protocol) -> Vec<
                     header.extend_from_slice(&address.octets());
                 }
             }
-            let checksum = ipv4_checksum(&header);
-            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            let sum = checksum(&header);
+            header[10..12].copy_from_slice(&sum.to_be_bytes());
             header
         }
     };
@@ -345,15 +345,8 @@ fn lower_ttl(packet: &mut [u8]) {
     }
     packet[8] -= 1;
     packet[10..12].fill(0);
-    let checksum = ipv4_checksum(&packet[..IPV4_LENGTH]);
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-}
-
-/// RFC 1071.
-fn ipv4_checksum(header: &[u8]) -> u16 {
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    !u16::try_from((folded & 0xffff) + (folded >> 16)).unwrap_or(0)
+    let sum = checksum(&packet[..IPV4_LENGTH]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
 }
 
 #[cfg(test)]

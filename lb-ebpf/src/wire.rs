@@ -1,4 +1,4 @@
-//! Numbers of the protocols on the wire, as the IANA registries and the RFCs give them.
+//! Numbers of the protocols on the wire, as the IANA registries and the RFCs give them, and their checksum.
 
 /// Ethernet header without tags, in bytes.
 pub const ETHERNET_LENGTH: usize = 14;
@@ -82,4 +82,42 @@ pub mod icmpv6 {
     pub const ROUTER_SOLICITATION: u8 = 133;
     /// Redirect: the last one.
     pub const REDIRECT: u8 = 137;
+}
+
+/// Folds a sum of 16-bit words into 16 bits with end-around carry (RFC 1071).
+#[inline(always)]
+#[must_use]
+pub const fn fold(sum: u32) -> u16 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// The Internet checksum (RFC 1071) of at most 64 KiB; zero over data that contains its own right checksum.
+///
+/// An odd byte at the end counts as the high one of a word.
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u16 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&low| u32::from(low));
+    !fold(bytes.chunks(2).map(word).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The example of RFC 1071, section 3.
+    #[test]
+    fn the_checksum_is_that_of_the_rfc() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(checksum(&bytes), !0xddf2);
+    }
+
+    #[test]
+    fn data_with_its_checksum_in_place_sums_to_zero_also_when_its_length_is_odd() {
+        let mut bytes = [8, 0, 0, 0, 0x12, 0x34, 0, 7, 9];
+        let sum = checksum(&bytes);
+        bytes[2..4].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(checksum(&bytes), 0);
+        assert_eq!(checksum(&[0xff; 65_536]), 0);
+    }
 }

@@ -13,7 +13,7 @@ pub(super) fn run(
 ) -> Result<()> {
     const EDGES: &str = "crates depend on each other as they may";
     let started = report.start(EDGES);
-    let problems = edges::problems(metadata);
+    let problems = edges::problems(workspace, metadata)?;
     problems.iter().for_each(|problem| eprintln!("error: {problem}"));
     report.done(EDGES, Count::one(problems.is_empty()), started.elapsed());
 

@@ -13,6 +13,7 @@ pub use table::{LIFETIME, Table};
 use super::Wanted;
 use super::sources::Sources;
 use host::log_limit::LogLimit;
+use lb_ebpf::wire::{icmp, icmpv6};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io;
@@ -165,7 +166,7 @@ const ICMPV6_FILTER: libc::c_int = 1;
 
 fn icmp_socket() -> io::Result<AsyncFd<Socket>> {
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4))?;
-    let all_but_unreachable = !(1_u32 << parse::UNREACHABLE);
+    let all_but_unreachable = !(1_u32 << icmp::UNREACHABLE);
     set_option(&socket, libc::SOL_RAW, ICMP_FILTER, &[all_but_unreachable])?;
     nonblocking(socket)
 }
@@ -173,7 +174,7 @@ fn icmp_socket() -> io::Result<AsyncFd<Socket>> {
 fn icmpv6_socket() -> io::Result<AsyncFd<Socket>> {
     let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
     let mut filter = [u32::MAX; 8];
-    filter[0] &= !(1 << parse::PACKET_TOO_BIG);
+    filter[0] &= !(1 << icmpv6::PACKET_TOO_BIG);
     set_option(&socket, libc::IPPROTO_ICMPV6, ICMPV6_FILTER, &filter)?;
     nonblocking(socket)
 }

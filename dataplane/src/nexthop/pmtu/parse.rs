@@ -6,15 +6,11 @@
 //! length of the quoted packet is believed.
 
 use crate::nexthop::sources::Sources;
+use lb_ebpf::wire::icmp::{FRAGMENTATION_NEEDED, UNREACHABLE};
+use lb_ebpf::wire::icmpv6::PACKET_TOO_BIG;
+use lb_ebpf::wire::{checksum, protocol};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
-/// ICMP type "destination unreachable" (RFC 792).
-pub(super) const UNREACHABLE: u8 = 3;
-/// Its code "fragmentation needed and DF set".
-const FRAGMENTATION_NEEDED: u8 = 4;
-/// ICMPv6 type "packet too big" (RFC 4443 section 3.2).
-pub(super) const PACKET_TOO_BIG: u8 = 2;
 
 /// Smallest path MTU that is believed for IPv4, in bytes. RFC 1191's own 68 would let a forged packet
 /// shrink payloads to nothing; no link in use today is below the 576 that every host must accept.
@@ -24,11 +20,6 @@ pub const FLOOR_V6: u32 = 1280;
 
 /// Common MTUs (RFC 1191 section 7.1), for routers that do not tell theirs.
 const PLATEAUS: [u32; 7] = [17914, 8166, 4352, 2002, 1492, 1006, FLOOR_V4];
-
-const ICMP: u8 = 1;
-const IPIP: u8 = 4;
-const UDP: u8 = 17;
-const IPV6: u8 = 41;
 
 /// What packets of this node's tunnels look like.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +52,10 @@ pub fn parse_v4(bytes: &[u8], expect: &Expect<'_>) -> Option<PathMtu> {
         return None;
     };
     // The kernel hands ICMP to raw sockets before it checks the sum.
-    if outer.protocol != ICMP || Some(outer.destination) != expect.sources.v4 || checksum(message) != 0 {
+    if outer.protocol != protocol::ICMP
+        || Some(outer.destination) != expect.sources.v4
+        || checksum(message) != 0
+    {
         return None;
     }
     let (quoted, payload) = Ipv4::parse(&message[8..])?;
@@ -102,8 +96,8 @@ pub fn parse_v6(bytes: &[u8], expect: &Expect<'_>) -> Option<PathMtu> {
 /// Whether a packet of that protocol is IPIP of either kind, or GUE. Routers quote at least 8 bytes.
 fn is_tunnel(protocol: u8, payload: &[u8], gue_port: u16) -> bool {
     match protocol {
-        IPIP | IPV6 => true,
-        UDP => payload.get(2..4) == Some(&gue_port.to_be_bytes()),
+        protocol::IPV4 | protocol::IPV6 => true,
+        protocol::UDP => payload.get(2..4) == Some(&gue_port.to_be_bytes()),
         _ => false,
     }
 }
@@ -136,16 +130,6 @@ impl Ipv4 {
         };
         Some((header, bytes.get(header_length..)?))
     }
-}
-
-/// The Internet checksum (RFC 1071); zero over data that contains its own right sum.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = 0;
-    for pair in bytes.chunks(2) {
-        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]

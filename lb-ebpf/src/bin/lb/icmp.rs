@@ -11,7 +11,7 @@ use crate::ipv6::{self, Walk, traffic_class};
 use crate::maps::{self, CONFIG, SCRATCH, VIPS};
 use crate::packet::{
     Ethernet, Frame, IPV4_DONT_FRAGMENT, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum,
-    bounded, fold, second_port,
+    bounded, second_port,
 };
 use crate::rare::Pending;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
@@ -19,7 +19,7 @@ use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use lb_ebpf::lb::{DropReason, Event, ipv4_key, vip_flags};
-use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, icmp, icmpv6, protocol};
+use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, fold, icmp, icmpv6, protocol};
 use slot_table::flow::{self, Seed};
 
 const ICMP_LENGTH: usize = 8;

@@ -1,7 +1,7 @@
 //! Bounds-checked access to a frame, and the headers as they stand on the wire.
 
 use aya_ebpf::bindings::xdp_md;
-use lb_ebpf::wire::{ETHERTYPE_QINQ, ETHERTYPE_VLAN};
+use lb_ebpf::wire::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, fold};
 
 /// A frame under XDP. Any change of its length makes earlier copies stale; make a new one then.
 #[derive(Clone, Copy)]
@@ -128,13 +128,6 @@ pub fn is_vlan(ethertype: u16) -> bool {
 #[inline(always)]
 pub fn second_port(ports: u32) -> u16 {
     (ports >> 16) as u16
-}
-
-/// Folds a sum of 16-bit words into 16 bits with end-around carry (RFC 1071).
-#[inline(always)]
-pub fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
 /// A checksum after one of its 16-bit words changed (RFC 1624, equation 3).

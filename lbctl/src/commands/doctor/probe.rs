@@ -1,6 +1,7 @@
 //! The largest packet that comes through to an address: ICMP echoes that may not be fragmented (RFC 792, RFC 4443).
 
 use anyhow::{Context as _, Result};
+use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, checksum, icmp, icmpv6};
 use rustix::net::sockopt::{
     Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover,
 };
@@ -145,9 +146,9 @@ impl Echo {
 
     /// An echo request that makes an IP packet of this size.
     fn request(&self, size: u16) -> Vec<u8> {
-        let header = if self.v6 { 40 } else { 20 };
+        let header = if self.v6 { IPV6_LENGTH } else { IPV4_LENGTH };
         let mut bytes = vec![0; usize::from(size).saturating_sub(header).max(8)];
-        bytes[0] = if self.v6 { 128 } else { 8 };
+        bytes[0] = if self.v6 { icmpv6::ECHO_REQUEST } else { icmp::ECHO };
         bytes[4..6].copy_from_slice(&self.id.to_be_bytes());
         bytes[6..8].copy_from_slice(&size.to_be_bytes());
         // For IPv6 the kernel does it, since the addresses count too.
@@ -164,35 +165,11 @@ impl Echo {
             (true, false) => usize::from(bytes.first()? & 0x0f) * 4,
             _ => 0,
         };
-        let icmp = bytes.get(header..)?;
-        let word = |at: usize| Some(u16::from_be_bytes([*icmp.get(at)?, *icmp.get(at + 1)?]));
-        let is_reply = *icmp.first()? == if self.v6 { 129 } else { 0 };
+        let message = bytes.get(header..)?;
+        let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
+        let is_reply = *message.first()? == if self.v6 { icmpv6::ECHO_REPLY } else { icmp::ECHO_REPLY };
         // Of a socket that is not raw, the kernel chooses the identifier, and sees to it.
         let ours = !self.raw || word(4)? == self.id;
         if is_reply && ours { word(6) } else { None }
-    }
-}
-
-/// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
-    let words =
-        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |low| u32::from(*low)));
-    let mut sum: u32 = words.sum();
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_packet_with_its_checksum_in_place_sums_to_nothing() {
-        let mut bytes = vec![8, 0, 0, 0, 0x12, 0x34, 0, 7, 9];
-        let sum = checksum(&bytes);
-        bytes[2..4].copy_from_slice(&sum.to_be_bytes());
-        assert_eq!(checksum(&bytes), 0);
     }
 }

@@ -6,15 +6,13 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context as _, Result, bail, ensure};
 use dataplane::nexthop::NextHop;
 use lb_ebpf::harness::{Packet, RESTORED, Turn, WORDS_AT};
+use lb_ebpf::wire::{ETHERNET_LENGTH, IPV4_LENGTH, IPV6_LENGTH, checksum, fold, protocol};
 use slot_table::flow::Flow;
 use zk_schema::Encapsulation;
 
 use crate::bed::{self, SERVICE_PORT};
 use crate::case::{Case, Version, number};
 
-const ETHERNET: usize = 14;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
 /// A client that the flows differ from in its last bytes (RFC 1918, RFC 3849).
 const CLIENT_V4: [u8; 4] = [10, 1, 2, 3];
 const CLIENT_V6: [u8; 16] = [0x20, 1, 0x0d, 0xb8, 1, 2, 3, 0, 0, 0, 0, 0, 0, 0, 0, 9];
@@ -103,17 +101,17 @@ impl Frames {
 fn template(case: &Case) -> Vec<u8> {
     // For IPv4 the smallest frame of Ethernet but for its checksum, and what TCP over IPv6 takes.
     let room = match case.scenario.version {
-        Version::V4 => 64 - ETHERNET - 20,
-        Version::V6 => 80 - ETHERNET - 40,
+        Version::V4 => 64 - ETHERNET_LENGTH - IPV4_LENGTH,
+        Version::V6 => 80 - ETHERNET_LENGTH - IPV6_LENGTH,
     };
     let mut transport = [CLIENT_PORT.to_be_bytes(), SERVICE_PORT.to_be_bytes()].concat();
     let protocol = if case.scenario.udp {
         transport.extend(length(room));
-        UDP
+        protocol::UDP
     } else {
         let flags = if case.syn { 0x02 } else { 0x10 };
         transport.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags, 0xff, 0xff]);
-        TCP
+        protocol::TCP
     };
     transport.resize(room, 0);
     let (ethertype, ip) = match bed::destination(case.scenario.version, 0, case.pass) {
@@ -147,18 +145,6 @@ fn length(bytes: usize) -> [u8; 2] {
     u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes()
 }
 
-/// RFC 1071.
-fn checksum(header: &[u8]) -> u16 {
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    !fold(sum)
-}
-
-/// The sum of a sum's two halves, which for a header fits 16 bits.
-fn fold(sum: u32) -> u16 {
-    let sum = (sum & 0xffff) + (sum >> 16);
-    u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap_or(u16::MAX)
-}
-
 /// The frame that must come out when `frame` went to the real at `real`.
 pub(crate) fn forwarded(
     frame: &[u8],
@@ -167,7 +153,7 @@ pub(crate) fn forwarded(
     hop: &NextHop,
     hash: u32,
 ) -> Result<Vec<u8>> {
-    let mut inner = frame.get(ETHERNET..).context("an Ethernet header")?.to_vec();
+    let mut inner = frame.get(ETHERNET_LENGTH..).context("an Ethernet header")?.to_vec();
     let inner_protocol = if inner[0] >> 4 == 4 {
         inner[8] -= 1;
         // RFC 1624: not anew, since the flows' addresses are changed without their checksum.
@@ -192,7 +178,7 @@ pub(crate) fn forwarded(
             payload.extend(length(inner.len() + 12));
             payload.extend([0, 0]);
             payload.extend([0, inner_protocol, 0, 0]);
-            UDP
+            protocol::UDP
         }
     };
     payload.extend(inner);

@@ -1,4 +1,5 @@
 use super::*;
+use lb_ebpf::wire::protocol::{IPV4, IPV6, UDP};
 use proptest::prelude::*;
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -67,7 +68,7 @@ fn learnt(real: impl Into<IpAddr>, mtu: u32) -> Option<PathMtu> {
 
 #[test]
 fn every_encapsulation_is_recognised_from_eight_quoted_bytes() {
-    for (protocol, payload) in [(IPIP, vec![0; 8]), (IPV6, vec![0; 8]), (UDP, udp(GUE))] {
+    for (protocol, payload) in [(IPV4, vec![0; 8]), (IPV6, vec![0; 8]), (UDP, udp(GUE))] {
         assert_eq!(v4(&needed(1400, &ipv4(protocol, NODE, REAL, 1500, &payload))), learnt(REAL, 1400));
         assert_eq!(v6(&too_big(1400, protocol, REAL6, 1460, &payload)), learnt(REAL6, 1400));
     }
@@ -77,22 +78,22 @@ fn every_encapsulation_is_recognised_from_eight_quoted_bytes() {
 fn errors_about_other_packets_teach_nothing() {
     let stranger = Ipv4Addr::new(203, 0, 113, 1);
     for quoted in [
-        ipv4(IPIP, NODE, stranger, 1500, &[0; 8]),
-        ipv4(IPIP, stranger, REAL, 1500, &[0; 8]),
+        ipv4(IPV4, NODE, stranger, 1500, &[0; 8]),
+        ipv4(IPV4, stranger, REAL, 1500, &[0; 8]),
         ipv4(6, NODE, REAL, 1500, &[0; 8]),
         ipv4(UDP, NODE, REAL, 1500, &udp(53)),
         ipv4(UDP, NODE, REAL, 1500, &[]),
     ] {
         assert_eq!(v4(&needed(1400, &quoted)), None);
     }
-    assert_eq!(v6(&too_big(1400, IPIP, NODE6, 1460, &[0; 8])), None);
+    assert_eq!(v6(&too_big(1400, IPV4, NODE6, 1460, &[0; 8])), None);
     assert_eq!(v6(&too_big(1400, 6, REAL6, 1460, &[0; 8])), None);
     assert_eq!(v6(&too_big(1400, UDP, REAL6, 1460, &udp(53))), None);
 }
 
 #[test]
 fn a_later_fragment_is_not_ours() {
-    let mut quoted = ipv4(IPIP, NODE, REAL, 1500, &[0; 8]);
+    let mut quoted = ipv4(IPV4, NODE, REAL, 1500, &[0; 8]);
     quoted[7] = 1;
     assert_eq!(v4(&needed(1400, &quoted)), None);
 }
@@ -100,38 +101,38 @@ fn a_later_fragment_is_not_ours() {
 #[test]
 fn other_types_and_codes_teach_nothing() {
     for (kind, code) in [(3, 1), (11, 4), (0, 0)] {
-        let mut bytes = needed(1400, &ipv4(IPIP, NODE, REAL, 1500, &[0; 8]));
+        let mut bytes = needed(1400, &ipv4(IPV4, NODE, REAL, 1500, &[0; 8]));
         (bytes[20], bytes[21]) = (kind, code);
         bytes[22..24].fill(0);
         let sum = checksum(&bytes[20..]).to_be_bytes();
         bytes[22..24].copy_from_slice(&sum);
         assert_eq!(v4(&bytes), None, "type {kind} code {code}");
     }
-    let mut bytes = too_big(1400, IPIP, REAL6, 1460, &[0; 8]);
+    let mut bytes = too_big(1400, IPV4, REAL6, 1460, &[0; 8]);
     bytes[0] = 1;
     assert_eq!(v6(&bytes), None);
 }
 
 #[test]
 fn an_mtu_that_the_quoted_packet_fits_is_a_lie() {
-    let quoted = ipv4(IPIP, NODE, REAL, 1400, &[0; 8]);
+    let quoted = ipv4(IPV4, NODE, REAL, 1400, &[0; 8]);
     assert_eq!(v4(&needed(1400, &quoted)), None);
     assert_eq!(v4(&needed(1399, &quoted)), learnt(REAL, 1399));
-    assert_eq!(v6(&too_big(1400, IPIP, REAL6, 1360, &[0; 8])), None);
-    assert_eq!(v6(&too_big(1399, IPIP, REAL6, 1360, &[0; 8])), learnt(REAL6, 1399));
+    assert_eq!(v6(&too_big(1400, IPV4, REAL6, 1360, &[0; 8])), None);
+    assert_eq!(v6(&too_big(1399, IPV4, REAL6, 1360, &[0; 8])), learnt(REAL6, 1399));
 }
 
 #[test]
 fn tiny_mtus_are_raised_to_the_floor_on_ipv4_and_discarded_on_ipv6() {
-    let quoted = ipv4(IPIP, NODE, REAL, 1500, &[0; 8]);
+    let quoted = ipv4(IPV4, NODE, REAL, 1500, &[0; 8]);
     assert_eq!(v4(&needed(68, &quoted)), learnt(REAL, 576));
-    assert_eq!(v6(&too_big(1279, IPIP, REAL6, 1460, &[0; 8])), None);
-    assert_eq!(v6(&too_big(1280, IPIP, REAL6, 1460, &[0; 8])), learnt(REAL6, 1280));
+    assert_eq!(v6(&too_big(1279, IPV4, REAL6, 1460, &[0; 8])), None);
+    assert_eq!(v6(&too_big(1280, IPV4, REAL6, 1460, &[0; 8])), learnt(REAL6, 1280));
 }
 
 #[test]
 fn a_router_that_tells_no_mtu_means_the_next_plateau() {
-    let told = |length| v4(&needed(0, &ipv4(IPIP, NODE, REAL, length, &[0; 8])));
+    let told = |length| v4(&needed(0, &ipv4(IPV4, NODE, REAL, length, &[0; 8])));
     assert_eq!(told(9000), learnt(REAL, 8166));
     assert_eq!(told(1500), learnt(REAL, 1492));
     assert_eq!(told(1492), learnt(REAL, 1006));
@@ -140,7 +141,7 @@ fn a_router_that_tells_no_mtu_means_the_next_plateau() {
 
 #[test]
 fn a_wrong_checksum_and_a_foreign_destination_are_refused() {
-    let good = needed(1400, &ipv4(IPIP, NODE, REAL, 1500, &[0; 8]));
+    let good = needed(1400, &ipv4(IPV4, NODE, REAL, 1500, &[0; 8]));
     for at in [16, 22, 27, 50] {
         let mut bad = good.clone();
         bad[at] ^= 1;
