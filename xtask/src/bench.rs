@@ -67,11 +67,8 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
             let program = artifacts::binary(workspace, "drover-convergence", &["--release"])?;
             options.run(process::command(program).current_dir(&workspace.root))
         }
-        Bench::Leader(options) => {
-            setup::ensure(workspace, Scope::Build)?;
-            options.run(&mut run_alone(workspace, "lb-node", "leader-bench")?)
-        }
-        // It needs neither the BPF build nor what `setup` installs.
+        // These two need neither the BPF build nor what `setup` installs.
+        Bench::Leader(options) => options.run(&mut run_alone(workspace, "policy", "leader-bench")?),
         Bench::Table(options) => options.run(&mut run_alone(workspace, "slot-table", "table-bench")?),
     }
 }
