@@ -21,6 +21,35 @@ pub struct Inner {
     pub ttl: u8,
 }
 
+/// A TCP segment or UDP datagram for a VIP.
+#[derive(Clone, Copy)]
+pub struct Packet {
+    /// Both ports, as on the wire.
+    pub ports: u32,
+    /// It opens a connection.
+    pub syn: bool,
+    pub inner: Inner,
+}
+
+/// The real that a packet goes to.
+#[derive(Clone, Copy)]
+pub struct Chosen {
+    pub vip: u32,
+    /// Index of the real's entry.
+    pub real: u32,
+    /// The flow's hash.
+    pub hash: u32,
+}
+
+/// What a packet counts as, besides itself.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    /// It opens a connection.
+    pub syn: bool,
+    /// It is an ICMP error about one of the VIP's packets, and gets no ICMP error in return.
+    pub icmp_error: bool,
+}
+
 /// What else a packet can be than a sound TCP segment or UDP datagram.
 pub enum Other {
     /// One that contradicts itself.
@@ -60,17 +89,15 @@ pub fn transport(
 
 /// Sends a packet to the real that the VIP's table names.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "all of it lives in registers")]
 pub fn to_vip<const V6: bool>(
     frame: Frame,
     config: &'static Config,
     vip: u32,
-    syn: bool,
+    packet: Packet,
     prefix: impl FnOnce(&VipEntry) -> u64,
     hash: impl FnOnce(Seed, u32) -> u32,
-    ports: u32,
-    inner: Inner,
 ) -> u32 {
+    let Packet { ports, syn, inner } = packet;
     let Some(entry) = VIPS.get(vip) else { return maps::discard(vip, DropReason::NoReal) };
     if syn && admission::limits_connections(entry) {
         let refusal = admission::admit_connection(vip, prefix(entry));
@@ -87,7 +114,7 @@ pub fn to_vip<const V6: bool>(
     let ports = if entry.flags & vip_flags::SOURCE_AFFINITY != 0 { 0 } else { ports };
     let hash = hash(Seed { k0: config.seed[0], k1: config.seed[1] }, ports);
     let Some(real) = owner(entry, hash) else { return maps::discard(vip, DropReason::NoReal) };
-    to_real::<V6>(frame, config, vip, real, hash, syn, false, inner)
+    to_real::<V6>(frame, config, Chosen { vip, real, hash }, inner, Kind { syn, icmp_error: false })
 }
 
 /// The real that owns a hash's slot.
@@ -106,17 +133,15 @@ pub fn owner(vip: &VipEntry, hash: u32) -> Option<u32> {
 
 /// Wraps a packet for a real and sends it there.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "all of it lives in registers")]
 pub fn to_real<const V6: bool>(
     frame: Frame,
     config: &'static Config,
-    vip: u32,
-    index: u32,
-    hash: u32,
-    syn: bool,
-    icmp_error: bool,
+    chosen: Chosen,
     inner: Inner,
+    kind: Kind,
 ) -> u32 {
+    let Chosen { vip, real: index, hash } = chosen;
+    let Kind { syn, icmp_error } = kind;
     let Some(real) = REALS.get(index) else { return maps::discard(vip, DropReason::NoReal) };
     // Volatile: user space replaces the words.
     // SAFETY: references are valid for reads.

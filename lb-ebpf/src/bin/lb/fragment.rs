@@ -9,7 +9,7 @@
 //! [`FRAGMENT_INTERVAL`](lb_ebpf::lb::FRAGMENT_INTERVAL) allows. Beyond that they are dropped and counted.
 
 use crate::forward;
-use crate::index::{self, Index};
+use crate::index::Served;
 use crate::maps::{self, CONFIG, FRAGMENTS, PENDING, VIPS};
 use crate::packet::{self, Frame, IPV4_FRAGMENT_OFFSET, Ipv4, Ipv6};
 use crate::rare::{Pending, Step};
@@ -17,8 +17,7 @@ use crate::{admission, ipv6};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use lb_ebpf::lb::{
-    AddressEntry, DropReason, Event, FRAGMENT_LIFETIME, FragmentKey, FragmentOwner, VipEntry, ipv4_key,
-    vip_flags,
+    DropReason, Event, FRAGMENT_LIFETIME, FragmentKey, FragmentOwner, VipEntry, ipv4_key, vip_flags,
 };
 use lb_ebpf::wire::{IPV6_LENGTH, protocol};
 use slot_table::flow::{self, Seed};
@@ -44,9 +43,7 @@ pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
     let l3 = l3 & 0x1f;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv4>(l3 as usize) else { return maps::pass(Event::Passed) };
-    let Some((_, index, address)) = index::again(ipv4_key(ip.destination)) else {
-        return maps::pass(Event::Passed);
-    };
+    let Some(served) = Served::find(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
     match ip.protocol {
         protocol::TCP | protocol::UDP => {}
         protocol::ICMP => return maps::discard(0, DropReason::IcmpFragment),
@@ -66,12 +63,8 @@ pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
     };
     let pending = Pending { total, tos: ip.tos, ttl: ip.ttl, v6: false, ..Pending::NOTHING };
     let l4 = if first { (l3 + header) as usize } else { 0 };
-    handle(
-        frame,
-        index,
-        address,
-        Part { l3, l4, rest: total - header, admitted: admitted == ADMITTED, key, pending },
-    )
+    let part = Part { l3, l4, rest: total - header, admitted: admitted == ADMITTED, key, pending };
+    handle(frame, served, part)
 }
 
 /// An IPv6 fragment.
@@ -81,7 +74,7 @@ pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
     let l3 = l3 & 0x1f;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv6>(l3 as usize) else { return maps::pass(Event::Passed) };
-    let Some((_, index, address)) = index::again(ip.destination) else { return maps::pass(Event::Passed) };
+    let Some(served) = Served::find(ip.destination) else { return maps::pass(Event::Passed) };
     let payload = u32::from(u16::from_be(ip.payload_length));
     let start = l3 + IPV6_LENGTH as u32;
     let walk = ipv6::Walk::unpack(ipv6::walk_extensions(ctx, start, u32::from(ip.next_header)));
@@ -108,21 +101,17 @@ pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
         ..Pending::NOTHING
     };
     let l4 = if walk.first { walk.offset } else { 0 };
-    handle(
-        frame,
-        index,
-        address,
-        Part { l3, l4, rest: payload - extensions, admitted: admitted == ADMITTED, key, pending },
-    )
+    let part = Part { l3, l4, rest: payload - extensions, admitted: admitted == ADMITTED, key, pending };
+    handle(frame, served, part)
 }
 
 #[inline(always)]
-fn handle(frame: Frame, index: Index, address: &AddressEntry, part: Part) -> u32 {
+fn handle(frame: Frame, served: Served, part: Part) -> u32 {
     // SAFETY: a helper without arguments.
     let now = unsafe { bpf_ktime_get_coarse_ns() };
     let protocol = part.key.protocol as u8;
     if part.l4 != 0 {
-        return first(frame, index, address, part, protocol, now);
+        return first(frame, served, part, protocol, now);
     }
     // SAFETY: the element is copied at once; a concurrent rewrite could at worst mix two records of
     // one key, and `id` guards against a real that is not what it was.
@@ -135,7 +124,7 @@ fn handle(frame: Frame, index: Index, address: &AddressEntry, part: Part) -> u32
         maps::count(Event::FragmentFollowed);
         return Pending { l3: part.l3, vip, real: owner.real, hash: owner.hash, ..part.pending }.forward();
     }
-    if let Some(vip) = index::any_port(address, protocol)
+    if let Some(vip) = served.any_port(protocol)
         && let Some(entry) = VIPS.get(vip)
         && entry.flags & vip_flags::SOURCE_AFFINITY != 0
     {
@@ -145,11 +134,11 @@ fn handle(frame: Frame, index: Index, address: &AddressEntry, part: Part) -> u32
 }
 
 #[inline(always)]
-fn first(frame: Frame, index: Index, address: &AddressEntry, mut part: Part, protocol: u8, now: u64) -> u32 {
+fn first(frame: Frame, served: Served, mut part: Part, protocol: u8, now: u64) -> u32 {
     let Ok((ports, syn)) = forward::transport(&frame, part.l4, part.rest, protocol, false) else {
         return maps::discard(0, DropReason::MalformedTransport);
     };
-    let Some(vip) = index.vip(address, packet::second_port(ports), protocol) else {
+    let Some(vip) = served.vip(packet::second_port(ports), protocol) else {
         return maps::unserved();
     };
     let Some(entry) = VIPS.get(vip) else { return maps::discard(vip, DropReason::NoReal) };
@@ -161,8 +150,7 @@ fn first(frame: Frame, index: Index, address: &AddressEntry, mut part: Part, pro
         return Step::FragmentAdmission.at(part.l3 as usize, usize::from(part.pending.v6));
     }
     // Where later ones find the same real without a record, none is left.
-    let needs_none =
-        entry.flags & vip_flags::SOURCE_AFFINITY != 0 && index::any_port(address, protocol) == Some(vip);
+    let needs_none = entry.flags & vip_flags::SOURCE_AFFINITY != 0 && served.any_port(protocol) == Some(vip);
     by_table(vip, entry, part, ports, if needs_none { None } else { Some(now) })
 }
 

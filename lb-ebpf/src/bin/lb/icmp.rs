@@ -6,7 +6,7 @@
 
 use crate::admission::{self, Answers};
 use crate::forward;
-use crate::index;
+use crate::index::Served;
 use crate::ipv6::{self, Walk, traffic_class};
 use crate::maps::{self, CONFIG, SCRATCH, VIPS};
 use crate::packet::{
@@ -217,16 +217,14 @@ fn to_holder(
     if protocol != protocol::TCP && protocol != protocol::UDP {
         return maps::discard(0, DropReason::IcmpUnmatched);
     }
-    let Some((_, index, address)) = index::again(key) else { return maps::pass(Event::Passed) };
+    let Some(served) = Served::find(key) else { return maps::pass(Event::Passed) };
     let client_first = ports.rotate_left(16);
-    let Some(vip) = index.vip(address, second_port(client_first), protocol) else {
+    let Some(vip) = served.vip(second_port(client_first), protocol) else {
         return maps::discard(0, DropReason::IcmpUnmatched);
     };
-    let (Some(config), Some(entry)) = (CONFIG.get(0), VIPS.get(vip)) else {
-        return maps::discard(vip, DropReason::NoReal);
-    };
+    let Some(entry) = VIPS.get(vip) else { return maps::discard(vip, DropReason::NoReal) };
     let word = if entry.flags & vip_flags::SOURCE_AFFINITY != 0 { 0 } else { client_first };
-    let hash = hash(Seed { k0: config.seed[0], k1: config.seed[1] }, word);
+    let hash = hash(Seed { k0: served.config.seed[0], k1: served.config.seed[1] }, word);
     let Some(real) = forward::owner(entry, hash) else { return maps::discard(vip, DropReason::NoReal) };
     Pending { vip, real, hash, ..error }.forward()
 }

@@ -9,9 +9,41 @@ use lb_ebpf::lb::{
 };
 use lb_ebpf::wire::protocol;
 
+/// A destination that VIPs live on, and the tables that it was found in.
+///
+/// Rare paths, which get no pointers from their callers, find it again.
+#[derive(Clone, Copy)]
+pub struct Served {
+    pub config: &'static Config,
+    index: Index,
+    address: &'static AddressEntry,
+}
+
+impl Served {
+    /// Looks a packet's destination up.
+    #[inline(always)]
+    pub fn find(key: [u64; 2]) -> Option<Self> {
+        let config = CONFIG.get(0)?;
+        let index = Index(config.index);
+        Some(Self { config, index, address: index.address(key)? })
+    }
+
+    /// The VIP (never 0) that takes `port` (as on the wire) of the destination.
+    #[inline(always)]
+    pub fn vip(self, port: u16, protocol: u8) -> Option<u32> {
+        self.index.vip(self.address, port, protocol)
+    }
+
+    /// The VIP (never 0) that takes all ports of the destination.
+    #[inline(always)]
+    pub fn any_port(self, protocol: u8) -> Option<u32> {
+        any_port(self.address, protocol)
+    }
+}
+
 /// The half of the tables in force and its seed: [`lb_ebpf::lb::Config::index`], read once per packet.
 #[derive(Clone, Copy)]
-pub struct Index(pub u64);
+struct Index(u64);
 
 impl Index {
     #[inline(always)]
@@ -26,7 +58,7 @@ impl Index {
 
     /// The entry of an address that VIPs live on.
     #[inline(always)]
-    pub fn address(self, key: [u64; 2]) -> Option<&'static AddressEntry> {
+    fn address(self, key: [u64; 2]) -> Option<&'static AddressEntry> {
         let base = self.half() * ADDRESS_SLOTS;
         let (first, second) = address_positions(self.seed(), key);
         if let Some(entry) = ADDRESSES.get(base + first)
@@ -38,9 +70,8 @@ impl Index {
         ADDRESSES.get(base + second).filter(|entry| entry.key[0] == key[0] && entry.key[1] == key[1])
     }
 
-    /// The VIP (never 0) that takes `port` (as on the wire) of an address.
     #[inline(always)]
-    pub fn vip(self, address: &AddressEntry, port: u16, protocol: u8) -> Option<u32> {
+    fn vip(self, address: &AddressEntry, port: u16, protocol: u8) -> Option<u32> {
         if address.has_services != 0 {
             let base = self.half() * SERVICE_SLOTS;
             let key = service_key(address.id, port, protocol);
@@ -80,17 +111,8 @@ pub extern "C" fn has_another_mac(ctx: *mut xdp_md) -> u32 {
     u32::from(config.mac == 0 || (listed && mac != 0))
 }
 
-/// What the rare paths, which get no pointers from their callers, look up again.
 #[inline(always)]
-pub fn again(key: [u64; 2]) -> Option<(&'static Config, Index, &'static AddressEntry)> {
-    let config = CONFIG.get(0)?;
-    let index = Index(config.index);
-    Some((config, index, index.address(key)?))
-}
-
-/// The VIP that takes all ports of an address.
-#[inline(always)]
-pub fn any_port(address: &AddressEntry, protocol: u8) -> Option<u32> {
+fn any_port(address: &AddressEntry, protocol: u8) -> Option<u32> {
     let vip = if protocol == protocol::TCP { address.any_tcp } else { address.any_udp };
     (vip != 0).then_some(vip)
 }

@@ -1,22 +1,20 @@
 //! IPv4 packets.
 
-use crate::forward::{self, Inner};
-use crate::index::{self, Index};
-use crate::maps::{self, CONFIG};
-use crate::packet::{Frame, IPV4_FRAGMENT, Ipv4};
+use crate::forward::{self, Inner, Packet};
+use crate::index::{self, Served};
+use crate::maps;
+use crate::packet::{self, Frame, IPV4_FRAGMENT, Ipv4};
 use crate::rare::Step;
 use aya_ebpf::bindings::xdp_md;
-use lb_ebpf::lb::{AddressEntry, Config, DropReason, Event, ipv4_key};
+use lb_ebpf::lb::{DropReason, Event, ipv4_key};
 use lb_ebpf::wire::{IPV4_LENGTH, protocol};
 use slot_table::flow;
 
 #[inline(always)]
 pub fn handle(frame: Frame, l3: usize) -> u32 {
     let Some(ip) = frame.header::<Ipv4>(l3) else { return maps::pass(Event::Passed) };
-    let Some(config) = CONFIG.get(0) else { return maps::pass(Event::Passed) };
-    let index = Index(config.index);
-    let Some(address) = index.address(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
-    if !index::is_ours(&frame, config) {
+    let Some(served) = Served::find(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
+    if !index::is_ours(&frame, served.config) {
         return maps::pass(Event::PassedOtherHost);
     }
     let total = u32::from(u16::from_be(ip.total_length));
@@ -26,7 +24,7 @@ pub fn handle(frame: Frame, l3: usize) -> u32 {
     if ip.version_ihl != 0x45 {
         return Step::Ipv4Options.at(l3, 0);
     }
-    payload(frame, l3, IPV4_LENGTH, ip, total, config, index, address)
+    payload(frame, served, ip, l3, IPV4_LENGTH, total)
 }
 
 /// Packets whose header is longer than 20 bytes.
@@ -36,29 +34,17 @@ pub extern "C" fn ipv4_with_options(ctx: *mut xdp_md, l3: u32) -> u32 {
     let l3 = (l3 & 0x1f) as usize;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv4>(l3) else { return maps::pass(Event::Passed) };
-    let Some((config, index, address)) = index::again(ipv4_key(ip.destination)) else {
-        return maps::pass(Event::Passed);
-    };
+    let Some(served) = Served::find(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
     let total = u32::from(u16::from_be(ip.total_length));
     let header = usize::from(ip.version_ihl & 0x0f) * 4;
     if ip.version_ihl >> 4 != 4 || header < IPV4_LENGTH || total < header as u32 {
         return maps::discard(0, DropReason::MalformedIp);
     }
-    payload(frame, l3, header, ip, total, config, index, address)
+    payload(frame, served, ip, l3, header, total)
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "all of it lives in registers")]
-fn payload(
-    frame: Frame,
-    l3: usize,
-    header: usize,
-    ip: &Ipv4,
-    total: u32,
-    config: &'static Config,
-    index: Index,
-    address: &AddressEntry,
-) -> u32 {
+fn payload(frame: Frame, served: Served, ip: &Ipv4, l3: usize, header: usize, total: u32) -> u32 {
     if ip.fragment & IPV4_FRAGMENT.to_be() != 0 {
         return Step::Ipv4Fragment.at(l3, 0);
     }
@@ -71,18 +57,16 @@ fn payload(
         }
         Err(forward::Other::Protocol) => return maps::unserved(),
     };
-    let Some(vip) = index.vip(address, crate::packet::second_port(ports), ip.protocol) else {
+    let Some(vip) = served.vip(packet::second_port(ports), ip.protocol) else {
         return maps::unserved();
     };
     let source = ip.source;
     forward::to_vip::<false>(
         frame,
-        config,
+        served.config,
         vip,
-        syn,
+        Packet { ports, syn, inner: Inner { l3, total, tos: ip.tos, ttl: ip.ttl } },
         |entry| u64::from(source & entry.prefix_mask_v4),
         |seed, ports| flow::hash_v4(seed, source, ports),
-        ports,
-        Inner { l3, total, tos: ip.tos, ttl: ip.ttl },
     )
 }

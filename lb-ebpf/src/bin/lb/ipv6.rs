@@ -1,12 +1,12 @@
 //! IPv6 packets.
 
-use crate::forward::{self, Inner};
-use crate::index::{self, Index};
-use crate::maps::{self, CONFIG};
+use crate::forward::{self, Inner, Packet};
+use crate::index::{self, Served};
+use crate::maps;
 use crate::packet::{self, Extension, Fragment, Frame, Ipv6};
 use crate::rare::Step;
 use aya_ebpf::bindings::xdp_md;
-use lb_ebpf::lb::{AddressEntry, Config, DropReason, Event, IPV4_KEY};
+use lb_ebpf::lb::{DropReason, Event, IPV4_KEY};
 use lb_ebpf::wire::{IPV6_LENGTH, protocol};
 use slot_table::flow;
 
@@ -18,14 +18,12 @@ const MAX_OFFSET: usize = 512;
 #[inline(always)]
 pub fn handle(frame: Frame, l3: usize) -> u32 {
     let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
-    let Some(config) = CONFIG.get(0) else { return maps::pass(Event::Passed) };
-    let index = Index(config.index);
     let destination = ip.destination;
     if destination[0] == IPV4_KEY {
         return maps::pass(Event::Passed); // a multicast address that looks like an IPv4 VIP's key
     }
-    let Some(address) = index.address(destination) else { return maps::pass(Event::Passed) };
-    if !index::is_ours(&frame, config) {
+    let Some(served) = Served::find(destination) else { return maps::pass(Event::Passed) };
+    if !index::is_ours(&frame, served.config) {
         return maps::pass(Event::PassedOtherHost);
     }
     let rest = u32::from(u16::from_be(ip.payload_length));
@@ -34,7 +32,7 @@ pub fn handle(frame: Frame, l3: usize) -> u32 {
     }
     match ip.next_header {
         protocol::TCP | protocol::UDP => {
-            payload(frame, l3, l3 + IPV6_LENGTH, rest, ip.next_header, ip, config, index, address)
+            payload(frame, served, ip, l3, Transport { protocol: ip.next_header, l4: l3 + IPV6_LENGTH, rest })
         }
         protocol::ICMPV6 => Step::Icmpv6.at(l3, l3 + IPV6_LENGTH),
         next if is_extension(next) => Step::Ipv6Extensions.at(l3, 0),
@@ -49,9 +47,7 @@ pub extern "C" fn ipv6_with_extensions(ctx: *mut xdp_md, l3: u32) -> u32 {
     let l3 = (l3 & 0x1f) as usize;
     let frame = Frame::new(ctx);
     let Some(ip) = frame.header::<Ipv6>(l3) else { return maps::pass(Event::Passed) };
-    let Some((config, index, address)) = index::again(ip.destination) else {
-        return maps::pass(Event::Passed);
-    };
+    let Some(served) = Served::find(ip.destination) else { return maps::pass(Event::Passed) };
     let rest = u32::from(u16::from_be(ip.payload_length));
     let walk = Walk::unpack(walk_extensions(ctx, (l3 + IPV6_LENGTH) as u32, u32::from(ip.next_header)));
     let extensions = (walk.offset - l3 - IPV6_LENGTH) as u32;
@@ -63,43 +59,39 @@ pub extern "C" fn ipv6_with_extensions(ctx: *mut xdp_md, l3: u32) -> u32 {
     }
     match walk.protocol {
         protocol::TCP | protocol::UDP => {
-            payload(frame, l3, walk.offset, rest - extensions, walk.protocol, ip, config, index, address)
+            let transport = Transport { protocol: walk.protocol, l4: walk.offset, rest: rest - extensions };
+            payload(frame, served, ip, l3, transport)
         }
         protocol::ICMPV6 => Step::Icmpv6.at(l3, walk.offset),
         _ => maps::unserved(),
     }
 }
 
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "all of it lives in registers")]
-fn payload(
-    frame: Frame,
-    l3: usize,
+/// Where a packet's transport header begins, its protocol, and the bytes from there to the packet's end.
+struct Transport {
+    protocol: u8,
     l4: usize,
     rest: u32,
-    protocol: u8,
-    ip: &Ipv6,
-    config: &'static Config,
-    index: Index,
-    address: &AddressEntry,
-) -> u32 {
+}
+
+#[inline(always)]
+fn payload(frame: Frame, served: Served, ip: &Ipv6, l3: usize, transport: Transport) -> u32 {
+    let Transport { protocol, l4, rest } = transport;
     let Ok((ports, syn)) = forward::transport(&frame, l4, rest, protocol, true) else {
         return maps::discard(0, DropReason::MalformedTransport);
     };
-    let Some(vip) = index.vip(address, packet::second_port(ports), protocol) else {
+    let Some(vip) = served.vip(packet::second_port(ports), protocol) else {
         return maps::unserved();
     };
     let source = ip.source;
     let total = u32::from(u16::from_be(ip.payload_length)) + IPV6_LENGTH as u32;
     forward::to_vip::<true>(
         frame,
-        config,
+        served.config,
         vip,
-        syn,
+        Packet { ports, syn, inner: Inner { l3, total, tos: traffic_class(ip), ttl: ip.hop_limit } },
         |entry| source[0] & entry.prefix_mask_v6,
         |seed, ports| flow::hash_v6(seed, source, ports),
-        ports,
-        Inner { l3, total, tos: traffic_class(ip), ttl: ip.hop_limit },
     )
 }
 

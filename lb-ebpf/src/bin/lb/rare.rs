@@ -3,7 +3,7 @@
 //! A function that cannot finish a packet returns a [`Step`] instead of an XDP action, and [`resume`]
 //! takes it from there. So calls stay flat: BPF gives a chain of calls 512 bytes of stack in all.
 
-use crate::forward::{self, Inner};
+use crate::forward::{self, Chosen, Inner, Kind};
 use crate::maps::{self, CONFIG, PENDING, VIPS};
 use crate::packet::Frame;
 use crate::{admission, fragment, icmp, ipv4, ipv6};
@@ -122,9 +122,10 @@ pub extern "C" fn forward_pending(ctx: *mut xdp_md) -> u32 {
         }
     }
     let frame = Frame::new(ctx);
+    let (chosen, kind) = (Chosen { vip, real, hash }, Kind { syn, icmp_error });
     if v6 {
-        forward::to_real::<true>(frame, config, vip, real, hash, syn, icmp_error, inner)
+        forward::to_real::<true>(frame, config, chosen, inner, kind)
     } else {
-        forward::to_real::<false>(frame, config, vip, real, hash, syn, icmp_error, inner)
+        forward::to_real::<false>(frame, config, chosen, inner, kind)
     }
 }
