@@ -113,7 +113,7 @@ impl Death {
         }
         let back = started.elapsed();
         if cut > 0 {
-            // Not promised before nodes know the earlier owners of a slot; the README says so.
+            // Not promised before nodes know the earlier owners of a slot; the FAQ says so.
             report.note(format_args!(
                 "{cut} of them were cut: their slots went back to {victim} while they were connected"
             ));

@@ -140,7 +140,7 @@ impl Fault {
     pub(crate) fn ends(self, stage: &Stage) -> Step {
         let node = |node: usize| stage.site.node_name(node).to_owned();
         match self {
-            // Those who came while it was away, on slots that it gets back, are cut: the README says so.
+            // Those who came while it was away, on slots that it gets back, are cut: the FAQ says so.
             Fault::BrokerKilled(broker) => {
                 step(format!("{} is started again", broker_name(broker))).may_refuse()
             }
