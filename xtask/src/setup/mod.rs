@@ -4,6 +4,7 @@
 
 mod bpf_linker;
 mod bpffs;
+pub(crate) mod cargo_deny;
 mod debian;
 mod debian_root;
 pub(crate) mod kubectl;
@@ -16,6 +17,7 @@ use crate::{process, workspace::Workspace};
 use anyhow::{Result, bail};
 use bpf_linker::BpfLinker;
 use bpffs::Bpffs;
+use cargo_deny::CargoDeny;
 use debian_root::DebianRoot;
 use kubectl::Kubectl;
 use kubernetes_validate::KubernetesValidate;
@@ -27,8 +29,8 @@ use toolchain::Toolchain;
 /// Brings this machine to where everything builds, runs and can be tested.
 ///
 /// Installs missing Debian packages (apt-get, needs root), the standard library's sources for the pinned compiler,
-/// bpf-linker (built once, about two minutes) and the checkers of manifests into target/tools, and mounts bpffs at /sys/fs/bpf. Does only what is
-/// missing, so that a second run takes no time. Never enables or starts a service. Where it lacks the rights or
+/// bpf-linker and cargo-deny (built once, about two minutes each) and the checkers of manifests into target/tools, and
+/// mounts bpffs at /sys/fs/bpf. Does only what is missing, so that a second run takes no time. Never enables or starts a service. Where it lacks the rights or
 /// the package manager, it says what to install by hand.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -46,7 +48,7 @@ pub(crate) struct Args {
 pub(crate) enum Scope {
     /// Compiling, and tests without root: never needs root itself.
     Build,
-    /// Also what the lint checks of manifests take.
+    /// Also what the lint's checks of dependencies and manifests take.
     Lint,
     /// Also what runs in network namespaces: brokers, clients, packet parsers, bpffs.
     Run,
@@ -90,6 +92,7 @@ fn steps<'a>(workspace: &'a Workspace, toolchain: &'a Toolchain, scope: Scope) -
     let mut steps: Vec<Box<dyn Step>> =
         vec![Box::new(RustSrc { workspace, toolchain }), Box::new(BpfLinker { workspace, toolchain })];
     if scope != Scope::Build {
+        steps.push(Box::new(CargoDeny { workspace }));
         steps.push(Box::new(Kubectl { workspace }));
         steps.push(Box::new(KubernetesValidate { workspace }));
     }

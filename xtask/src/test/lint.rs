@@ -1,7 +1,8 @@
 //! Formatting, clippy, and what the product is deployed with.
 
 use super::report::{Count, Report};
-use super::{edges, manifests, units};
+use super::{documents, edges, manifests, units};
+use crate::setup::cargo_deny;
 use crate::{metadata::Metadata, process, workspace::Workspace};
 use anyhow::{Result, ensure};
 
@@ -11,11 +12,12 @@ pub(super) fn run(
     features: &str,
     report: &mut Report,
 ) -> Result<()> {
-    const EDGES: &str = "crates depend on each other as they may";
-    let started = report.start(EDGES);
-    let problems = edges::problems(workspace, metadata)?;
-    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
-    report.done(EDGES, Count::one(problems.is_empty()), started.elapsed());
+    tell(report, "crates depend on each other as they may", || edges::problems(workspace, metadata))?;
+    tell(report, "files named by CONTRIBUTING.md", || documents::problems(workspace))?;
+
+    let mut deny = process::command(cargo_deny::program(workspace));
+    deny.args(["--locked", "check", "bans", "licenses", "sources"]).current_dir(&workspace.root);
+    report.check("cargo deny: bans, licences, sources", &mut deny)?;
 
     let mut fmt = process::cargo(workspace);
     report.check("rustfmt", fmt.args(["fmt", "--all", "--check"]))?;
@@ -47,6 +49,15 @@ pub(super) fn run(
     report.check("clippy of the BPF programs", &mut clippy_bpf)?;
 
     self::manifests(workspace, report)
+}
+
+/// A check of our own: passes if `problems` finds none, else prints them.
+fn tell(report: &mut Report, name: &str, problems: impl FnOnce() -> Result<Vec<String>>) -> Result<()> {
+    let started = report.start(name);
+    let problems = problems()?;
+    problems.iter().for_each(|problem| eprintln!("error: {problem}"));
+    report.done(name, Count::one(problems.is_empty()), started.elapsed());
+    Ok(())
 }
 
 /// What the product is deployed with.

@@ -4,6 +4,7 @@
 //! does not see them. Here that feature is on from the start, in every package that has it, so that linting,
 //! unit tests and end-to-end tests share one build.
 
+mod documents;
 mod edges;
 mod lint;
 mod manifests;
