@@ -2,6 +2,7 @@
 
 use crate::commands;
 use crate::context::{Context, Global};
+use crate::{output, reference};
 use anyhow::Result;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use std::process::ExitCode;
@@ -65,6 +66,10 @@ enum Command {
 
     /// Print a script that completes lbctl's words in a shell.
     Completions(commands::completions::Options),
+
+    /// Print the reference of docs/lbctl.md: for `cargo xtask reference`.
+    #[command(hide = true)]
+    Reference,
 }
 
 impl Cli {
@@ -93,6 +98,10 @@ impl Cli {
             Command::Doctor(options) => commands::doctor::run(&options, &context).await,
             Command::Capture(options) => commands::capture::run(&options, &context).await,
             Command::Completions(options) => commands::completions::run(&options, &mut Self::command()),
+            Command::Reference => {
+                output::write(reference::markdown(&Self::command()).as_bytes())?;
+                Ok(ExitCode::SUCCESS)
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //! - [`edit`] changes the tree: plans, asks, writes, and tells what became of it.
 //! - [`tree`] reads the tree at one moment, and [`overview`] is what follows from it for those who look;
 //!   [`placement`] says where flows go by it.
+//! - [`reference`] is what can be typed, as Markdown.
 //! - [`output`] prints for people or for scripts; [`paint`] is text with tones, [`time`] points in time and spans.
 //!   Both show text of others by [`visible`] alone.
 
@@ -21,6 +22,7 @@ pub mod output;
 pub mod overview;
 pub mod paint;
 pub mod placement;
+pub mod reference;
 #[cfg(test)]
 mod testing;
 pub mod time;

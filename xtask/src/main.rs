@@ -13,6 +13,7 @@ mod fuzz;
 mod metadata;
 mod old;
 mod process;
+mod reference;
 mod setup;
 mod test;
 mod workspace;
@@ -41,6 +42,7 @@ enum Command {
     Drill(drill::Args),
     Bench(bench::Args),
     Fuzz(fuzz::Args),
+    Reference(reference::Args),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +55,7 @@ fn main() -> ExitCode {
         Command::Drill(args) => drill::command(&workspace, &args),
         Command::Bench(args) => bench::command(&workspace, &args),
         Command::Fuzz(args) => fuzz::command(&workspace, &args),
+        Command::Reference(args) => reference::command(&workspace, &args),
     });
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
