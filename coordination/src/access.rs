@@ -1,4 +1,4 @@
-//! Who may do what in a closed tree: from a znode's path and the groups to ZooKeeper's rights. Pure.
+//! Rights in a closed tree: from a znode's path and the groups to ZooKeeper's rights. Pure.
 //!
 //! | below | operators | nodes | reals' agents |
 //! |---|---|---|---|
@@ -42,7 +42,7 @@ impl Rights {
     /// All but to change the rights.
     pub const USE: Self = Self(15);
 
-    /// Whether all of `other` is among them.
+    /// Returns whether all of `other` is among them.
     #[must_use]
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0
@@ -98,7 +98,7 @@ pub fn digest(user: &str, password: &str) -> Result<AccessId, AccessIdError> {
     AccessId::new("digest", &format!("{user}:{}", data_encoding::BASE64.encode(hash.as_ref())))
 }
 
-/// What each group may do with a znode: (operators, nodes, agents).
+/// The rights of each group to a znode: (operators, nodes, agents).
 fn groups(path: &str, ephemeral: bool) -> (Rights, Rights, Rights) {
     use Rights as R;
     let below = path.strip_prefix(paths::CLUSTER).unwrap_or(path);
@@ -115,15 +115,15 @@ fn groups(path: &str, ephemeral: bool) -> (Rights, Rights, Rights) {
     }
 }
 
-/// Whether rights are given at all to what stands there: it is of the tree.
+/// Returns whether the path is of the tree, so that rights are given there.
 #[must_use]
 pub fn governs(path: &str) -> bool {
     path == paths::CLUSTER || path.strip_prefix(paths::CLUSTER).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Who may do what with the znode at `path`, in order of ids. `None` stands for everybody.
+/// Returns the rights to the znode at `path`, in order of ids. `None` stands for everybody.
 ///
-/// Who is in two groups may do what either may.
+/// A member of two groups has the rights of both.
 #[must_use]
 pub fn rights(access: &Access, path: &str, ephemeral: bool) -> Vec<(Option<AccessId>, Rights)> {
     let (operators, nodes, agents) = groups(path, ephemeral);

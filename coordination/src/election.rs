@@ -1,5 +1,5 @@
-//! Who leads: candidates stand in line, the first one leads, and each watches only the one before it, so that an end
-//! wakes its successor and nobody else.
+//! The election of a leader. Candidates stand in line, and the first one leads. Each watches only the one before it, so
+//! that its end wakes its successor and nobody else.
 
 use crate::pace::Spread;
 use crate::{Change, Error, Session, State};
@@ -13,7 +13,7 @@ use zk_schema::tree::{
 /// Candidates that one answer may hold.
 const READ_AT_ONCE: usize = 100;
 
-/// What is so wrong with a tree that nobody can lead there.
+/// A fault of the tree for which nobody can lead there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ElectionError {
     /// The store failed.
@@ -80,7 +80,7 @@ impl<S: Session> Candidate<S> {
     /// notification may be lost.
     ///
     /// # Errors
-    /// If the store fails, or the candidate's znode is gone, or is none any more.
+    /// If the store fails, or the candidate's znode is gone, or no longer counts.
     pub async fn wait(&self, reread: Duration) -> Result<(), Error> {
         let mut state = self.session.state();
         let mut spread = Spread::of_session(self.session.id(), &self.path);
@@ -195,7 +195,7 @@ impl<S: Session> Leadership<S> {
         self.session.commit(all).await
     }
 
-    /// Whether `error`, of a commit, says that the leadership is over.
+    /// Returns whether `error`, of a commit, means that the leadership is over.
     #[must_use]
     pub fn is_over(&self, error: &Error) -> bool {
         match error {

@@ -16,15 +16,14 @@ const ATTEMPTS: u32 = 20;
 /// Pause from then on: it is not half-way any more.
 const LONGEST_AGAIN: Duration = Duration::from_millis(500);
 
-/// What following comes to.
+/// The newest decision that was read, and what stands in the way of a newer one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Followed {
     /// The newest decision that is complete; `None` until there was one.
     pub decided: Option<Arc<Decided>>,
-    /// Why what the tree holds is not taken over, if so.
+    /// The reason why the tree's content is not taken over, if it is not.
     pub problem: Option<String>,
-    /// Whether the tree's head has been looked at in this session, so that `decided` is what it holds unless there is
-    /// a `problem`.
+    /// The tree's head has been read in this session: `decided` is what it holds unless there is a `problem`.
     pub current: bool,
     /// The (term, epoch) below which nothing is taken over while there is no decision: what a predecessor of this process
     /// left in force, though it is not known in full.

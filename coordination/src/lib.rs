@@ -1,4 +1,4 @@
-//! How nodes share state: a [`Store`] gives [`Session`]s with a tree of znodes, as ZooKeeper defines them.
+//! The state that nodes share: a [`Store`] gives [`Session`]s with a tree of znodes, as ZooKeeper defines them.
 //!
 //! Two backends promise the same and pass one suite of tests: [`zookeeper`] and [`memory`]. All that is built upon
 //! them (following, election, presence) is written once, for any store.

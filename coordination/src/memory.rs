@@ -45,7 +45,7 @@ pub struct Entry {
     pub session: i64,
     /// Of which znode.
     pub path: String,
-    /// What it holds since; `None`: it is gone.
+    /// Its content since then; `None`: it is gone.
     pub data: Option<Vec<u8>>,
 }
 
@@ -107,7 +107,7 @@ impl MemoryStore {
         self.shared.with(|server, _| server.forbid(path, forbid));
     }
 
-    /// How many transactions clients have made: a commit counts once.
+    /// Returns the number of transactions that clients have made. A commit counts once.
     #[must_use]
     pub fn writes(&self) -> u64 {
         self.shared.with(|server, _| server.writes)
@@ -125,7 +125,7 @@ impl MemoryStore {
         self.shared.with(|server, _| server.tree.dump())
     }
 
-    /// How many watches are set that have not fired and that somebody still holds.
+    /// Returns the number of watches that are set, have not fired, and that somebody still holds.
     #[must_use]
     pub fn watches(&self) -> usize {
         self.shared.with(|server, _| server.watches())
@@ -146,13 +146,12 @@ impl MemoryClient {
         self.change(|client| client.cut = cut);
     }
 
-    /// Whether requests still arrive while the link is cut, so that only answers are lost: operations then take effect
-    /// and fail.
+    /// If `lose`, requests still arrive while the link is cut and only answers are lost: operations take effect and fail.
     pub fn lose_replies(&self, lose: bool) {
         self.change(|client| client.lose_replies = lose);
     }
 
-    /// Whether notifications of watches are lost from here on, and nothing else.
+    /// If `lose`, notifications of watches are lost from here on, and nothing else.
     pub fn lose_notifications(&self, lose: bool) {
         self.change(|client| client.lose_notifications = lose);
     }
@@ -307,7 +306,7 @@ impl Session for MemorySession {
     }
 }
 
-/// What the clones of a session share.
+/// The part that the clones of a session share.
 struct Handle {
     shared: Arc<Shared>,
     client: Arc<str>,
@@ -327,7 +326,7 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// What all handles of an ensemble share.
+/// The part that all handles of an ensemble share.
 struct Shared {
     server: Mutex<Server>,
     /// Tells the driver to look at its clock anew.

@@ -12,14 +12,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 use zk_schema::tree::{Contents, Znode};
 
-/// How many reads with a watch are under way at once: enough to fill a connection's round trip.
+/// The most reads with a watch that are under way at once: enough to fill a connection's round trip.
 const CONCURRENT: usize = 64;
 
-/// How many znodes a re-read asks for at once: their answer stays well below a server's limit of 1 MiB while a znode
-/// has less than 5 KiB.
+/// The most znodes that a re-read asks for at once: their answer stays well below a server's limit of 1 MiB while a
+/// znode has less than 5 KiB.
 const CHUNK: usize = 200;
 
-/// How long a change waits at most for others that are being read, to be published with them.
+/// The longest time that a change waits for others that are being read, to be published with them.
 const GATHER: Duration = Duration::from_millis(10);
 
 /// About how long after a failed read the same is tried anew.
@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// About how long after a read that was refused the same is tried anew: nothing tells when it would be granted.
 const RETRY_REFUSED: Duration = Duration::from_secs(2);
 
-/// Which znodes: a path in which `*` stands for any one name, as in `/drover/vips/*/reals/*`.
+/// A path in which `*` stands for any one name, as in `/drover/vips/*/reals/*`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     parts: Vec<String>,
@@ -41,20 +41,20 @@ impl Pattern {
         Self { parts: pattern.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect() }
     }
 
-    /// Whether it means this path.
+    /// Returns whether it matches this path.
     #[must_use]
     pub fn matches(&self, path: &str) -> bool {
         let parts = names(path);
         parts.len() == self.parts.len() && self.begins(&parts)
     }
 
-    /// Whether the children of this path matter: what is below them can match, and its next name is any.
+    /// Returns whether the children of this path matter: something below it can match, by any next name.
     fn lists(&self, path: &str) -> bool {
         let parts = names(path);
         self.begins(&parts) && self.parts.get(parts.len()).is_some_and(|part| part == "*")
     }
 
-    /// Whether what is below this path, or it itself, can match.
+    /// Returns whether this path, or something below it, can match.
     fn begins(&self, parts: &[&str]) -> bool {
         parts.len() <= self.parts.len()
             && self.parts.iter().zip(parts).all(|(part, name)| part == "*" || part == name)
@@ -93,8 +93,8 @@ impl Mirror {
         Self { contents, task }
     }
 
-    /// What is there. Empty and not complete until all has been read once; closed when the session has expired, and
-    /// then still what was there last.
+    /// The content. Empty and not complete until all has been read once. Closed when the session has expired; it then
+    /// keeps what was there last.
     #[must_use]
     pub fn contents(&self) -> watch::Receiver<Arc<Contents>> {
         self.contents.clone()
@@ -107,20 +107,20 @@ impl Drop for Mirror {
     }
 }
 
-/// What is to be kept current: a znode's data, or the list of its children.
+/// A thing to keep current: a znode's data, or the list of its children.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Item {
     Data(String),
     Children(String),
 }
 
-/// What a read gave.
+/// The result of a read.
 enum Answer {
     Data(Option<Znode>),
     Children(Option<Vec<String>>),
 }
 
-/// What happened.
+/// An event that a mirror reacts to.
 enum Event {
     /// An item was read, with a watch.
     Read(Item, Result<(Answer, Watch), Error>),
@@ -136,15 +136,15 @@ struct Task<S> {
     patterns: Vec<Pattern>,
     period: Duration,
     sender: watch::Sender<Arc<Contents>>,
-    /// What is to be read with a watch, in this order.
+    /// Items to be read with a watch, in this order.
     queue: VecDeque<Item>,
-    /// What is in the queue or being read with a watch. An item is in there once, so that its answers come in order.
+    /// Items in the queue or being read with a watch. Each is in there once, so that its answers come in order.
     pending: BTreeSet<Item>,
     /// Reads with a watch that are under way.
     reading: usize,
-    /// What could not be read.
+    /// Items that could not be read.
     failed: BTreeSet<Item>,
-    /// What the store refuses to have read, and why. It is tried again at each such time.
+    /// Items that the store refuses to have read, with the reason. They are tried again at `retry_refused`.
     refused: BTreeMap<Item, String>,
     retry_refused: Option<Instant>,
     /// All that is kept current. An item that is not here any more is forgotten wherever it turns up.
@@ -152,7 +152,7 @@ struct Task<S> {
     lists: BTreeMap<String, Vec<String>>,
     contents: Contents,
     work: FuturesUnordered<BoxFuture<'static, Event>>,
-    /// When what could not be read is tried again.
+    /// The time at which failed items are tried again.
     retry: Option<Instant>,
     /// Keeps sessions from reading together.
     spread: Spread,
@@ -409,7 +409,7 @@ impl<S: Session> Task<S> {
         }));
     }
 
-    /// Whether this answer brings no news.
+    /// Returns whether this answer brings no news.
     fn knows(&self, item: &Item, answer: &Answer) -> bool {
         match (item, answer) {
             (Item::Data(path), Answer::Data(znode)) => {
@@ -436,8 +436,8 @@ impl<S: Session> Task<S> {
         }
     }
 
-    /// When to publish, if there is something to: when no answer is awaited, or some have been for long enough. The
-    /// first time, when everything has been read.
+    /// Returns the time to publish at, if there is news: as soon as no answer is awaited, or after a while. The first
+    /// time, everything must have been read.
     fn publication(&self) -> Option<Instant> {
         let reading = self.reading > 0 || !self.queue.is_empty();
         if !self.sender.borrow().complete {

@@ -1,5 +1,5 @@
-//! When things are done again, a little differently on each node, so that what all of them have to do does not come at
-//! one moment: after an outage they all start from the same one. Pure: chance comes from a seed, time is nobody's.
+//! Times for doing things again, a little different on each node: after an outage all of them start at one moment, and
+//! would otherwise hit the servers together. Pure: chance comes from a seed, and no clock is read.
 
 use std::time::Duration;
 use zk_schema::fnv1a;

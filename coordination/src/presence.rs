@@ -19,13 +19,13 @@ pub const REREAD: Duration = Duration::from_secs(45);
 pub struct Kept {
     /// Its path; the parent must be there.
     pub path: String,
-    /// Whether it vanishes with the session.
+    /// It vanishes with the session.
     pub ephemeral: bool,
-    /// What it is to hold; `None`: it is not to be there, or, if it is not ephemeral, to be left alone.
+    /// Its wanted content. `None`: an ephemeral znode is not to be there, any other is left alone.
     pub content: watch::Receiver<Option<Vec<u8>>>,
 }
 
-/// What stands in the way of keeping a znode.
+/// A reason why a znode cannot be kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
     /// A znode is there that is neither this session's nor a predecessor's.
@@ -97,7 +97,7 @@ pub async fn keep<S: Session>(
     }
 }
 
-/// What makes the znode as it is to be.
+/// Returns the changes that make the znode as it is wanted.
 fn changes<S: Session>(
     session: &S,
     kept: &Kept,

@@ -1,4 +1,4 @@
-//! What a store promises: a session with a tree of znodes.
+//! The promises of a store: a session with a tree of znodes.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -71,7 +71,7 @@ pub trait Session: Clone + Send + Sync + 'static {
         async move { self.read_each(paths).await?.into_iter().collect() }
     }
 
-    /// What is known of a znode without the right to read it; `None` where there is none.
+    /// Returns what is known of a znode without the right to read it; `None` if there is none.
     ///
     /// # Errors
     /// See [`Error`].
@@ -124,7 +124,7 @@ impl State {
     }
 }
 
-/// What [one of several](Session::read_each) reads gave: the znode, that there is none, or why it cannot be read.
+/// The result of [one of several](Session::read_each) reads: the znode, `None`, or the reason why it cannot be read.
 pub type Outcome = Result<Option<Znode>, Error>;
 
 /// One change of a [commit](Session::commit).
@@ -143,7 +143,7 @@ pub enum Change {
         path: String,
         /// Content.
         data: Vec<u8>,
-        /// Whether it vanishes with the session.
+        /// It vanishes with the session.
         ephemeral: bool,
     },
     /// Writes a znode, which must be there, of this version if one is given.
@@ -177,7 +177,7 @@ impl Change {
     }
 }
 
-/// Why an operation failed.
+/// The error of an operation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No server answers, or not in time. The operation may have taken effect.
@@ -214,13 +214,13 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the same may succeed later, in the same session.
+    /// Returns whether the same may succeed later, in the same session.
     #[must_use]
     pub const fn is_lost(&self) -> bool {
         matches!(self, Self::Lost(_))
     }
 
-    /// Whether one znode alone is to blame, so that others can be read and written all the same.
+    /// Returns whether one znode alone is to blame, so that others can still be read and written.
     #[must_use]
     pub const fn is_of_one_znode(&self) -> bool {
         !matches!(self, Self::Lost(_) | Self::Expired | Self::AuthFailed(_))

@@ -9,7 +9,7 @@ use zk_schema::{Cluster, Desired, RecordError, to_json};
 /// Changes that go into one commit.
 const AT_ONCE: usize = 200;
 
-/// Why a tree cannot be written.
+/// The reason why a tree cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The store failed.
@@ -18,9 +18,9 @@ pub enum SetupError {
     /// A record is wrong.
     #[error("{path}: {error}")]
     Record {
-        /// Where it was to stand.
+        /// The path that it was for.
         path: String,
-        /// What is wrong.
+        /// The fault.
         error: RecordError,
     },
 }

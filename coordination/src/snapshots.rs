@@ -10,9 +10,9 @@ use zk_schema::tree::Decided;
 pub struct Snapshot {
     /// Rises with every change; says nothing beyond the life of its publisher.
     pub revision: u64,
-    /// What operators asked for, as far as it has been accepted.
+    /// The operators' records, as far as they have been accepted.
     pub desired: Desired,
-    /// What the leader decided on it; `None` on a node that shares its state with no other and decides itself.
+    /// The leader's decision on them; `None` on a node that stands alone and decides itself.
     pub decided: Option<Arc<Decided>>,
 }
 

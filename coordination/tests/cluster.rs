@@ -1,4 +1,4 @@
-//! What is built on sessions, on the store in this process: election, following, presence, setting up.
+//! Tests of election, following, presence and setting up, on the store in memory.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use coordination::election::{Candidate, ElectionError, Leadership, line};

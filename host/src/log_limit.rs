@@ -9,7 +9,7 @@ pub struct LogLimit {
     burst: u32,
     every: Duration,
     left: u32,
-    /// When `left` last grew.
+    /// The time at which `left` last grew.
     since: Option<Instant>,
     skipped: u64,
 }

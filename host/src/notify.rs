@@ -157,7 +157,7 @@ mod tests {
             Self { _directory: directory, socket, notifier }
         }
 
-        /// What it was told since it was last asked.
+        /// Returns what it was told since it was last asked.
         fn told(&self) -> Vec<String> {
             let mut buffer = [0; 1024];
             std::iter::from_fn(|| {

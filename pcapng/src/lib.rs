@@ -26,12 +26,12 @@ pub enum Block {
     Packet(Packet),
 }
 
-/// Where packets were captured.
+/// The place where packets were captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Name: at most [`MAX_TEXT`] bytes, no control characters.
     pub name: String,
-    /// What was captured there; the same rules.
+    /// A description of what was captured there; the same rules.
     pub description: String,
     /// The most bytes of each packet that were kept.
     pub snap_length: u32,
@@ -48,7 +48,7 @@ pub struct Packet {
     pub length: u32,
     /// The frame's first bytes, at most [`MAX_DATA`].
     pub data: Vec<u8>,
-    /// What is to be known of it beyond its bytes: at most [`MAX_TEXT`] bytes, no control characters. None if empty.
+    /// A remark on the packet: at most [`MAX_TEXT`] bytes, no control characters. Empty: none.
     pub comment: String,
 }
 

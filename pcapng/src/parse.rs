@@ -10,7 +10,7 @@ const MAX_BLOCK: usize = MAX_DATA + 4 * MAX_TEXT;
 /// The most interfaces of a section.
 const MAX_INTERFACES: u32 = 1024;
 
-/// Why bytes are not what [`emit`](crate::emit) writes.
+/// The difference between bytes and what [`emit`](crate::emit) writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Another format, or another section.
@@ -45,7 +45,7 @@ impl Parser {
         self.buffer.extend_from_slice(piece);
     }
 
-    /// Whether all that was taken has been given as blocks.
+    /// Returns whether all bytes that were taken have been returned as blocks.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
@@ -169,7 +169,7 @@ fn text(bytes: &[u8]) -> Result<String, Error> {
     Ok(text.to_owned())
 }
 
-/// What is left of some bytes.
+/// The unread rest of some bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {

@@ -1,4 +1,4 @@
-//! How many slots each real is due.
+//! Apportions slots to reals by weight.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -10,7 +10,7 @@ use std::collections::BinaryHeap;
 /// *other* real loses a slot, so rounding alone never makes two untouched reals exchange one.
 /// The departure from plain Webster is that nobody is rounded down to 0.
 ///
-/// Where rounding is a tie, the earlier real in the slice is served first.
+/// If rounding is a tie, the earlier real in the slice is served first.
 ///
 /// The caller sees to it that all weights are in `1..=65535` and that there are no more of them than slots.
 pub(crate) fn apportion(weights: &[u16], slots: u32) -> Vec<u32> {

@@ -49,7 +49,7 @@ impl TableSize {
     /// Configuration is read with `TableSize::try_from`, which takes the two supported sizes only.
     ///
     /// # Errors
-    /// When `slots` is not a prime in that range.
+    /// If `slots` is not a prime in that range.
     pub fn prime(slots: u32) -> Result<Self, TableSizeError> {
         let is_prime = slots >= 2 && (2..=slots.isqrt()).all(|divisor| !slots.is_multiple_of(divisor));
         if is_prime && slots <= Self::MAX { Ok(Self(slots)) } else { Err(TableSizeError::NotPrime(slots)) }
@@ -104,7 +104,7 @@ pub enum BuildError {
     TooManyReals {
         /// Reals given, or those of them with a weight.
         count: usize,
-        /// How many there may be.
+        /// The most that are allowed.
         most: u32,
     },
 }
@@ -141,7 +141,7 @@ impl Table {
         self.owners.get(usize::try_from(slot).ok()?).copied().map(usize::from)
     }
 
-    /// How many slots each real owns, in the order of the reals given to [`build`].
+    /// Returns the number of slots that each real owns, in the order of the reals given to [`build`].
     #[must_use]
     pub fn shares(&self) -> Vec<u32> {
         let mut shares = vec![0; self.identities.len()];
@@ -177,7 +177,7 @@ impl Table {
     }
 }
 
-/// What it takes to get from one table to another.
+/// The slots that change between two tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disruption {
     /// Slots whose owner differs.
@@ -190,7 +190,7 @@ pub struct Disruption {
 /// Compares two tables slot by slot. Both must have been built with the same seed and size.
 ///
 /// # Panics
-/// When the sizes differ.
+/// If the sizes differ.
 #[must_use]
 pub fn disruption(before: &Table, after: &Table) -> Disruption {
     assert_eq!(before.size, after.size, "only tables of one size can be compared");
@@ -217,12 +217,11 @@ pub fn disruption(before: &Table, after: &Table) -> Disruption {
 /// least one slot. At 256 reals and 65,537 slots that is 0.2 % of the share and half a slot. If some
 /// weights are so small that less than half a slot is due for them, `n / m` takes the place of `n / (2 m)`.
 ///
-/// When all weights are 0, or there are no reals, the table has no owners. The work is about `m · ln m` steps,
+/// If all weights are 0, or there are no reals, the table has no owners. The work is about `m · ln m` steps,
 /// whatever the number of reals and their weights.
 ///
 /// # Errors
-/// When two reals have the same id, when there are more than 65,535 reals, or more reals with a weight
-/// than slots.
+/// If two reals have the same id, if there are more than 65,535 reals, or more reals with a weight than slots.
 pub fn build(seed: Seed, reals: &[Real<'_>], size: TableSize) -> Result<Table, BuildError> {
     if reals.len() > usize::from(NOBODY) {
         return Err(BuildError::TooManyReals { count: reals.len(), most: u32::from(NOBODY) });
@@ -336,7 +335,7 @@ fn walk_of(bid: Bid) -> u16 {
     u16::try_from(bid & WALK_BITS).expect("masked to 16 bits")
 }
 
-/// When the slots of a walk are reached at weight 1, in units of 2^-28.
+/// The times at which the slots of a walk are reached at weight 1, in units of 2^-28.
 ///
 /// Somebody who keeps picking one of `m` slots at random, on average `m` times in a unit of time, has to wait
 /// 1 / (m - k) for the next new one after `k`. Each slot is put in the middle of its wait. The sum stays below

@@ -1,12 +1,11 @@
-//! Where a VIP's flows go, from the records that say so: the one way in which the daemon, its self-test and `lbctl` turn
-//! weights into tables and flows into slots.
+//! Turns weights into tables and flows into slots, from records. The daemon, its self-test and `lbctl` all use this.
 
 use crate::flow::{self, Flow, Seed};
 use crate::maglev::{self, BuildError, Real, Table, TableSize, TableSizeError};
 use std::collections::BTreeMap;
 use zk_schema::{Affinity, Cluster, RealName};
 
-/// What all tables of a cluster have in common.
+/// Seed and size, which all tables of a cluster have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Ground {
     /// Key of the flow hash and of table building.
@@ -19,7 +18,7 @@ impl Ground {
     /// That of this cluster.
     ///
     /// # Errors
-    /// If the record was not validated, and its table size is none.
+    /// If the record was not validated, and its table size is not a supported prime.
     pub fn of(cluster: &Cluster) -> Result<Self, TableSizeError> {
         let (k0, k1) = cluster.seed();
         Ok(Self { seed: Seed { k0, k1 }, size: TableSize::try_from(cluster.table_size)? })

@@ -1,5 +1,5 @@
-//! What the flow hash promises: the same bits everywhere, an even spread over slots for the dull
-//! address patterns of real networks, and no flow pairs that share a slot whatever the seed.
+//! The promises of the flow hash: the same bits everywhere, an even spread over slots for the dull address patterns of
+//! real networks, and no two flows that share a slot whatever the seed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -20,7 +20,7 @@ fn v6(address: u128, port: u16) -> Flow {
     Flow { client: SocketAddr::new(IpAddr::V6(Ipv6Addr::from_bits(address)), port), service_port: 1883 }
 }
 
-/// How far the slots' loads are from a random spread, in standard deviations of chi-square.
+/// The distance of the slots' loads from a random spread, in standard deviations of chi-square.
 ///
 /// The slots are folded into 1,024 bins of neighbours, so that the expected load per bin is ample.
 fn excess(flows: impl Iterator<Item = Flow>, seed: Seed) -> f64 {

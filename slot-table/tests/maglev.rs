@@ -1,5 +1,5 @@
-//! What slot tables promise: every slot owned, shares that follow the weights at any ratio, one table
-//! for one set of reals, and few slots moved when the set changes.
+//! The promises of slot tables: every slot is owned, shares follow the weights at any ratio, one set of reals has one
+//! table, and few slots move when the set changes.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use proptest::prelude::*;

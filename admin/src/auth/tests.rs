@@ -1,4 +1,4 @@
-//! Which addresses and files are refused.
+//! Tests of addresses and files that are refused.
 
 use super::{Auth, ServerFiles};
 use crate::testing::{Authority, Folder, LOOPBACK, TOKEN};

@@ -1,4 +1,4 @@
-//! Who gets in, and what those who do not can cost.
+//! Access to admin pages, and the cost of those who have none.
 
 use crate::auth::ServerFiles;
 use crate::testing::{Folder, QUICK, TOKEN, open};

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-/// How long a process that runs again takes to look at its connections.
+/// Time that a process which runs again takes to look at its connections.
 const WAKE_UP: Duration = Duration::from_millis(10);
 
-/// What a server does when a request arrives; gives what the client does when the answer arrives.
+/// A server's work when a request arrives; returns the client's work for when the answer arrives.
 pub(super) type Request = Box<dyn FnOnce(&mut Server, i64, Instant) -> Answer + Send>;
 
-/// What a client does when an answer arrives. If it never does, it is dropped.
+/// A client's work when an answer arrives. If none ever does, it is dropped.
 pub(super) type Answer = Box<dyn FnOnce() + Send>;
 
 /// Everything.
@@ -25,7 +25,7 @@ pub(super) struct Server {
     /// Transactions of clients that wrote something.
     pub(super) writes: u64,
     pub(super) timeout: Duration,
-    /// How long after a cut a client notices it, if not 0.4 of the timeout.
+    /// Time after which a client notices a cut, if not 0.4 of the timeout.
     pub(super) notice_after: Option<Duration>,
     /// Of one way.
     pub(super) latency: Duration,
@@ -33,11 +33,11 @@ pub(super) struct Server {
     clients: BTreeMap<String, Client>,
     sessions: BTreeMap<i64, Session>,
     last_session: i64,
-    /// What has changed since it was taken, if it is kept.
+    /// The changes since it was last taken, if they are kept.
     pub(super) journal: Option<Vec<Entry>>,
     /// Znodes that may not be read, each by path and the transaction that created it.
     forbidden: BTreeMap<String, i64>,
-    /// When the driver looks again by itself.
+    /// The time at which the driver looks again by itself.
     pub(super) wakes: Option<Instant>,
 }
 
@@ -49,24 +49,24 @@ pub(super) struct Client {
     pub(super) lose_notifications: bool,
     /// Since when it takes part again after a pause.
     awake: Option<Instant>,
-    /// Whether it can begin a session.
+    /// It can begin a session.
     reachable: watch::Sender<bool>,
 }
 
 /// A session, until both sides have forgotten it.
 struct Session {
     client: String,
-    /// Whether it lives on the servers' side.
+    /// It lives on the servers' side.
     alive: bool,
-    /// When the servers end it unless they hear from it.
+    /// The time at which the servers end it unless they hear from it.
     expires: Option<Instant>,
     /// Since when the client has not heard from the servers.
     silent_since: Option<Instant>,
-    /// What the client believes.
+    /// The state as the client sees it.
     state: Arc<watch::Sender<State>>,
     /// Requests on their way, with their arrival.
     up: VecDeque<(Instant, Request)>,
-    /// What is on its way to the client, with its arrival.
+    /// Messages on their way to the client, with their arrival.
     down: VecDeque<(Instant, Message)>,
     /// Requests that the paused client has yet to send.
     unsent: Vec<Request>,
@@ -75,21 +75,22 @@ struct Session {
     lost: Vec<oneshot::Sender<()>>,
 }
 
-/// What a server sends.
+/// A message from a server.
 enum Message {
     Answer(Answer),
     Fire(oneshot::Sender<()>),
     Expired,
 }
 
-/// What is watched of a path.
+/// The part of a znode that is watched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Znode,
     Children,
 }
 
-/// What time brings. Of what falls due at one moment, the first comes first: a client gives up before the servers do.
+/// An event that time brings. Of those due at one moment, the first variant goes first: a client gives up before the
+/// servers do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Due {
     Request,
@@ -223,7 +224,7 @@ impl Server {
         }
     }
 
-    /// Whether the servers know the session.
+    /// Returns whether the servers know the session.
     pub(super) fn alive(&self, id: i64) -> bool {
         self.sessions.get(&id).is_some_and(|session| session.alive)
     }
@@ -276,7 +277,7 @@ impl Server {
         watches.push(watch);
     }
 
-    /// How many watches somebody waits for.
+    /// Returns the number of watches that somebody waits for.
     pub(super) fn watches(&self) -> usize {
         let all = self.sessions.values().flat_map(|session| session.watches.values().flatten());
         all.filter(|watch| !watch.is_closed()).count()
@@ -343,7 +344,7 @@ impl Server {
         });
     }
 
-    /// Whether a client can begin a session, always current.
+    /// Tells whether a client can begin a session, always current.
     pub(super) fn reachable(&self, client: &str) -> watch::Receiver<bool> {
         self.clients[client].reachable.subscribe()
     }

@@ -11,7 +11,7 @@ fn set(path: &str) -> Vec<Change> {
     vec![Change::Set { path: path.to_owned(), data: Vec::new(), version: None }]
 }
 
-/// Whether it is ready now.
+/// Returns whether it is ready now.
 async fn ready(watch: &mut Watch) -> bool {
     let mut pinned = std::pin::Pin::new(watch);
     std::future::poll_fn(|context| Poll::Ready(pinned.as_mut().poll(context).is_ready())).await

@@ -18,7 +18,7 @@ pub(super) struct Node {
     znode: Znode,
     /// Their names.
     children: BTreeSet<String>,
-    /// How many children it ever had: the next sequential child's number.
+    /// The number of children that it ever had: the next sequential child's number.
     births: u32,
 }
 
@@ -27,9 +27,9 @@ pub(super) struct Node {
 pub(super) enum Step {
     /// A znode that was not there.
     Created(String),
-    /// What it was before.
+    /// Its content before.
     Written(String, Znode),
-    /// What it was.
+    /// The node that it was.
     Deleted(String, Node),
 }
 

@@ -11,7 +11,7 @@ use crate::access::{Rights, governs, rights};
 use crate::setup::{self, SetupError};
 use crate::{Change, Error, Session as _};
 
-/// How often the tree is walked at most until a walk finds nothing to close: others create znodes meanwhile.
+/// The most walks over the tree until one finds nothing to close: others create znodes meanwhile.
 const WALKS: usize = 5;
 
 /// The ACL that the znode at `path` is to have.
@@ -180,7 +180,7 @@ impl ZooKeeperSession {
         }
         let users: Vec<String> = users.into_iter().map(|(scheme, user)| format!("{scheme}:{user}")).collect();
         Err(Error::Other(format!(
-            "this session would lock itself out: ZooKeeper knows it as {}, which is none of the operators that are \
+            "this session would lock itself out: ZooKeeper knows it as {}, which is not one of the operators that are \
              named; connect with an operator's credentials",
             users.join(" and ")
         )))
@@ -192,7 +192,7 @@ impl ZooKeeperSession {
     }
 }
 
-/// Whether two ACLs give the same; their order means nothing.
+/// Returns whether two ACLs give the same rights, in whatever order.
 fn same(found: &[zk::Acl], wanted: &[zk::Acl]) -> bool {
     found.len() == wanted.len() && wanted.iter().all(|entry| found.contains(entry))
 }

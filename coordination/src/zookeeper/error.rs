@@ -1,15 +1,15 @@
-//! What the client library's errors mean to us.
+//! Translates the client library's errors.
 
 use zookeeper_client as zk;
 
 use crate::Error;
 
-/// Whether the library has broken down, rather than a server answered: there is no use in this session any more.
+/// Returns whether the library has broken down, as opposed to a server's answer. The session is of no use then.
 pub(super) fn is_breakdown(error: &zk::Error) -> bool {
     matches!(error, zk::Error::UnexpectedError(_))
 }
 
-/// Why an operation on `path` failed.
+/// Translates the error of an operation on `path`.
 pub(super) fn of_operation(path: &str, error: zk::Error) -> Error {
     use zk::Error as E;
     match error {

@@ -31,17 +31,17 @@ pub use settings::{login, store};
 const MIN_SESSION: Duration = Duration::from_secs(1);
 /// The longest one.
 const MAX_SESSION: Duration = Duration::from_secs(600);
-/// How long a server that could not be used is asked what ails it.
+/// Time limit for asking a server that could not be used for the reason.
 const DIAGNOSIS_LIMIT: Duration = Duration::from_secs(1);
 
-/// How to reach an ensemble, and as whom. No secret in it is ever printed.
+/// The address of an ensemble, and the credentials for it. No secret in it is ever printed.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Connect string: servers, and the subtree that all paths are in: `zk1:2181,zk2:2181,zk3:2181/drover`. The
     /// subtree's znode must exist.
     pub servers: String,
-    /// How long a session outlives its connection, 1 s to 10 min. Servers may grant another: theirs is within 2 and 20
-    /// of their ticks. Below 4 s, elections among the servers end sessions.
+    /// Time for which a session outlives its connection, 1 s to 10 min. Servers may grant another, between 2 and 20 of
+    /// their ticks. Longer: nodes learn later that another has died. Below 4 s, elections among the servers end sessions.
     pub session_timeout: Duration,
     /// User and password of ZooKeeper's scheme `digest`, as zkCli.sh `addauth digest user:password`. Servers accept
     /// any; a wrong password shows as a missing right to a znode.
@@ -50,7 +50,7 @@ pub struct Options {
     pub sasl: Option<Login>,
     /// TLS to all servers; without it, none.
     pub tls: Option<Tls>,
-    /// Who may do what with znodes that are created, where the tree itself does not say so: in a closed one it does.
+    /// The rights of znodes that are created. A closed tree says so itself.
     pub acl: Acl,
 }
 
@@ -63,7 +63,7 @@ pub struct Login {
     pub password: String,
 }
 
-/// How servers are recognised, and this node by them.
+/// The certificates by which servers are recognised, and this node by them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
     /// Certificates of the authorities that servers' certificates are checked against, in PEM. Servers must have
@@ -82,7 +82,7 @@ pub struct Identity {
     pub key: String,
 }
 
-/// Who may do what with the znodes that a session creates.
+/// The rights of the znodes that a session creates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Acl {
     /// Anybody anything (`world:anyone:cdrwa`).
@@ -90,7 +90,7 @@ pub enum Acl {
     Open,
     /// Anybody may read; all else is for sessions with the same credentials (`auth::cdrwa`, `world:anyone:r`).
     Creator,
-    /// What the tree says, which must be closed: see [`crate::access`].
+    /// The rights that the tree names, which must be closed: see [`crate::access`].
     Groups,
 }
 

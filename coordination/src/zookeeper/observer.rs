@@ -1,4 +1,4 @@
-//! Who is told of what servers answer, and how fast.
+//! Observers of the servers' answers, and of how long they take.
 
 use std::fmt;
 use std::time::Duration;

@@ -63,7 +63,7 @@ impl Servers {
 
     /// The connect string for the client library, which sees names only.
     ///
-    /// When `connect()` fails at once, as it does without a route, the library of version 0.11.2 tries again in a loop
+    /// If `connect()` fails at once, as it does without a route, version 0.11.2 of the library tries again in a loop
     /// that takes a full core, never yields to other tasks and never ends, though the session has long expired. It
     /// waits for nothing else there but for the resolution of names. So addresses are written in a form that only the
     /// resolver understands: `10.0.0.0x1` (as `inet_aton`(3) has it) and `2001:db8::1%0` (a scope identifier of 0 is
@@ -117,7 +117,7 @@ impl Server {
         Ok(Self { host: host.to_owned(), port })
     }
 
-    /// Whether it is an address rather than a name.
+    /// Returns whether it is an address rather than a name.
     pub(super) fn is_address(&self) -> bool {
         self.host.contains(':') || self.host.parse::<Ipv4Addr>().is_ok()
     }

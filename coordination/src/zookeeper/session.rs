@@ -25,7 +25,7 @@ const MAX_REQUEST: usize = 1_000_000;
 /// The most bytes that each part of a request takes beyond its path and data: lengths, version, flags, ACL.
 const PART_OVERHEAD: usize = 80;
 
-/// What an id in an ACL takes beyond its text.
+/// Bytes that an id in an ACL takes beyond its text.
 const ID_OVERHEAD: usize = 12;
 
 static EVERYBODY: [zk::Acl; 1] = [zk::Acl::new_const(zk::Permission::ALL, "world", "anyone")];
@@ -39,15 +39,15 @@ static CREATOR_AND_READERS: [zk::Acl; 2] = [
 #[derive(Clone, Debug)]
 pub struct ZooKeeperSession(Arc<Handle>);
 
-/// What all clones share. The client goes with it, which ends the session.
+/// The part that all clones share. The client goes with it, which ends the session.
 struct Handle {
     id: i64,
     life: Arc<Life>,
     permits: Arc<Semaphore>,
-    /// How long an operation may take.
+    /// Time limit of an operation.
     limit: Duration,
     acl: Acl,
-    /// Who may do what, where the tree is closed.
+    /// The rights, if the tree is closed.
     access: RwLock<Option<Arc<Access>>>,
     /// Bytes that the subtree's path adds to each path.
     chroot_length: usize,
@@ -198,12 +198,12 @@ impl ZooKeeperSession {
         Ok(users.iter().map(|user| (user.scheme().to_owned(), user.user().to_owned())).collect())
     }
 
-    /// Whether there is such a znode.
+    /// Returns whether there is such a znode.
     pub(super) async fn exists(&self, path: &str) -> Result<bool, Error> {
         Ok(self.checked(path).await?.is_some())
     }
 
-    /// What servers tell of a znode without the right to read it.
+    /// Returns what servers tell of a znode without the right to read it.
     async fn checked(&self, path: &str) -> Result<Option<zk::Stat>, Error> {
         let owned = path.to_owned();
         let found = self
@@ -212,7 +212,7 @@ impl ZooKeeperSession {
         found.map_err(|error| self.refusal(path, error))
     }
 
-    /// When a znode was created, by the clock of the server that led then; `None` where there is no such znode.
+    /// Returns the time at which a znode was created, by the clock of the server that led then; `None`: no such znode.
     ///
     /// # Errors
     /// See [`Error`].
@@ -314,8 +314,8 @@ impl ZooKeeperSession {
         error::of_operation(path, refusal)
     }
 
-    /// What fires when `watcher` does, or when the state changes from what `state` has seen. It costs a task until then,
-    /// or until nobody waits any more; the servers are then told to forget it.
+    /// Returns a watch that fires with `watcher`, or when the state changes from what `state` has seen. It costs a task
+    /// until then, or until nobody waits any more; the servers are then told to forget it.
     fn watch_for(watcher: zk::OneshotWatcher, mut state: watch::Receiver<State>) -> Watch {
         let (mut fire, watch) = Watch::new();
         tokio::spawn(async move {
