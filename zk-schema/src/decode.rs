@@ -4,7 +4,7 @@
 //! report and a stand-in takes its place, so that all problems are listed at once. The caller looks at the report
 //! before it looks at the record.
 
-use crate::named_files::ABSOLUTE;
+use crate::fields::fields;
 use crate::problem::{Report, Scope, nearest, shown};
 use crate::records::{
     Capacity, CheckKind, Cluster, Extra, HealthCheck, HttpCheck, Limits, MqttCheck, Node, Protocol, Real,
@@ -102,7 +102,7 @@ impl<'a> Fields<'a> {
         value.as_str().map(str::to_owned)
     }
 
-    fn flag(&mut self, key: &'static str) -> Option<bool> {
+    pub(crate) fn flag(&mut self, key: &'static str) -> Option<bool> {
         let value = self.value(key)?;
         if !value.is_boolean() {
             self.refuse(key, value, "true or false");
@@ -254,64 +254,67 @@ impl Decode for Vip {
         let address = fields.parsed("address", ADDRESS).unwrap_or(NO_ADDRESS);
         let port = fields.number("port", allowed::PORT_OR_ALL).unwrap_or_default();
         let mut vip = Self::new(address, port, fields.word("protocol").unwrap_or(Protocol::Tcp));
-        vip.encapsulation = fields.word("encapsulation").unwrap_or(vip.encapsulation);
-        vip.affinity = fields.word("affinity").unwrap_or(vip.affinity);
+        vip.read_fields(fields);
         vip.health = fields.table("health", HealthCheck::decode);
         vip.limits = fields.table("limits", Limits::decode).unwrap_or_default();
-        vip.panic_threshold =
-            fields.number("panic_threshold", allowed::PERCENT).unwrap_or(vip.panic_threshold);
         vip
     }
 }
+
+fields!(Vip { word encapsulation, word affinity, number panic_threshold in PERCENT });
 
 impl Decode for Real {
     fn decode(fields: &mut Fields<'_>) -> Self {
         fields.require("address", ADDRESS);
         let mut real = Self::new(fields.parsed("address", ADDRESS).unwrap_or(NO_ADDRESS));
-        real.weight = fields.number("weight", allowed::WEIGHT).unwrap_or(real.weight);
+        real.read_fields(fields);
         real
     }
 }
 
+fields!(Real { number weight in WEIGHT });
+
 impl Decode for Limits {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        Self {
-            connections_per_second: fields
-                .number("connections_per_second", allowed::RATE)
-                .unwrap_or_default(),
-            burst: fields.number("burst", allowed::RATE).unwrap_or_default(),
-            connections_per_second_per_prefix: fields
-                .number("connections_per_second_per_prefix", allowed::PREFIX_RATE)
-                .unwrap_or_default(),
-            prefix_burst: fields.number("prefix_burst", allowed::RATE).unwrap_or_default(),
-            prefix_length_v4: fields.number("prefix_length_v4", allowed::PREFIX_V4).unwrap_or_default(),
-            prefix_length_v6: fields.number("prefix_length_v6", allowed::PREFIX_V6).unwrap_or_default(),
-            packets_per_second: fields.number("packets_per_second", allowed::RATE).unwrap_or_default(),
-            packet_burst: fields.number("packet_burst", allowed::RATE).unwrap_or_default(),
-            packets_per_second_per_prefix: fields
-                .number("packets_per_second_per_prefix", allowed::PREFIX_PACKET_RATE)
-                .unwrap_or_default(),
-            prefix_packet_burst: fields.number("prefix_packet_burst", allowed::RATE).unwrap_or_default(),
-        }
+        let mut limits = Self::default();
+        limits.read_fields(fields);
+        limits
     }
 }
+
+fields!(Limits {
+    number connections_per_second in RATE,
+    number burst in RATE,
+    number connections_per_second_per_prefix in PREFIX_RATE,
+    number prefix_burst in RATE,
+    number prefix_length_v4 in PREFIX_V4,
+    number prefix_length_v6 in PREFIX_V6,
+    number packets_per_second in RATE,
+    number packet_burst in RATE,
+    number packets_per_second_per_prefix in PREFIX_PACKET_RATE,
+    number prefix_packet_burst in RATE,
+});
 
 impl Decode for HealthCheck {
     fn decode(fields: &mut Fields<'_>) -> Self {
         let mut check = Self::new(check_kind(fields));
-        check.port = fields.number("port", allowed::PORT);
-        check.path = fields.word("path").unwrap_or(check.path);
-        check.interval_ms = fields.number("interval_ms", allowed::INTERVAL_MS).unwrap_or(check.interval_ms);
-        // A check that is to run more often than the default timeout need not say that it also gives up earlier.
-        let timeout_ms = check.timeout_ms.min(check.interval_ms);
-        check.timeout_ms = fields.number("timeout_ms", allowed::TIMEOUT_MS).unwrap_or(timeout_ms);
-        check.healthy_threshold =
-            fields.number("healthy_threshold", allowed::IN_A_ROW).unwrap_or(check.healthy_threshold);
-        check.unhealthy_threshold =
-            fields.number("unhealthy_threshold", allowed::IN_A_ROW).unwrap_or(check.unhealthy_threshold);
+        check.read_fields(fields);
+        if !fields.has("timeout_ms") {
+            // A check that is to run more often than the default timeout need not say that it also gives up earlier.
+            check.timeout_ms = check.timeout_ms.min(check.interval_ms);
+        }
         check
     }
 }
+
+fields!(HealthCheck {
+    optional_number port in PORT,
+    word path,
+    number interval_ms in INTERVAL_MS,
+    number timeout_ms in TIMEOUT_MS,
+    number healthy_threshold in IN_A_ROW,
+    number unhealthy_threshold in IN_A_ROW,
+});
 
 /// The check's type and, since they share its table, the fields that only this type has.
 fn check_kind(fields: &mut Fields<'_>) -> CheckKind {
@@ -336,26 +339,24 @@ fn check_kind(fields: &mut Fields<'_>) -> CheckKind {
 
 impl Decode for HttpCheck {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        let default = Self::default();
-        Self {
-            target: fields.text("target").unwrap_or(default.target),
-            host: fields.text("host"),
-            status: fields.numbers("status", allowed::STATUS).unwrap_or(default.status),
-            body_contains: fields.text("body_contains"),
-            verify_tls: fields.flag("verify_tls").unwrap_or(default.verify_tls),
-        }
+        let mut check = Self::default();
+        check.read_fields(fields);
+        check.status = fields.numbers("status", allowed::STATUS).unwrap_or(check.status);
+        check
     }
 }
 
+fields!(HttpCheck { text target, optional_text host, optional_text body_contains, flag verify_tls });
+
 impl Decode for MqttCheck {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        let default = Self::default();
-        Self {
-            version: fields.word("version").unwrap_or(default.version),
-            client_id: fields.text("client_id").unwrap_or(default.client_id),
-        }
+        let mut check = Self::default();
+        check.read_fields(fields);
+        check
     }
 }
+
+fields!(MqttCheck { word version, text client_id });
 
 impl Decode for Node {
     fn decode(fields: &mut Fields<'_>) -> Self {
@@ -364,26 +365,29 @@ impl Decode for Node {
         let stand_in = || "missing".parse().expect("is a name");
         let name = fields.named("name").unwrap_or_else(stand_in);
         let mut node = Self::new(name, fields.text("interface").unwrap_or_default());
-        node.xdp_mode = fields.word("xdp_mode").unwrap_or(node.xdp_mode);
         node.source_v4 = fields.parsed("source_v4", "an IPv4 address");
         node.source_v6 = fields.parsed("source_v6", "an IPv6 address");
-        node.gue_port = fields.number("gue_port", allowed::PORT).unwrap_or(node.gue_port);
-        node.unserved = fields.word("unserved").unwrap_or(node.unserved);
+        node.read_fields(fields);
         node.accept_macs =
             fields.list("accept_macs", "a MAC address, such as 02:00:5e:10:00:01").unwrap_or_default();
         node.admin = fields
             .parsed("admin", "an address with a port, such as 127.0.0.1:9940 or [::1]:9940")
             .unwrap_or(node.admin);
-        node.admin_token_file = fields.parsed("admin_token_file", ABSOLUTE);
-        node.admin_tls_cert = fields.parsed("admin_tls_cert", ABSOLUTE);
-        node.admin_tls_key = fields.parsed("admin_tls_key", ABSOLUTE);
-        node.admin_tls_client_ca = fields.parsed("admin_tls_client_ca", ABSOLUTE);
-        node.probes_in_flight =
-            fields.number("probes_in_flight", allowed::PROBES_IN_FLIGHT).unwrap_or(node.probes_in_flight);
         node.capacity = fields.table("capacity", Capacity::decode).unwrap_or_default();
         node
     }
 }
+
+fields!(Node {
+    word xdp_mode,
+    number gue_port in PORT,
+    word unserved,
+    optional_path admin_token_file,
+    optional_path admin_tls_cert,
+    optional_path admin_tls_key,
+    optional_path admin_tls_client_ca,
+    number probes_in_flight in PROBES_IN_FLIGHT,
+});
 
 impl Node {
     /// The table `node`, which a configuration file must have.
@@ -395,11 +399,14 @@ impl Node {
 
 impl Decode for Capacity {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        let default = Self::default();
-        Self {
-            vips: fields.number("vips", allowed::CAPACITY_VIPS).unwrap_or(default.vips),
-            reals: fields.number("reals", allowed::CAPACITY_REALS).unwrap_or(default.reals),
-            tables: fields.number("tables", allowed::CAPACITY_TABLES).unwrap_or(default.tables),
-        }
+        let mut capacity = Self::default();
+        capacity.read_fields(fields);
+        capacity
     }
 }
+
+fields!(Capacity {
+    number vips in CAPACITY_VIPS,
+    number reals in CAPACITY_REALS,
+    number tables in CAPACITY_TABLES,
+});

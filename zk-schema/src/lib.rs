@@ -12,6 +12,7 @@
 mod cluster_file;
 mod decode;
 mod desired_file;
+mod fields;
 mod file;
 mod hash;
 mod json;

@@ -1,27 +1,7 @@
-//! The rules of settings that name files: paths, and what TLS needs.
+//! The rules between settings that name files: what TLS needs.
 
-use crate::problem::{Scope, quoted};
-use std::path::{Path, PathBuf};
-
-/// What a setting that names a file has to be.
-pub(crate) const ABSOLUTE: &str = "an absolute path";
-
-/// Those of the paths that are there are as [`check_path`] wants them.
-pub(crate) fn check_paths(scope: &mut Scope<'_>, paths: &[(&str, &Option<PathBuf>)]) {
-    for (key, path) in paths {
-        if let Some(path) = path {
-            check_path(scope, key, path);
-        }
-    }
-}
-
-/// The path names something wherever the daemon was started: it begins at the root, and does not end in `/`.
-pub(crate) fn check_path(scope: &mut Scope<'_>, key: &str, path: &Path) {
-    let text = path.to_string_lossy();
-    if !path.is_absolute() || path.file_name().is_none() || text.chars().any(char::is_control) {
-        scope.problem(key, format!("{} is not {ABSOLUTE}, such as /etc/drover/file", quoted(&text)));
-    }
-}
+use crate::problem::Scope;
+use std::path::PathBuf;
 
 /// A setting that is of no use alone: if `lacks`, then `key` is there for `reason` and what it needs, `other`, is not.
 /// Nothing is said where `other` is there and wrong.

@@ -3,12 +3,13 @@
 //! `docs/node-file.md` describes every field.
 
 use crate::decode::{Decode, Fields};
+use crate::fields::fields;
 use crate::file::{FileErrors, has_table, parse, parse_amended};
-use crate::named_files::{ABSOLUTE, TlsIdentity, check_needs, check_path, check_paths};
+use crate::named_files::{TlsIdentity, check_needs};
 use crate::names::NodeName;
 use crate::problem::{Problems, Scope, quoted};
 use crate::records::{Node, Words, words};
-use crate::validate::{Rules, allowed, check_number, is_authority};
+use crate::validate::{Rules, is_authority};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -356,57 +357,53 @@ impl ZookeeperSettings {
 impl Decode for ZookeeperSettings {
     fn decode(fields: &mut Fields<'_>) -> Self {
         fields.require("servers", "host:port of each server, separated by commas, and perhaps a chroot");
-        let default = Self::new(fields.text("servers").unwrap_or_default());
-        Self {
-            session_timeout_ms: fields
-                .number("session_timeout_ms", allowed::SESSION_TIMEOUT_MS)
-                .unwrap_or(default.session_timeout_ms),
-            credentials_file: fields.parsed("credentials_file", ABSOLUTE),
-            auth: fields.word("auth").unwrap_or(default.auth),
-            tls_ca: fields.parsed("tls_ca", ABSOLUTE),
-            tls_cert: fields.parsed("tls_cert", ABSOLUTE),
-            tls_key: fields.parsed("tls_key", ABSOLUTE),
-            acl: fields.word("acl").unwrap_or(default.acl),
-            servers: default.servers,
-        }
+        let mut settings = Self::new(fields.text("servers").unwrap_or_default());
+        settings.read_fields(fields);
+        settings
     }
 }
+
+fields!(ZookeeperSettings {
+    number session_timeout_ms in SESSION_TIMEOUT_MS,
+    optional_path credentials_file,
+    word auth,
+    optional_path tls_ca,
+    optional_path tls_cert,
+    optional_path tls_key,
+    word acl,
+});
 
 impl Decode for FrontSettings {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        let default = Self::default();
-        Self {
-            driver: fields.word("driver").unwrap_or(default.driver),
-            bird_file: fields.parsed("bird_file", ABSOLUTE).unwrap_or(default.bird_file),
-            bird_socket: fields.parsed("bird_socket", ABSOLUTE).unwrap_or(default.bird_socket),
-            announce_hold_ms: fields
-                .number("announce_hold_ms", allowed::ANNOUNCE_HOLD_MS)
-                .unwrap_or(default.announce_hold_ms),
-            withdraw_after_ms: fields
-                .number("withdraw_after_ms", allowed::WITHDRAW_AFTER_MS)
-                .unwrap_or(default.withdraw_after_ms),
-        }
+        let mut settings = Self::default();
+        settings.read_fields(fields);
+        settings
     }
 }
 
+fields!(FrontSettings {
+    word driver,
+    path bird_file,
+    path bird_socket,
+    number announce_hold_ms in ANNOUNCE_HOLD_MS,
+    number withdraw_after_ms in WITHDRAW_AFTER_MS,
+});
+
 impl Decode for ClusterSettings {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        let default = Self::default();
-        Self {
-            state_dir: fields.parsed("state_dir", ABSOLUTE).unwrap_or(default.state_dir),
-            autonomy_after_ms: fields
-                .number("autonomy_after_ms", allowed::AUTONOMY_AFTER_MS)
-                .unwrap_or(default.autonomy_after_ms),
-            drain_wait_ms: fields
-                .number("drain_wait_ms", allowed::DRAIN_WAIT_MS)
-                .unwrap_or(default.drain_wait_ms),
-            ack_timeout_ms: fields
-                .number("ack_timeout_ms", allowed::ACK_TIMEOUT_MS)
-                .unwrap_or(default.ack_timeout_ms),
-            peer_port: fields.number("peer_port", allowed::PEER_PORT).unwrap_or(default.peer_port),
-        }
+        let mut settings = Self::default();
+        settings.read_fields(fields);
+        settings
     }
 }
+
+fields!(ClusterSettings {
+    path state_dir,
+    number autonomy_after_ms in AUTONOMY_AFTER_MS,
+    number drain_wait_ms in DRAIN_WAIT_MS,
+    number ack_timeout_ms in ACK_TIMEOUT_MS,
+    number peer_port in PEER_PORT,
+});
 
 impl Rules for NodeFile {
     fn check(&self, scope: &mut Scope<'_>) {
@@ -428,14 +425,7 @@ impl Rules for ZookeeperSettings {
         if let Err(reason) = check_servers(&self.servers) {
             scope.problem("servers", reason);
         }
-        check_number(scope, "session_timeout_ms", self.session_timeout_ms, allowed::SESSION_TIMEOUT_MS);
-        let files = [
-            ("credentials_file", &self.credentials_file),
-            ("tls_ca", &self.tls_ca),
-            ("tls_cert", &self.tls_cert),
-            ("tls_key", &self.tls_key),
-        ];
-        check_paths(scope, &files);
+        self.check_fields(scope);
         let identity = TlsIdentity {
             cert: ("tls_cert", &self.tls_cert),
             key: ("tls_key", &self.tls_key),
@@ -455,22 +445,16 @@ impl Rules for ZookeeperSettings {
 
 impl Rules for FrontSettings {
     fn check(&self, scope: &mut Scope<'_>) {
-        check_path(scope, "bird_file", &self.bird_file);
-        check_path(scope, "bird_socket", &self.bird_socket);
+        self.check_fields(scope);
         if scope.sound("bird_file") && self.bird_file == self.bird_socket {
             scope.problem("bird_socket", "the same as bird_file; one is a file, the other a socket");
         }
-        check_number(scope, "announce_hold_ms", self.announce_hold_ms, allowed::ANNOUNCE_HOLD_MS);
-        check_number(scope, "withdraw_after_ms", self.withdraw_after_ms, allowed::WITHDRAW_AFTER_MS);
     }
 }
 
 impl Rules for ClusterSettings {
     fn check(&self, scope: &mut Scope<'_>) {
-        check_path(scope, "state_dir", &self.state_dir);
-        check_number(scope, "autonomy_after_ms", self.autonomy_after_ms, allowed::AUTONOMY_AFTER_MS);
-        check_number(scope, "drain_wait_ms", self.drain_wait_ms, allowed::DRAIN_WAIT_MS);
-        check_number(scope, "ack_timeout_ms", self.ack_timeout_ms, allowed::ACK_TIMEOUT_MS);
+        self.check_fields(scope);
     }
 }
 

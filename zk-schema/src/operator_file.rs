@@ -3,8 +3,9 @@
 //! `docs/lbctl.md` describes every field.
 
 use crate::decode::{Decode, Fields};
+use crate::fields::fields;
 use crate::file::{FileErrors, parse, parse_amended};
-use crate::named_files::{ABSOLUTE, TlsIdentity, check_paths};
+use crate::named_files::TlsIdentity;
 use crate::node_file::ZookeeperSettings;
 use crate::problem::{Problems, Scope};
 use crate::validate::Rules;
@@ -84,14 +85,18 @@ impl Decode for OperatorFile {
 
 impl Decode for AdminAccess {
     fn decode(fields: &mut Fields<'_>) -> Self {
-        Self {
-            token_file: fields.parsed("token_file", ABSOLUTE),
-            tls_ca: fields.parsed("tls_ca", ABSOLUTE),
-            tls_cert: fields.parsed("tls_cert", ABSOLUTE),
-            tls_key: fields.parsed("tls_key", ABSOLUTE),
-        }
+        let mut access = Self::default();
+        access.read_fields(fields);
+        access
     }
 }
+
+fields!(AdminAccess {
+    optional_path token_file,
+    optional_path tls_ca,
+    optional_path tls_cert,
+    optional_path tls_key,
+});
 
 impl Rules for OperatorFile {
     fn check(&self, scope: &mut Scope<'_>) {
@@ -102,13 +107,7 @@ impl Rules for OperatorFile {
 
 impl Rules for AdminAccess {
     fn check(&self, scope: &mut Scope<'_>) {
-        let files = [
-            ("token_file", &self.token_file),
-            ("tls_ca", &self.tls_ca),
-            ("tls_cert", &self.tls_cert),
-            ("tls_key", &self.tls_key),
-        ];
-        check_paths(scope, &files);
+        self.check_fields(scope);
         let identity = TlsIdentity {
             cert: ("tls_cert", &self.tls_cert),
             key: ("tls_key", &self.tls_key),

@@ -2,7 +2,8 @@
 //!
 //! `validate` checks a record that code has built; records that are read pass the same rules, with the same ranges.
 
-use crate::named_files::{TlsIdentity, check_needs, check_paths};
+use crate::fields::check;
+use crate::named_files::{TlsIdentity, check_needs};
 use crate::problem::{Problems, Report, Scope, quoted};
 use crate::records::{
     Capacity, CheckKind, Cluster, Desired, Encapsulation, HealthCheck, HttpCheck, Limits, Node, Protocol,
@@ -117,12 +118,6 @@ macro_rules! validate {
 
 validate!(Cluster, Vip, Real, Node, Desired);
 
-pub(crate) fn check_number(scope: &mut Scope<'_>, key: &str, number: u32, allowed: Allowed) {
-    if !allowed.contains(number) {
-        scope.problem(key, format!("{number} is not {allowed}"));
-    }
-}
-
 impl Rules for Cluster {
     fn check(&self, scope: &mut Scope<'_>) {
         if !TABLE_SIZES.contains(&self.table_size) {
@@ -137,7 +132,7 @@ impl Rules for Vip {
             let message = format!("{} is {kind}; clients cannot reach a VIP there", self.address);
             scope.problem("address", message);
         }
-        check_number(scope, "panic_threshold", self.panic_threshold.into(), allowed::PERCENT);
+        self.check_fields(scope);
         self.limits.check(&mut scope.at("limits"));
         let Some(health) = &self.health else { return };
         // A probe is a TCP connection, so the VIP's own port serves only where it is one TCP port.
@@ -166,21 +161,13 @@ impl Rules for Real {
                 format!("{} is {kind}; a real needs an address of its own", self.address),
             );
         }
+        self.check_fields(scope);
     }
 }
 
 impl Rules for Limits {
     fn check(&self, scope: &mut Scope<'_>) {
-        check_number(scope, "connections_per_second", self.connections_per_second, allowed::RATE);
-        check_number(scope, "burst", self.burst, allowed::RATE);
-        let per_prefix = self.connections_per_second_per_prefix;
-        check_number(scope, "connections_per_second_per_prefix", per_prefix, allowed::PREFIX_RATE);
-        check_number(scope, "prefix_burst", self.prefix_burst, allowed::RATE);
-        check_number(scope, "packets_per_second", self.packets_per_second, allowed::RATE);
-        check_number(scope, "packet_burst", self.packet_burst, allowed::RATE);
-        let packets = self.packets_per_second_per_prefix;
-        check_number(scope, "packets_per_second_per_prefix", packets, allowed::PREFIX_PACKET_RATE);
-        check_number(scope, "prefix_packet_burst", self.prefix_packet_burst, allowed::RATE);
+        self.check_fields(scope);
         let mut worth = |(rate_field, rate): (&str, u32), (field, burst): (&str, u32), seconds: u32| {
             let most = rate.saturating_mul(seconds);
             if scope.sound(rate_field) && scope.sound(field) && rate > 0 && burst > most {
@@ -189,33 +176,25 @@ impl Rules for Limits {
             }
         };
         worth(
-            ("connections_per_second_per_prefix", per_prefix),
+            ("connections_per_second_per_prefix", self.connections_per_second_per_prefix),
             ("prefix_burst", self.prefix_burst),
             Self::MOST_SECONDS_PER_BURST,
         );
         worth(
-            ("packets_per_second_per_prefix", packets),
+            ("packets_per_second_per_prefix", self.packets_per_second_per_prefix),
             ("prefix_packet_burst", self.prefix_packet_burst),
             Self::MOST_SECONDS_PER_PACKET_BURST,
         );
-        check_number(scope, "prefix_length_v4", self.prefix_length_v4.into(), allowed::PREFIX_V4);
-        check_number(scope, "prefix_length_v6", self.prefix_length_v6.into(), allowed::PREFIX_V6);
     }
 }
 
 impl Rules for HealthCheck {
     fn check(&self, scope: &mut Scope<'_>) {
-        if let Some(port) = self.port {
-            check_number(scope, "port", port.into(), allowed::PORT);
-        }
-        check_number(scope, "interval_ms", self.interval_ms, allowed::INTERVAL_MS);
-        check_number(scope, "timeout_ms", self.timeout_ms, allowed::TIMEOUT_MS);
+        self.check_fields(scope);
         if scope.sound("interval_ms") && scope.sound("timeout_ms") && self.timeout_ms > self.interval_ms {
             let (timeout, interval) = (self.timeout_ms, self.interval_ms);
             scope.problem("timeout_ms", format!("{timeout} is more than interval_ms, which is {interval}"));
         }
-        check_number(scope, "healthy_threshold", self.healthy_threshold, allowed::IN_A_ROW);
-        check_number(scope, "unhealthy_threshold", self.unhealthy_threshold, allowed::IN_A_ROW);
         match &self.kind {
             CheckKind::Tcp => {}
             CheckKind::Http(http) => {
@@ -235,6 +214,7 @@ impl Rules for HealthCheck {
                 }
             }
             CheckKind::Mqtt(mqtt) => {
+                mqtt.check_fields(scope);
                 let id = mqtt.client_id.as_str();
                 let charset = |b: u8| b.is_ascii_alphanumeric() || b".-_".contains(&b);
                 if !(1..=MAX_CLIENT_ID).contains(&id.len()) || !id.bytes().all(charset) {
@@ -252,6 +232,7 @@ impl Rules for HealthCheck {
 impl Rules for HttpCheck {
     /// What both HTTP and HTTPS demand; they differ in `host`.
     fn check(&self, scope: &mut Scope<'_>) {
+        self.check_fields(scope);
         let target = self.target.as_str();
         let visible = |b: u8| b.is_ascii_graphic() && b != b'#';
         if !target.starts_with('/') || target.len() > MAX_TARGET || !target.bytes().all(visible) {
@@ -267,7 +248,7 @@ impl Rules for HttpCheck {
             );
         }
         for &status in &self.status {
-            check_number(scope, "status", status.into(), allowed::STATUS);
+            check::number(scope, "status", &status, allowed::STATUS);
         }
         if let Some(text) = &self.body_contains
             && !(1..=MAX_BODY_MATCH).contains(&text.len())
@@ -301,7 +282,7 @@ impl Rules for Node {
                 format!("{} is {kind}; packets cannot come from there", shown(self.source_v6)),
             );
         }
-        check_number(scope, "gue_port", self.gue_port.into(), allowed::PORT);
+        self.check_fields(scope);
         if self.accept_macs.len() > Self::MOST_MACS {
             let text = format!("{} MAC addresses are more than {}", self.accept_macs.len(), Self::MOST_MACS);
             scope.problem("accept_macs", text);
@@ -309,7 +290,6 @@ impl Rules for Node {
         for mac in self.accept_macs.iter().filter(|mac| !mac.is_unicast()) {
             scope.problem("accept_macs", format!("{mac} is not the address of one interface"));
         }
-        check_number(scope, "probes_in_flight", self.probes_in_flight, allowed::PROBES_IN_FLIGHT);
         self.check_admin(scope);
         self.capacity.check(&mut scope.at("capacity"));
     }
@@ -317,13 +297,6 @@ impl Rules for Node {
 
 impl Node {
     fn check_admin(&self, scope: &mut Scope<'_>) {
-        let files = [
-            ("admin_token_file", &self.admin_token_file),
-            ("admin_tls_cert", &self.admin_tls_cert),
-            ("admin_tls_key", &self.admin_tls_key),
-            ("admin_tls_client_ca", &self.admin_tls_client_ca),
-        ];
-        check_paths(scope, &files);
         let identity = TlsIdentity {
             cert: ("admin_tls_cert", &self.admin_tls_cert),
             key: ("admin_tls_key", &self.admin_tls_key),
@@ -351,9 +324,7 @@ impl Node {
 
 impl Rules for Capacity {
     fn check(&self, scope: &mut Scope<'_>) {
-        check_number(scope, "vips", self.vips, allowed::CAPACITY_VIPS);
-        check_number(scope, "reals", self.reals, allowed::CAPACITY_REALS);
-        check_number(scope, "tables", self.tables, allowed::CAPACITY_TABLES);
+        self.check_fields(scope);
     }
 }
 
