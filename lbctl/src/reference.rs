@@ -82,7 +82,7 @@ fn section(text: &mut String, title: &str) {
     if !text.is_empty() {
         text.push('\n');
     }
-    let _ = write!(text, "### {title}\n");
+    let _ = writeln!(text, "### {title}");
 }
 
 /// What the command does, and how it is typed.
@@ -147,7 +147,7 @@ fn row(text: &mut String, argument: &Arg) {
     if let Some(variable) = argument.get_env() {
         let _ = write!(meaning, " Environment: `{}`.", variable.to_string_lossy());
     }
-    let _ = write!(text, "| `{}` | {meaning} |\n", typed.replace('|', "\\|"));
+    let _ = writeln!(text, "| `{}` | {meaning} |", typed.replace('|', "\\|"));
 }
 
 /// On one line, ended by a full stop, and nothing in it taken for HTML.

@@ -8,10 +8,11 @@ use crate::fields::fields;
 use crate::problem::{Report, Scope, nearest, shown};
 use crate::records::{
     Capacity, CheckKind, Cluster, Extra, HealthCheck, HttpCheck, Limits, MqttCheck, Node, Protocol, Real,
-    TABLE_SIZES, Vip, Words,
+    TABLE_SIZES, Vip, VipState, Words,
 };
 use crate::validate::{Allowed, allowed};
 use serde_json::{Map, Value};
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
@@ -315,6 +316,31 @@ fields!(HealthCheck {
     number healthy_threshold in IN_A_ROW,
     number unhealthy_threshold in IN_A_ROW,
 });
+
+impl HealthCheck {
+    /// The fields that checks of every type have.
+    pub fn common_fields() -> impl Iterator<Item = &'static str> {
+        iter::once("type").chain(Self::FIELDS.iter().map(|(name, _)| *name))
+    }
+}
+
+impl VipState {
+    /// Whether a field of a VIP, a real, a health check or limits holds text, by the last part of its name: `"5"` is then
+    /// written with quotes.
+    #[must_use]
+    pub fn holds_text(field: &str) -> bool {
+        const RECORDS: [&[(&str, bool)]; 6] = [
+            Vip::FIELDS,
+            Real::FIELDS,
+            Limits::FIELDS,
+            HealthCheck::FIELDS,
+            HttpCheck::FIELDS,
+            MqttCheck::FIELDS,
+        ];
+        ["address", "protocol", "type"].contains(&field)
+            || RECORDS.iter().any(|fields| fields.contains(&(field, true)))
+    }
+}
 
 /// The check's type and, since they share its table, the fields that only this type has.
 fn check_kind(fields: &mut Fields<'_>) -> CheckKind {

@@ -21,6 +21,10 @@ use std::path::{Path, PathBuf};
 macro_rules! fields {
     ($record:ty { $($kind:ident $field:ident $(in $allowed:ident)?),+ $(,)? }) => {
         impl $record {
+            /// Fields that stand for themselves: the name of each, and whether it is text in JSON and TOML.
+            pub const FIELDS: &'static [(&'static str, bool)] =
+                &[$((stringify!($field), crate::fields::is_text::$kind)),+];
+
             /// Fills in the fields that are there; the others stay as they are.
             fn read_fields(&mut self, fields: &mut crate::decode::Fields<'_>) {
                 $(crate::fields::read::$kind(
@@ -45,6 +49,19 @@ macro_rules! fields {
 }
 
 pub(crate) use fields;
+
+/// Fields that stand in JSON and TOML as text, by kind.
+#[allow(non_upper_case_globals, reason = "named as the kinds are")]
+pub(crate) mod is_text {
+    pub(crate) const number: bool = false;
+    pub(crate) const optional_number: bool = false;
+    pub(crate) const path: bool = true;
+    pub(crate) const optional_path: bool = true;
+    pub(crate) const word: bool = true;
+    pub(crate) const text: bool = true;
+    pub(crate) const optional_text: bool = true;
+    pub(crate) const flag: bool = false;
+}
 
 /// How a field of each kind is read.
 pub(crate) mod read {

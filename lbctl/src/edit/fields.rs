@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use zk_schema::{DesiredFile, Real, RealName, Record, Vip, VipName, VipState, to_json};
+use zk_schema::{DesiredFile, HealthCheck, Real, RealName, Record, Vip, VipName, VipState, to_json};
 
 /// What differs between two records in one field.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -90,27 +90,8 @@ pub struct Assignment {
     pub value: Option<Value>,
 }
 
-/// Fields that are texts, whatever they look like.
-const TEXTS: [&str; 11] = [
-    "address",
-    "protocol",
-    "encapsulation",
-    "affinity",
-    "type",
-    "path",
-    "target",
-    "host",
-    "body_contains",
-    "version",
-    "client_id",
-];
-
 /// Fields that are lists.
 const LISTS: [&str; 1] = ["status"];
-
-/// What all kinds of health checks have.
-const OF_EVERY_CHECK: [&str; 7] =
-    ["type", "port", "path", "interval_ms", "timeout_ms", "healthy_threshold", "unhealthy_threshold"];
 
 impl Assignment {
     /// An order to take a field out.
@@ -135,7 +116,7 @@ impl FromStr for Assignment {
         let key = order.path.last().map_or("", String::as_str);
         order.value = match value {
             "" => None,
-            _ if TEXTS.contains(&key) => Some(value.into()),
+            _ if VipState::holds_text(key) => Some(value.into()),
             _ if LISTS.contains(&key) => {
                 let value = value.trim_start_matches('[').trim_end_matches(']');
                 Some(value.split(',').map(|element| scalar(element.trim())).collect())
@@ -164,7 +145,8 @@ fn follow(table: &mut Map<String, Value>, orders: &[Assignment]) -> Result<()> {
             Some(value) => {
                 let is_other_check = order.path == ["health", "type"] && place.get(key) != Some(value);
                 if is_other_check {
-                    place.retain(|key, _| OF_EVERY_CHECK.contains(&key.as_str()));
+                    let common: Vec<_> = HealthCheck::common_fields().collect();
+                    place.retain(|key, _| common.contains(&key.as_str()));
                 }
                 place.insert(key.clone(), value.clone());
             }
