@@ -1,17 +1,17 @@
-//! Whether a data plane's programs are on their interface: see [`Dataplane::look_after_attachment`].
+//! The state of a data plane's attachment to its interface: see [`Dataplane::look_after_attachment`].
 //!
 //! [`Dataplane::look_after_attachment`]: crate::Dataplane::look_after_attachment
 
 /// State of the programs' attachment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Attachment {
-    /// Why packets do not meet the programs, if so.
+    /// The reason why packets do not meet the programs, if they do not.
     pub problem: Option<Lost>,
-    /// How often a program that had been taken off was put back.
+    /// The number of times that a program which had been taken off was put back.
     pub restored: u64,
 }
 
-/// Why packets do not meet a node's programs.
+/// The reason why packets do not meet a node's programs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Lost {
     /// The interface is gone, or another one has its name. Addresses, routes and next hops were learnt for the one that

@@ -1,4 +1,4 @@
-//! Where samples come from: the data plane's ring, through the pinned maps.
+//! The source of samples: the data plane's ring, through the pinned maps.
 //!
 //! Sampling is armed for a moment and renewed while somebody waits for samples, so that a capture that is killed, or whose
 //! reader sleeps, disarms itself.
@@ -19,12 +19,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use zk_schema::VipName;
 
-/// How long sampling stays on without being renewed.
+/// Time for which sampling stays on without being renewed.
 const ARMED: Duration = Duration::from_secs(2);
 /// Samples that are handed over at once.
 const AT_ONCE: usize = 64;
 
-/// Why there are no samples to be had.
+/// The reason why there are no samples.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// No pins.
@@ -62,7 +62,7 @@ pub struct Source {
     vips: Mapped<VipEntry>,
     reals: Mapped<RealEntry>,
     ring: AsyncFd<RingBuf<MapData>>,
-    /// What is sampled, as [`Config::capture`] has it.
+    /// The packets to sample, as [`Config::capture`] has it.
     what: u64,
     renew: Interval,
     /// Wall-clock time at monotonic time 0.
@@ -150,7 +150,7 @@ impl Source {
         }
     }
 
-    /// Whether a sample is of this VIP.
+    /// Returns whether a sample is of this VIP.
     #[must_use]
     pub fn is_of(&self, sample: &Sample, vip: &VipName) -> bool {
         sample.vip < self.vips.entries() && self.vips.read(sample.vip).id == vip_id(vip)
@@ -203,7 +203,7 @@ fn address(destination: [u64; 2]) -> IpAddr {
     }
 }
 
-/// Whether a frame is one that the daemon sends through the program to test it: nobody else has its source address.
+/// Returns whether a frame is of the daemon's self-test: nobody else has its source address.
 fn is_self_test(frame: &[u8]) -> bool {
     let at = |start: usize, bytes: &[u8]| frame.get(start..start + bytes.len()) == Some(bytes);
     // The source's place in the headers of IPv4 and of IPv6.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use zk_schema::{Desired, RealName, VipName};
 
-/// Why a desired state cannot be compiled. Records that were validated do not cause it.
+/// The reason why a desired state cannot be compiled. Records that were validated do not cause it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CompileError {
     /// The cluster's table size is not supported.
@@ -18,7 +18,7 @@ pub enum CompileError {
     Table {
         /// The VIP.
         vip: VipName,
-        /// Why not.
+        /// The reason.
         reason: BuildError,
     },
 }

@@ -1,4 +1,4 @@
-//! What entries of the maps say, made from records; the identities by which a later daemon knows them.
+//! Makes the maps' entries from records, with the identities by which a later daemon knows them.
 
 use super::index::words;
 use crate::program::{RealProgram, VipProgram};

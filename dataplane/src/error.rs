@@ -1,4 +1,4 @@
-//! What can go wrong, and how to fix it.
+//! Errors of the data plane, each with its fix.
 
 use std::io;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ pub enum Error {
     NoMapsOf {
         /// The kernel's number of the program.
         program: u32,
-        /// Where they should be.
+        /// The folder that they should be in.
         root: PathBuf,
     },
     /// A program forwards, and which of the pinned maps it uses cannot be told.
@@ -65,9 +65,9 @@ pub enum Error {
     UnknownMapsOf {
         /// The kernel's number of the program.
         program: u32,
-        /// Where the maps are pinned.
+        /// The folder that the maps are pinned in.
         root: PathBuf,
-        /// Why the kernel does not tell.
+        /// The reason why the kernel does not tell.
         source: Box<aya::programs::ProgramError>,
     },
     /// A link is of a kind that the kernel cannot pin.
@@ -144,9 +144,9 @@ pub enum Error {
         "{wanted} {what} do not fit the {room} that the maps have room for: raise node.capacity.{field} and restart"
     )]
     Capacity {
-        /// What there are too many of.
+        /// The things that there are too many of.
         what: &'static str,
-        /// How many.
+        /// Their number.
         wanted: usize,
         /// Room.
         room: usize,

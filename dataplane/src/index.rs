@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use zk_schema::Protocol;
 
-/// What the index is to say: VIPs' indices by what clients address.
+/// The wanted content of the index: VIPs' indices by address, port and protocol.
 pub(super) type Services = BTreeMap<(IpAddr, u16, Protocol), u32>;
 
 /// One half of the tables, ready to be written.
@@ -45,7 +45,7 @@ pub(super) fn words(bytes: [u8; 16]) -> [u64; 2] {
     [bits as u64, (bits >> 64) as u64]
 }
 
-/// What the address behind a key is; nothing for an empty cell.
+/// Returns the address behind a key; `None` for an empty cell.
 fn address_of(key: [u64; 2]) -> Option<IpAddr> {
     match key {
         [0, 0] => None, // a cell that was never written

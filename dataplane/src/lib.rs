@@ -54,12 +54,12 @@ use zk_schema::{
 pub static BENCHMARK_HARNESS: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-harness"));
 
-/// What a data plane is made for.
+/// The settings of a data plane.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Interface that clients' packets arrive on.
     pub interface: String,
-    /// How XDP attaches.
+    /// The mode in which XDP attaches.
     pub xdp_mode: XdpMode,
     /// Outer IPv4 source.
     pub source_v4: Option<Ipv4Addr>,
@@ -67,7 +67,7 @@ pub struct Settings {
     pub source_v6: Option<Ipv6Addr>,
     /// UDP destination port of GUE.
     pub gue_port: u16,
-    /// What becomes of packets to VIPs' addresses that no VIP serves.
+    /// The fate of packets to VIPs' addresses that no VIP serves.
     pub unserved: Unserved,
     /// MAC addresses beside the interface's own whose frames are taken: at most [`zk_schema::Node::MOST_MACS`].
     pub accept_macs: Vec<MacAddress>,
@@ -79,7 +79,7 @@ pub struct Settings {
     pub bpffs: PathBuf,
 }
 
-/// How the data plane came to be.
+/// The way in which the data plane came to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     /// Nothing was there.
@@ -91,12 +91,12 @@ pub enum Start {
     Replacing,
 }
 
-/// What [`Dataplane::apply`] did.
+/// The effect of [`Dataplane::apply`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
     /// VIPs whose slot table was switched.
     pub tables: usize,
-    /// Whether VIPs' addresses or ports changed.
+    /// VIPs' addresses or ports changed.
     pub index: bool,
     /// From having the program in hand to packets on the new tables.
     pub duration: Duration,
@@ -109,7 +109,7 @@ pub struct Statistics {
     pub reals: BTreeMap<(VipName, RealName), RealCounters>,
     /// Drops by VIP (`None`: before the VIP was known) and reason.
     pub drops: BTreeMap<(Option<VipName>, &'static str), u64>,
-    /// What else became of packets, by name.
+    /// Counters of the packets' other fates, by name.
     pub events: BTreeMap<&'static str, u64>,
 }
 
@@ -118,7 +118,7 @@ pub struct Statistics {
 pub struct SelfTest {
     /// VIPs through which a packet was sent.
     pub tested: usize,
-    /// What was wrong, by VIP.
+    /// The failures, by VIP.
     pub failures: BTreeMap<VipName, String>,
 }
 
@@ -128,13 +128,13 @@ pub struct Dataplane {
     pins: Pins,
     object: Ebpf,
     state: State,
-    /// Whether this process's programs have been attached.
+    /// This process's programs have been attached.
     attached: bool,
-    /// How often a program that had been taken off was put back.
+    /// The number of times that a program which had been taken off was put back.
     restored: u64,
     /// The obstacles that were logged last.
     told: BTreeMap<(VipName, RealName), Obstacle>,
-    /// Whether the maps in use are still a predecessor's.
+    /// The maps in use are still a predecessor's.
     replacing: bool,
     native: bool,
     program: Option<Program>,
@@ -278,7 +278,7 @@ impl Dataplane {
         }
     }
 
-    /// Whether both programs are on the interface with this number; if not, which is not, and why.
+    /// Checks that both programs are on the interface with this number. The error names the one that is not, and why.
     fn all_attached(&self, front: u32) -> Result<(), (&'static str, String)> {
         for (program, pin) in
             [(XDP_PROGRAM, self.pins.xdp_link(self.native)), (PROBE_PROGRAM, self.pins.probe_link())]
@@ -345,7 +345,7 @@ impl Dataplane {
             .collect()
     }
 
-    /// Which of the desired reals hold slots in the tables in force: what a predecessor left behind.
+    /// Returns the desired reals that hold slots in the tables in force, which a predecessor left behind.
     #[must_use]
     pub fn in_force(&self, desired: &Desired) -> BTreeSet<(VipName, RealName)> {
         self.state.in_force(desired)
@@ -388,7 +388,7 @@ impl Dataplane {
             .ok_or(Error::NoProgram { name: XDP_PROGRAM })
     }
 
-    /// Whether XDP runs in the driver (native) rather than in the network stack.
+    /// Returns whether XDP runs in the driver (native) rather than in the network stack.
     #[must_use]
     pub fn is_native(&self) -> bool {
         self.native
@@ -409,7 +409,7 @@ pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-/// Whether a node runs on a kernel of this release. A release that cannot be read counts as new enough.
+/// Checks that a node runs on a kernel of this release. A release that cannot be read counts as new enough.
 ///
 /// # Errors
 /// If it is too old.

@@ -1,4 +1,4 @@
-//! Where programs, links and maps live on the bpffs, and how one daemon takes over from another.
+//! The pins of programs, links and maps on the bpffs, by which one daemon takes over from another.
 //!
 //! ```text
 //! <bpffs>/<interface>/lb/maps/<MAP>   the maps in use
@@ -39,7 +39,7 @@ pub(super) const XDP_PROGRAM: &str = "drover_lb";
 /// Name of the tc program.
 pub(super) const PROBE_PROGRAM: &str = "drover_probe";
 
-/// What the pin of an XDP program is called, before its number.
+/// The name of an XDP program's pin, before its number.
 const PROGRAM_PIN: &str = "program-";
 
 /// A map's name and the size it must have; `None`: the size in the object.
@@ -173,7 +173,7 @@ impl Pins {
         Ok(info.id())
     }
 
-    /// Whether a program uses the maps in `folder`, by the kernel's list of programs.
+    /// Returns whether a program uses the maps in `folder`, by the kernel's list of programs.
     fn uses(&self, program: u32, folder: &Path) -> Result<bool, Error> {
         let Ok(config) = MapInfo::from_pin(folder.join("CONFIG")) else { return Ok(false) };
         let unknown =
@@ -188,7 +188,7 @@ impl Pins {
         Ok(false)
     }
 
-    /// Whether the maps in use have the layout and sizes wanted; `None`: there are none.
+    /// Returns whether the maps in use have the layout and sizes wanted; `None`: there are no maps.
     pub(super) fn matches(&self, sizes: &[Size], config_size: u32) -> Option<bool> {
         let maps = self.maps();
         if !maps.join("CONFIG").exists() {
@@ -328,7 +328,7 @@ impl Pins {
     }
 }
 
-/// What the maps in use are configured with; `None` where there are none, or their layout is another.
+/// Returns the configuration of the maps in use; `None` if there are no maps, or their layout is another.
 pub(super) fn pinned_config(bpffs: &Path, interface: &str) -> Option<Config> {
     let root = bpffs::directory(bpffs, interface, "lb");
     // A crash inside `adopt_next` leaves only the latter.

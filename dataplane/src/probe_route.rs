@@ -2,7 +2,7 @@
 //!
 //! A probe through the tunnel is a connection to the VIP, and the egress program of the front interface sends it to
 //! the real that its mark names. It sees the packet only after the kernel has routed it and resolved its next hop.
-//! What the routing table says of the VIP must not matter there: without a route nothing would be sent, and on a
+//! The routing table's own way to the VIP must not matter there: without a route nothing would be sent, and on a
 //! link where nobody answers for the VIP, neighbour resolution would fail on the real's account.
 //!
 //! So marked packets have a table of their own ([`TABLE`]) with one default route: by the front interface, to a
@@ -29,7 +29,7 @@ const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x64, 0x5580);
 /// Locally administered; never seen on the wire.
 const GATEWAY_MAC: [u8; 6] = [0x02, 0, 0, 0, 0x55, 0x80];
 
-/// Why probes through the tunnel may not leave.
+/// The reason why probes through the tunnel may not leave.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeRouteError {
     /// The front interface is unusable.
@@ -41,7 +41,7 @@ pub enum ProbeRouteError {
     /// The kernel refused.
     #[error("the kernel refuses the {what} for {family} probes through the tunnel: {reason}")]
     Refused {
-        /// What it refused.
+        /// The request that it refused.
         what: &'static str,
         /// `IPv4` or `IPv6`.
         family: &'static str,
@@ -224,7 +224,7 @@ impl Family {
     }
 }
 
-/// What the probes' route asks of the kernel and changes there.
+/// The kernel, as far as the probes' route asks it and changes it.
 #[derive(Debug)]
 struct Kernel(Netlink);
 

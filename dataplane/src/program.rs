@@ -1,4 +1,4 @@
-//! What the data plane is to do, in full: the outcome of `compile`, the input of `dataplane`.
+//! The program of a data plane: everything that it is to do. The outcome of `compile`, the input of `dataplane`.
 
 use slot_table::flow::Seed;
 use slot_table::maglev::Table;
@@ -31,7 +31,7 @@ pub struct VipProgram {
     pub protocol: Protocol,
     /// Encapsulation towards the reals.
     pub encapsulation: Encapsulation,
-    /// What keeps packets of one client together.
+    /// The rule that keeps packets of one client together.
     pub affinity: Affinity,
     /// Admission limits.
     pub limits: Limits,

@@ -35,12 +35,12 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// What went to a real.
+    /// Returns the counters of packets sent to a real.
     pub(super) fn of(&self, real: u32) -> RealCounters {
         self.sent.get(&real).copied().unwrap_or_default()
     }
 
-    /// What was dropped.
+    /// Returns the number of packets dropped.
     pub(super) fn dropped(&self, index: u32) -> u64 {
         self.dropped.get(&index).copied().unwrap_or_default()
     }
@@ -73,8 +73,8 @@ pub(super) fn run(
     result
 }
 
-/// Why no packet of a VIP can be sent to any of the reals in its table, if so. That this node alone drops what is for one
-/// of several is for probes to tell, and for the leader to act upon.
+/// Returns the reason if no packet of a VIP can be sent to any real in its table. If this node alone drops packets for
+/// one of several reals, probes tell, and the leader acts.
 fn unreachable(name: &VipName, vip: &VipProgram, state: &State) -> Option<String> {
     let mut first = None;
     for (real, _) in vip.reals.iter().zip(vip.table.shares()).filter(|(_, slots)| *slots > 0) {
@@ -194,7 +194,7 @@ const ENTROPY_PORTS: [u8; 2] = [0xc0, 0x00];
 /// A part of the frame that is expected: what it is, its bytes, and which bits of them count (all, where it is empty).
 type Part = (&'static str, Vec<u8>, &'static [u8]);
 
-/// Whether a frame carries `inner` to `real` as it should: every bit of it but those that spread flows over paths.
+/// Checks that a frame carries `inner` to `real` as it should: every bit of it but those that spread flows over paths.
 fn check(
     frame: &[u8],
     inner: &[u8],
@@ -222,7 +222,7 @@ fn check(
     }
 }
 
-/// What a frame should consist of, from its first byte to its last.
+/// Returns the parts of the frame that is expected, from its first byte to its last.
 fn parts(
     inner: &[u8],
     encapsulation: Encapsulation,
@@ -337,7 +337,7 @@ fn ip_packet(client: SocketAddr, vip: IpAddr, port: u16, kind: Protocol) -> Vec<
     packet
 }
 
-/// What a router does to TTL or hop limit.
+/// Lowers TTL or hop limit as a router does.
 fn lower_ttl(packet: &mut [u8]) {
     if packet[0] >> 4 == 6 {
         packet[7] -= 1;

@@ -23,7 +23,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// Whether the interface takes redirected frames: a veth does only while its peer has NAPI, which it has not by default.
+/// Returns `false`: a veth takes redirected frames only while its peer has NAPI, which it has not by default.
 fn takes_redirects(_: &Interface) -> bool {
     false
 }

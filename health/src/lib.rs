@@ -30,7 +30,7 @@ pub struct Target {
     pub vip: VipName,
     /// Real's name.
     pub real: RealName,
-    /// Where a probe connects: the VIP's address through the tunnel, the real's own directly.
+    /// The address that a probe connects to: the VIP's through the tunnel, the real's own directly.
     pub connect: SocketAddr,
     /// SO_MARK of the probe's socket, by which the egress program finds the real to encapsulate to.
     /// `None` for direct probes. A tunnel probe without a mark would test no real in particular: it is
@@ -51,7 +51,7 @@ impl Target {
 /// Identity of a target.
 pub type Key = (VipName, RealName);
 
-/// What is known of a real.
+/// The state of a real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// Not probed yet, or only inconclusively.
@@ -67,10 +67,10 @@ pub enum State {
 pub struct Verdict {
     /// State.
     pub state: State,
-    /// Whether this node has lost sight of the real: its last `unhealthy_threshold` probes or more were
-    /// inconclusive, so `state` is only the last that was known. A fault of the node, to be alarmed about.
+    /// This node has lost sight of the real: its last `unhealthy_threshold` probes or more were inconclusive, so `state`
+    /// is only the last one known. That is a fault of the node, and a reason for an alarm.
     pub blind: bool,
-    /// When `state` came about.
+    /// The time at which `state` began.
     pub since: SystemTime,
     /// The last probe's outcome in words, e.g. `connection refused` or `CONNACK: not authorized`.
     pub reason: String,

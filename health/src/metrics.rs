@@ -1,4 +1,4 @@
-//! What probes did, for Prometheus.
+//! Metrics of probes, for Prometheus.
 
 use super::Key;
 use super::state::Outcome;

@@ -43,7 +43,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use zk_schema::{CheckKind, NodeName, ProbePath};
 
-/// How long a server that has answered may take to close the connection before it is reset.
+/// Time that a server which has answered may take to close the connection before it is reset.
 const CLOSING: Duration = Duration::from_millis(200);
 
 /// A server that keeps sending while it ought to close is cut off after this many bytes.
@@ -113,7 +113,7 @@ impl Probe for Prober {
     }
 }
 
-/// Why a probe did not succeed, and whose fault it is.
+/// The reason why a probe did not succeed, by whose fault it is.
 #[derive(Debug, PartialEq, Eq)]
 enum Fault {
     Real(String),
@@ -168,7 +168,7 @@ impl Deadline {
     }
 }
 
-/// What a probe talks through.
+/// A connection that a probe talks through.
 trait Connection: AsyncRead + AsyncWrite + Unpin + Send {
     /// The TCP connection underneath, without what was still to be read above it.
     fn into_tcp(self) -> TcpStream;

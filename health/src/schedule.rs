@@ -1,4 +1,4 @@
-//! When each target is probed, and what is known of it. No I/O: time and randomness are arguments.
+//! The schedule of probes, and the state of each target. No I/O: time and randomness are arguments.
 
 use super::state::{Change, Machine, Outcome, Start};
 use super::{Key, Target, Verdict, Verdicts};
@@ -19,11 +19,11 @@ pub type Run = u64;
 pub struct Job {
     /// Hand it back to [`Schedule::finished`].
     pub run: Run,
-    /// What to probe.
+    /// The target to probe.
     pub target: Arc<Target>,
 }
 
-/// What became of a finished probe.
+/// The effect of a finished probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finish<'a> {
     /// Its target is gone or has changed meanwhile; the outcome is void.
@@ -32,14 +32,14 @@ pub enum Finish<'a> {
     Counted(Change, &'a Verdict),
 }
 
-/// What [`Schedule::replace_targets`] did.
+/// The effect of [`Schedule::replace_targets`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Replaced {
     /// Runs whose probes under way are to be aborted.
     pub aborted: Vec<Run>,
     /// Targets that are no more.
     pub removed: Vec<Key>,
-    /// Whether the verdicts changed.
+    /// The verdicts changed.
     pub verdicts_changed: bool,
 }
 
@@ -47,7 +47,7 @@ struct Entry {
     target: Arc<Target>,
     machine: Machine,
     run: Run,
-    /// When the probe under way started.
+    /// The time at which the probe under way started.
     in_flight_since: Option<Instant>,
     /// Probes started since the target came or changed.
     started: u64,
@@ -181,7 +181,7 @@ impl Schedule {
         Some(Job { run, target: Arc::clone(&entry.target) })
     }
 
-    /// When [`Self::start_due`] is worth calling next: `None` while no target waits or the cap is reached.
+    /// Returns the time at which to call [`Self::start_due`] next: `None` while no target waits or the cap is reached.
     pub fn next_due(&mut self) -> Option<Instant> {
         if self.in_flight >= self.limit {
             return None;

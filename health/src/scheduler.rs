@@ -99,7 +99,7 @@ pub fn spawn<P: Probe>(
     Scheduler { verdicts, metrics, task: tokio::spawn(driver.run(targets)) }
 }
 
-/// What a probe's task comes back with.
+/// The result of a probe's task.
 struct Done {
     key: Key,
     run: Run,
@@ -118,7 +118,7 @@ struct Driver<P> {
     log_limit: LogLimit,
     publisher: watch::Sender<Arc<Verdicts>>,
     published: Instant,
-    /// What has not been published yet.
+    /// The change that has not been published yet.
     change: Change,
 }
 

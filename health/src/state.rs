@@ -4,7 +4,7 @@ use super::{State, Verdict};
 use std::time::SystemTime;
 use zk_schema::HealthCheck;
 
-/// How one probe ended.
+/// The outcome of one probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The real answered as the check expects.
@@ -15,7 +15,7 @@ pub enum Outcome {
     Inconclusive(String),
 }
 
-/// What an outcome changed.
+/// The effect of an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
     /// Nothing that can be seen.

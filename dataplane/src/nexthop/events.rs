@@ -27,7 +27,7 @@ const BATCH: usize = 4096;
 /// Room for one datagram; the kernel's are smaller than 32 KiB.
 const DATAGRAM: usize = 64 * 1024;
 
-/// What happened since last time.
+/// The events since last time.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct News {
     /// Links, routes or rules changed, or news was lost: ask the kernel for everything.

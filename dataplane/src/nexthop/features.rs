@@ -1,4 +1,4 @@
-//! Which interfaces take frames that XDP redirects to them, by the kernel's `netdev` family of generic netlink
+//! Asks the kernel which interfaces take frames that XDP redirects to them, by the `netdev` family of generic netlink
 //! (`Documentation/netlink/specs/netdev.yaml`, since Linux 6.3).
 //!
 //! A driver may lack `ndo_xdp_xmit`, or have it only while an XDP program of its own is loaded. Frames that are redirected
@@ -31,7 +31,7 @@ const DATAGRAM: usize = 64 * 1024;
 /// More answers than that to one question are none.
 const MOST_DATAGRAMS: usize = 10_000;
 
-/// Whether each interface of this network namespace takes redirected frames, by index.
+/// Returns for each interface of this network namespace, by index, whether it takes redirected frames.
 ///
 /// # Errors
 /// If the kernel cannot be asked, for instance since it has no such family.

@@ -26,23 +26,22 @@ const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// The kernel is asked for everything this often, since lost news is not always announced.
 const FULL: Duration = Duration::from_secs(30);
-/// How often neighbours are looked through for those to kick.
+/// Time between looks for neighbours to kick.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Before a broken netlink connection is opened again.
 const REOPEN: Duration = Duration::from_secs(1);
-/// How often it is told that this failed.
+/// Time between log lines that say that this failed.
 const REOPEN_TOLD: Duration = Duration::from_secs(60);
-/// How many reals are named when next hops of many change at once.
+/// The most reals that are named when next hops of many change at once.
 const NAMED: usize = 10;
 
-/// What the task publishes. It ends when nobody listens to `next_hops` any more, or nobody can
-/// want any.
+/// The task's publications. It ends when nobody listens to `next_hops` any more, or nobody can want any.
 #[derive(Clone, Debug)]
 pub struct Follower {
     /// Next hops of the wanted addresses, as far as they are or were known. Changes only when
     /// something in it does.
     pub next_hops: watch::Receiver<Arc<NextHops>>,
-    /// Why addresses have no fresh next hop. An address in both has its last known next hop.
+    /// The addresses that have no fresh next hop, with the reason. An address in both has its last known next hop.
     pub problems: watch::Receiver<Arc<Problems>>,
 }
 

@@ -1,4 +1,4 @@
-//! What next hops ask of the kernel by rtnetlink.
+//! Asks the kernel for routes, neighbours and links, by rtnetlink.
 
 use super::features;
 use super::resolve::{Picture, Problem};

@@ -1,4 +1,4 @@
-//! When to make the kernel look at a neighbour. Pure.
+//! Decides when to make the kernel look at a neighbour. Pure.
 //!
 //! Frames that an XDP program sends do not count as use of a neighbour entry: left alone, the
 //! kernel would never resolve a real, nor notice that its MAC address changed. So entries in use
@@ -18,7 +18,7 @@ const FAILED: Duration = Duration::from_secs(5);
 /// changes unannounced is found out within a minute; an announced one (gratuitous ARP) at once.
 const STALE: Duration = Duration::from_secs(15);
 
-/// When each neighbour in use was kicked last.
+/// The time at which each neighbour in use was last kicked.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Kicks(BTreeMap<NeighbourKey, Instant>);
 

@@ -30,7 +30,7 @@ pub type Mac = [u8; 6];
 /// The addresses that next hops are wanted for.
 pub type Wanted = Arc<BTreeSet<IpAddr>>;
 
-/// How a frame reaches a real.
+/// The way by which a frame reaches a real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NextHop {
     /// Interface that the frame leaves by (the physical one, where the route names a VLAN on it).
@@ -44,13 +44,13 @@ pub struct NextHop {
     /// Largest IP packet that the path takes, in bytes: the route's MTU or the interface's, lowered
     /// by what ICMP has taught.
     pub mtu: u32,
-    /// Whether the address is on the link itself, so that the destination MAC is its own and no gateway's.
+    /// The address is on the link itself, so that the destination MAC is its own and no gateway's.
     pub on_link: bool,
-    /// Whether XDP programs of other interfaces may redirect frames to this one. `true` where the kernel does not tell.
+    /// XDP programs of other interfaces may redirect frames to this one. `true` where the kernel does not tell.
     pub takes_redirects: bool,
 }
 
-/// Why packets of a VIP cannot go to one of its reals although there is a next hop.
+/// The reason why packets of a VIP cannot go to one of its reals although there is a next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Obstacle {
     /// Without encapsulation the real's MAC address is all that leads to it: a gateway would send the packet to the VIP's
@@ -69,8 +69,8 @@ pub enum Obstacle {
 }
 
 impl NextHop {
-    /// What keeps packets with this encapsulation from going this way, if anything. `front` is the interface that they
-    /// arrive on, and `native` whether XDP runs in its driver.
+    /// Returns the obstacle to packets with this encapsulation, if any. They arrive on the interface `front`; `native`:
+    /// XDP runs in its driver.
     #[must_use]
     pub fn obstacle(&self, encapsulation: Encapsulation, front: u32, native: bool) -> Option<Obstacle> {
         if encapsulation == Encapsulation::L2 && !self.on_link {

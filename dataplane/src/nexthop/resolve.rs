@@ -11,7 +11,7 @@ use host::netlink::{Link, Neighbour, NeighbourKey, NoPath, Path, Reachability};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-/// What the kernel says about everything that matters to the wanted addresses.
+/// The kernel's routes, neighbours and links, as far as they matter to the wanted addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
     /// Interfaces by index.
@@ -20,11 +20,11 @@ pub struct Picture {
     pub routes: BTreeMap<IpAddr, Result<Path, Problem>>,
     /// Neighbours that the routes lead to. One that the kernel does not know is absent.
     pub neighbours: BTreeMap<NeighbourKey, Neighbour>,
-    /// Whether interfaces take frames that XDP redirects to them, by index, as far as the kernel tells.
+    /// The interfaces that take frames which XDP redirects to them, and those that do not, as far as the kernel tells.
     pub takes_redirects: BTreeMap<u32, bool>,
 }
 
-/// Why an address has no fresh next hop.
+/// The reason why an address has no fresh next hop.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// ENETUNREACH or EHOSTUNREACH.
@@ -103,8 +103,8 @@ impl Problem {
     }
 }
 
-/// Why addresses have no fresh next hop, by address. An address may be here and yet have a next
-/// hop: the last one that was known.
+/// The reasons why addresses have no fresh next hop, by address. An address may be here and yet have a next hop: the
+/// last one that was known.
 pub type Problems = BTreeMap<IpAddr, Problem>;
 
 impl Picture {
@@ -170,7 +170,7 @@ impl Picture {
     }
 }
 
-/// What is known: the last next hop of each wanted address, and what is wrong with it.
+/// The last next hop of each wanted address, and what is wrong with it.
 #[derive(Clone, Debug)]
 pub struct Resolver {
     front: u32,
@@ -211,7 +211,7 @@ impl Resolver {
         self.known.iter().map(lowered).collect()
     }
 
-    /// What is wrong, by address.
+    /// Returns the problems, by address.
     pub fn problems(&self) -> &Problems {
         &self.problems
     }

@@ -27,7 +27,7 @@ pub struct Interface {
     pub sources: Sources,
 }
 
-/// Why there is no usable front interface.
+/// The reason why there is no usable front interface.
 #[derive(Debug, thiserror::Error)]
 pub enum InterfaceError {
     /// No interface of that name.

@@ -82,7 +82,7 @@ impl State {
         }
     }
 
-    /// What [`Self::hop_entry`] made an entry from, as far as it tells.
+    /// Returns the next hop that [`Self::hop_entry`] made an entry from, as far as the entry tells.
     pub(super) fn hop_of(&self, entry: &NextHopEntry) -> NextHop {
         let [a, b, c] = entry.ethernet.map(u32::to_ne_bytes);
         NextHop {

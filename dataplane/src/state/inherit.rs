@@ -1,4 +1,4 @@
-//! What a predecessor left in the maps, and what is in force in them.
+//! Reads the entries that a predecessor left in the maps, and those in force.
 
 use super::super::entries::{identity, vip_id};
 use super::super::index;

@@ -1,4 +1,4 @@
-//! What the maps hold, and how they get from one [`Program`] to the next.
+//! The maps' content, and the way from one [`Program`] to the next.
 //!
 //! Order matters, as packets read the maps at any time: entries are written before the word that refers
 //! to them, and reused only after that word has been switched and a grace period has passed.
@@ -47,7 +47,7 @@ pub(super) struct State {
     front: u32,
     /// MAC address of the front interface; `None`: it has none.
     mac: Option<[u8; 6]>,
-    /// Whether XDP runs in the driver.
+    /// XDP runs in the driver.
     native: bool,
     vips: BTreeMap<VipName, VipHandle>,
     free_vips: Free,
@@ -55,12 +55,12 @@ pub(super) struct State {
     free_tables: Free,
     free_hops: Free,
     hops: HashMap<HopKey, u32>,
-    /// What the index in force says; `None`: it has not been written yet.
+    /// The content of the index in force; `None`: it has not been written yet.
     services: Option<Services>,
     /// Entries that a predecessor left, by identity, until a program claims or drops them.
     left_vips: HashMap<u64, u32>,
     left_reals: HashMap<u64, u32>,
-    /// What the program no longer has, but packets may still meet; kept over a failed attempt to apply one.
+    /// Entries that the program no longer has and packets may still meet; kept over a failed attempt to apply one.
     stale: Stale,
     restarted: Restarted,
 }
@@ -80,13 +80,13 @@ pub(super) struct RealHandle {
     pub(super) address: IpAddr,
     id: u64,
     encapsulation: Encapsulation,
-    /// How packets reach it, as far as this process was told.
+    /// The way by which packets reach it, as far as this process was told.
     pub(super) way: Option<NextHop>,
-    /// Why they cannot go that way, if so.
+    /// The reason why they cannot go that way, if they cannot.
     pub(super) obstacle: Option<Obstacle>,
 }
 
-/// What packets may still refer to until a grace period has passed.
+/// Entries that packets may still refer to until a grace period has passed.
 #[derive(Default)]
 struct Stale {
     vips: Vec<u32>,
@@ -102,7 +102,7 @@ pub(super) struct Restarted {
     pub(super) reals: Vec<u32>,
 }
 
-/// How many entries of each kind a program wants that are not in the maps yet.
+/// Numbers of entries of each kind that a program wants and the maps do not have yet.
 #[derive(Default)]
 struct Wanted {
     vips: usize,
@@ -167,7 +167,7 @@ impl State {
         self.front
     }
 
-    /// Whether the program fits; nothing is changed.
+    /// Checks that the program fits; changes nothing.
     pub(super) fn check(&self, program: &Program) -> Result<(), Error> {
         let room = self.settings.table_size;
         if program.table_size != room {
@@ -215,7 +215,7 @@ impl State {
         }
     }
 
-    /// What of a program is not in the maps yet.
+    /// Counts the entries of a program that are not in the maps yet.
     fn wanted(&self, program: &Program) -> Result<Wanted, Error> {
         let mut wanted = Wanted::default();
         for (name, vip) in &program.vips {
@@ -379,12 +379,12 @@ impl State {
         Error::Capacity { what, wanted: entries as usize, room: entries as usize - 1, field }
     }
 
-    /// Whose counters have begun anew since the last call.
+    /// Returns the VIPs and reals whose counters have begun anew since the last call.
     pub(super) fn restarted(&mut self) -> Restarted {
         std::mem::take(&mut self.restarted)
     }
 
-    /// What the index is to say for a program whose VIPs have their entries.
+    /// Returns the wanted content of the index for a program whose VIPs have their entries.
     fn services_of(&self, program: &Program) -> Services {
         let vips = program.vips.iter();
         vips.filter_map(|(name, vip)| {
@@ -473,7 +473,7 @@ impl State {
         self.vips.get(vip)?.reals.get(real)
     }
 
-    /// How packets reach a real that has a next hop: as this process was told, else as a predecessor wrote it.
+    /// Returns the way to a real that has a next hop: as this process was told, else as a predecessor wrote it.
     pub(super) fn way(&self, real: &RealHandle) -> NextHop {
         real.way.unwrap_or_else(|| {
             let entry = self.maps.next_hops.read(self.maps.reals.read(real.index).next_hop);

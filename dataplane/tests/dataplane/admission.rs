@@ -46,7 +46,7 @@ fn stranger(family: Family, number: u16) -> SocketAddr {
     }
 }
 
-/// How many of `count` connections from different prefixes get through.
+/// Returns the number of connections that get through, of `count` from different prefixes.
 fn admitted(bench: &Bench, family: Family, count: u16) -> usize {
     (0..count).filter(|&number| opens(bench, family, stranger(family, number), SYN)).count()
 }
@@ -200,8 +200,8 @@ fn most(burst: u64, per_second: u64, started: Instant) -> u64 {
     burst + u64::try_from(elapsed.as_micros()).unwrap() * per_second / 1_000_000 + 1
 }
 
-/// Whether the limit let through at least `burst` and at most `most`: `sent` are those that went on to a real. A frame whose
-/// TTL is used up may have been let through before it was dropped for that.
+/// Asserts that the limit let through at least `burst` and at most `most`: `sent` are those that went on to a real. A
+/// frame whose TTL is used up may have been let through before it was dropped for that.
 fn assert_limited(counted: &Counted, sent: u64, burst: u32, most: u64) {
     let taken = sent + sum(counted, "/ttl_expired");
     assert!(
@@ -210,7 +210,7 @@ fn assert_limited(counted: &Counted, sent: u64, burst: u32, most: u64) {
     );
 }
 
-/// How much a sum of counters is, by the end of their names.
+/// Returns the sum of counters, by the end of their names.
 fn sum(counted: &Counted, end: &str) -> u64 {
     counted.iter().filter(|(name, _)| name.ends_with(end)).map(|(_, count)| count).sum()
 }

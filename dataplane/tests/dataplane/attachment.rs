@@ -1,4 +1,4 @@
-//! Whether the programs stay where they were put.
+//! Tests that the programs stay attached.
 
 use crate::bench::{Bench, INTERFACE, XDP_TX, as_the_unit, ip_link};
 use crate::takeover::{attached, eventually, fill, input, root, run_attached};

@@ -146,11 +146,11 @@ pub(crate) fn ip_link(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// What the counters counted during one run, by name: `events/…`, `reals/<vip>/<real>/…`,
-/// `drops/<vip or nothing>/…`. Zeros are left out.
+/// The counters' increments during one run, by name: `events/…`, `reals/<vip>/<real>/…`, `drops/<vip or nothing>/…`.
+/// Zeros are left out.
 pub(crate) type Counted = BTreeMap<String, u64>;
 
-/// What became of a packet.
+/// The fate of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Ran {
     pub(crate) verdict: u32,

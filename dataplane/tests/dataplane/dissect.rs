@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-/// What scapy makes of each frame: its layers, as `dissect.py` puts them.
+/// Returns the layers that scapy finds in each frame, as `dissect.py` puts them.
 pub(crate) fn parse(frames: &[Vec<u8>]) -> Vec<Vec<Value>> {
     // The distribution's own interpreter: another one that a user has installed lacks the distribution's scapy.
     let mut python = Command::new("/usr/bin/python3")

@@ -1,4 +1,4 @@
-//! What reaches the wire, for every combination of families, encapsulations and protocols.
+//! Tests of frames on the wire, for every combination of families, encapsulations and protocols.
 
 use crate::bench::{
     Bench, CLIENT_4, FAMILIES, Family, GUE_PORT, NODE_4, NODE_6, VIP_4, XDP_DROP, XDP_REDIRECT, XDP_TX,

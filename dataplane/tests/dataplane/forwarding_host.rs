@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 use zk_schema::{Encapsulation, Protocol, Unserved};
 
-/// Where no VIP is: what is sent there comes out last.
+/// An address that no VIP has: a packet to it comes out last.
 const ELSEWHERE: &str = "198.51.100.200";
 
 /// A socket for whole frames at the far end of the link.

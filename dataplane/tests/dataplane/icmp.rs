@@ -180,7 +180,7 @@ fn errors(family: Family) -> Vec<(u8, u8, [u8; 4])> {
     }
 }
 
-/// What a real sent to a client, from the VIP's address.
+/// Returns a packet from a real to a client, from the VIP's address.
 fn answer(family: Family, protocol: Protocol, client_port: u16) -> Ip {
     let (client, service) = (socket(family.client(), client_port), socket(family.vip(), 80));
     match protocol {

@@ -1,4 +1,4 @@
-//! What may become of a packet, whatever it is: the judge of tests that mangle packets, and of the fuzzer.
+//! The fates that a packet may have, whatever it is: the judge of tests that mangle packets, and of the fuzzer.
 
 use crate::bench::{
     Bench, Counted, FAMILIES, Family, Ran, XDP_DROP, XDP_PASS, XDP_TX, ip, socket, unwrap, vip,
@@ -76,7 +76,7 @@ pub(crate) fn l3(frame: &[u8]) -> usize {
     at + 2
 }
 
-/// What a router makes of the packet at the start of `rest`; the IPv4 checksum is updated and not computed
+/// Returns the packet at the start of `rest` as a router passes it on. The IPv4 checksum is updated and not computed
 /// anew, so that a wrong one stays wrong (RFC 1812, section 4.2.2.5).
 fn routed(rest: &[u8]) -> Vec<u8> {
     let mut rest = rest.to_vec();
@@ -118,7 +118,7 @@ fn count(counted: &Counted, name: &str) -> u64 {
 /// Runs one packet and judges its fate, which is returned.
 ///
 /// # Errors
-/// What is wrong with it, in words.
+/// Says what is wrong with it, in words.
 pub(crate) fn judge(bench: &Bench, counters: &mut Statistics, input: &[u8]) -> Result<Ran, String> {
     let ran = bench.run_from(counters, input);
     fate(bench, input, &ran).map(|()| ran)
@@ -140,7 +140,7 @@ fn fate(bench: &Bench, input: &[u8], Ran { verdict, frame, counted }: &Ran) -> R
     }
 }
 
-/// Whether `output` carries exactly the packet of `input` to the real that was counted.
+/// Checks that `output` carries exactly the packet of `input` to the real that was counted.
 fn encapsulated(bench: &Bench, input: &[u8], output: &[u8], counter: &str) -> Result<(), String> {
     let mut parts = counter.split('/').skip(1);
     let (vip, real) = (parts.next().unwrap(), parts.next().unwrap());
@@ -173,7 +173,7 @@ fn encapsulated(bench: &Bench, input: &[u8], output: &[u8], counter: &str) -> Re
     if declared > wrapped { Err("the outer length is wrong".into()) } else { Ok(()) }
 }
 
-/// Whether `output` is an ICMP message back to where `input` came from.
+/// Checks that `output` is an ICMP message back to the sender of `input`.
 fn answered(input: &[u8], output: &[u8], counted: &Counted) -> Result<(), String> {
     if output[..6] != input[6..12] || output[6..12] != input[..6] {
         return Err("an answer to somebody else".into());

@@ -42,7 +42,7 @@ fn frames(mac: Mac) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Whether a client's packet in a frame to `mac` is forwarded.
+/// Returns whether a client's packet in a frame to `mac` is forwarded.
 fn takes(bench: &Bench, mac: Mac) -> bool {
     bench.run(&frames(mac)[0]).verdict == XDP_TX
 }

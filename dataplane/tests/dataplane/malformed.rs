@@ -65,7 +65,7 @@ fn mangle(random: &mut Random, input: &mut Vec<u8>) {
     }
 }
 
-/// What tests of other runs found can be had again with this seed.
+/// The seed of the mangled packets: the same one makes the same packets.
 const SEED: u64 = 0x5eed_0002;
 
 #[test]

@@ -186,7 +186,7 @@ pub(crate) fn frame(tags: &[u16], packet: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// What a router makes of an IP packet: TTL or hop limit lowered, the IPv4 header's checksum computed anew.
+/// Returns an IP packet as a router passes it on: TTL or hop limit lowered, the IPv4 header's checksum computed anew.
 pub(crate) fn routed(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     if packet[0] >> 4 == 6 {

@@ -1,4 +1,4 @@
-//! What is not for a VIP is the kernel's.
+//! Tests that packets which are not for a VIP are left to the kernel.
 
 use crate::bench::{
     Bench, CLIENT_4, CLIENT_6, FAMILIES, Family, VIP_4, VIP_6, alone, ip, settings, socket, vip,

@@ -1,4 +1,4 @@
-//! Which real a packet goes to.
+//! Tests of the choice of the real.
 
 use crate::bench::{
     Bench, CLIENT_4, FAMILIES, Family, SEED, VIP_4, XDP_TX, alone, mac_of, socket, test_run, unwrap, vip,

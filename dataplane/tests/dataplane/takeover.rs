@@ -70,7 +70,7 @@ fn pins(folder: &str) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// What runs the attached program, whoever loaded it.
+/// Runs the attached program, whoever loaded it.
 pub(crate) fn run_attached(input: &[u8]) -> (u32, Vec<u8>) {
     let id = attached().expect("a program");
     let pin = root().join("maps").join(format!("program-{id}"));
@@ -134,7 +134,7 @@ fn a_successor_tells_which_reals_hold_slots() {
     });
 }
 
-/// What operators asked for, where the outcome is `program`.
+/// Returns the operators' records that come to `program`.
 fn desired(program: &Program) -> Desired {
     let mut desired = Desired::default();
     for (name, vip) in &program.vips {

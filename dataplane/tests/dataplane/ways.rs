@@ -21,7 +21,7 @@ fn two(settings: Settings) -> Bench {
     bench
 }
 
-/// What is in the way of which VIP's real.
+/// Returns the obstacles, by VIP and real.
 fn obstacles(bench: &Bench) -> Vec<(String, Obstacle)> {
     let obstacles = bench.dataplane.obstacles();
     obstacles.into_iter().map(|((vip, _), obstacle)| (vip.to_string(), obstacle)).collect()

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// How long anything may take. The slowest, an unannounced change of a MAC address, takes some 20 s.
+/// Time limit of everything. The slowest, an unannounced change of a MAC address, takes some 20 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network namespace without a name.
@@ -65,7 +65,7 @@ impl Host {
         self.batch(&format!("{arguments}\n"));
     }
 
-    /// Whether the kernel has VLAN devices at all (CONFIG_VLAN_8021Q).
+    /// Returns whether the kernel has VLAN devices at all (CONFIG_VLAN_8021Q).
     pub(crate) fn knows_vlans(&self) -> bool {
         let tried = self.try_batch("link add link lo name probe type vlan id 1\nlink del probe\n");
         match tried {
@@ -110,7 +110,7 @@ impl Host {
         );
     }
 
-    /// What `ip` prints inside the host.
+    /// Returns what `ip` prints inside the host.
     pub(crate) fn output(&self, arguments: &[&str]) -> String {
         let output = self.enter(|| Command::new("ip").args(arguments).output()).expect("`ip` of iproute2");
         assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

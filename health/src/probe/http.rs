@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
 use zk_schema::HttpCheck;
 
-/// How much of a body is searched, as documented at [`HttpCheck::body_contains`].
+/// Bytes of a body that are searched, as documented at [`HttpCheck::body_contains`].
 const BODY: usize = 64 * 1024;
 /// Room for the status line and headers.
 const HEAD: usize = 32 * 1024;

@@ -581,7 +581,7 @@ mod mqtt_checks {
             panic!("mosquitto does not listen: {}", broker.log().await);
         }
 
-        /// What it said, after its end.
+        /// Returns what it printed, after its end.
         async fn log(mut self) -> String {
             let _ = self.process.start_kill();
             let mut log = String::new();

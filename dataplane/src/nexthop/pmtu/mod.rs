@@ -39,10 +39,10 @@ const LONGEST: usize = 2048;
 /// Lines that may be logged at once of what was learnt, and how often one more.
 const LINES: u32 = 20;
 const LINE_EVERY: Duration = Duration::from_secs(5);
-/// How often expired entries are looked for.
+/// Time between looks for expired entries.
 const HOUSEKEEPING: Duration = Duration::from_secs(10);
 
-/// Why path MTUs cannot be learnt.
+/// The reason why path MTUs cannot be learnt.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen for {what}: {source} (a raw socket needs CAP_NET_RAW)")]
 pub struct ListenError {

@@ -21,14 +21,14 @@ pub const FLOOR_V6: u32 = 1280;
 /// Common MTUs (RFC 1191 section 7.1), for routers that do not tell theirs.
 const PLATEAUS: [u32; 7] = [17914, 8166, 4352, 2002, 1492, 1006, FLOOR_V4];
 
-/// What packets of this node's tunnels look like.
+/// The shape of packets of this node's tunnels.
 #[derive(Clone, Copy, Debug)]
 pub struct Expect<'a> {
-    /// Where they come from.
+    /// Their source addresses.
     pub sources: Sources,
     /// UDP destination port of GUE.
     pub gue_port: u16,
-    /// Where they go to.
+    /// Their destinations.
     pub reals: &'a BTreeSet<IpAddr>,
 }
 
@@ -93,7 +93,7 @@ pub fn parse_v6(bytes: &[u8], expect: &Expect<'_>) -> Option<PathMtu> {
     (ours && (FLOOR_V6..length).contains(&mtu)).then_some(PathMtu { real, mtu })
 }
 
-/// Whether a packet of that protocol is IPIP of either kind, or GUE. Routers quote at least 8 bytes.
+/// Returns whether a packet of that protocol is IPIP of either kind, or GUE. Routers quote at least 8 bytes.
 fn is_tunnel(protocol: u8, payload: &[u8], gue_port: u16) -> bool {
     match protocol {
         protocol::IPV4 | protocol::IPV6 => true,

@@ -1,11 +1,11 @@
-//! What routers told, for as long as it is to be believed. Pure.
+//! Path MTUs that routers told, for as long as they are believed. Pure.
 
 use super::{PathMtu, PathMtus};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// How long a path MTU is believed after it was last told. Then the larger size is tried again
+/// Time for which a path MTU is believed after it was last told. Then the larger size is tried again
 /// (RFC 1191 section 6.3 and RFC 8201 section 4 say 10 minutes).
 pub const LIFETIME: Duration = Duration::from_secs(600);
 
@@ -47,7 +47,7 @@ impl Table {
         self.0.retain(|real, entry| wanted.contains(real) && now.duration_since(entry.told) < LIFETIME);
     }
 
-    /// What is known now.
+    /// Returns the path MTUs that are known now.
     pub fn path_mtus(&self) -> PathMtus {
         self.0.iter().map(|(real, entry)| (*real, entry.mtu)).collect()
     }
