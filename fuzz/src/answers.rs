@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use zk_schema::{CheckKind, HealthCheck, HttpCheck, MqttCheck, MqttVersion, ProbePath};
 
-/// What a probe and this end of it may take: TLS has buffers.
+/// Memory that a probe and this end of it may take, in bytes: TLS has buffers.
 const LIMIT: usize = 4 << 20;
 
 /// The checks, by an input's first byte.

@@ -14,7 +14,7 @@ pub const LONGEST: usize = 2048;
 /// An Ethernet header, without which there is no frame.
 const SHORTEST: usize = 14;
 
-/// What the programs in the kernel count tells the fuzzer how far a packet came, as coverage does of code.
+/// Counters of the programs in the kernel tell the fuzzer how far a packet came, as coverage does of code.
 #[unsafe(link_section = "__libfuzzer_extra_counters")]
 static REACHED: [AtomicU8; 4096] = [const { AtomicU8::new(0) }; 4096];
 

@@ -1,4 +1,4 @@
-//! What the fuzzers share. `docs/security.md` says how they are run.
+//! The part that the fuzzers share. `docs/security.md` says how they are run.
 //!
 //! A fuzzer's input is text or bytes as they come from outside, so that seeds can be read and findings replayed:
 //! nothing is derived from it but the thing that is fed.

@@ -1,4 +1,4 @@
-//! How much memory an input takes.
+//! Measures the memory that an input takes.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};

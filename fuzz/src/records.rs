@@ -35,7 +35,7 @@ fn state<T: StateRecord + PartialEq + Debug>(bytes: &[u8]) {
     assert_eq!(T::parse(&written).unwrap().bytes().unwrap(), written, "written again");
 }
 
-/// What is refused is told in words, which go to logs and into the head.
+/// Checks the words of a refusal, which go to logs and into the head.
 fn told(error: RecordError) {
     let words = within(16 << 20, || error.to_string());
     assert!(!words.is_empty());

@@ -1,4 +1,4 @@
-//! What fuzzing begins with. The seeds of all targets are written by `cargo xtask fuzz --seeds`.
+//! Seeds, with which fuzzing begins. `cargo xtask fuzz --seeds` writes those of all targets.
 
 use std::path::PathBuf;
 

@@ -54,7 +54,7 @@ struct World {
     leader: Leader,
     now: Duration,
     in_force: Option<Arc<Decided>>,
-    /// What the input wrote or deleted.
+    /// The paths that the input wrote or deleted.
     touched: BTreeSet<String>,
 }
 
@@ -148,7 +148,7 @@ impl World {
             .collect()
     }
 
-    /// What nodes write of their own, unless somebody else did.
+    /// Writes what nodes write of their own, unless somebody else did.
     fn acknowledge(&mut self) {
         let Some(decided) = &self.in_force else { return };
         let applied = Applied {
@@ -207,8 +207,8 @@ impl World {
         Ok(())
     }
 
-    /// Whether this VIP has at least one real that nobody with a right to do so touched: what stands there, if it is not
-    /// as it was, cannot be read.
+    /// Returns whether this VIP has at least one real that nobody with a right to do so touched: what stands there, if it
+    /// is not as it was, cannot be read.
     fn is_sound(&self, vip: &VipName, weights: &BTreeMap<RealName, u16>) -> bool {
         let kept = |path: &str, is_read: fn(&[u8]) -> bool| match self.znodes.get(path) {
             None => false,
@@ -228,7 +228,7 @@ impl World {
             })
     }
 
-    /// Whether nobody but the leader wrote a head or an assignment that can be read.
+    /// Returns whether nobody but the leader wrote a head or an assignment that can be read.
     fn is_leaders_own(&self) -> bool {
         self.touched.iter().filter(|path| path.starts_with(paths::ASSIGNMENTS)).all(|path| {
             self.znodes

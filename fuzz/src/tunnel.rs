@@ -36,7 +36,7 @@ pub fn run(input: &[u8]) {
     });
 }
 
-/// Whether the outer source is of `10.0.0.0/28` or `fd00::/124`, which the program has been told.
+/// Returns whether the outer source is of `10.0.0.0/28` or `fd00::/124`, which the program has been told.
 fn is_from_a_node(frame: &[u8]) -> bool {
     let packet = &frame[crate::judge::l3(frame)..];
     match packet[0] >> 4 {

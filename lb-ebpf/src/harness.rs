@@ -1,4 +1,4 @@
-//! What the benchmark's entry program and user space share.
+//! The layouts that the benchmark's entry program and user space share.
 //!
 //! An XDP program that encapsulates cannot simply be run again and again: the kernel's test run hands it
 //! the frame that it has itself changed. The entry program therefore restores the frame, makes it the
@@ -31,7 +31,7 @@ pub struct Packet {
     pub destinations: u64,
 }
 
-/// Whose turn it is, per CPU.
+/// The flow whose turn it is, per CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Turn {

@@ -39,7 +39,7 @@ pub const PROBE_MARK_MASK: u32 = 0xff00_0000;
 /// Most bytes of a sampled packet that are kept.
 pub const CAPTURE_LENGTH: usize = 256;
 
-/// What all packets need; the only element of its map.
+/// The configuration that all packets need; the only element of its map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Config {
@@ -75,7 +75,7 @@ pub struct Config {
 
 /// Bits of [`Config::flags`].
 pub mod config_flags {
-    /// What no VIP of its address serves is left to the kernel instead of dropped.
+    /// Packets that no VIP of their address serves are left to the kernel instead of dropped.
     pub const PASS_UNSERVED: u32 = 1;
 }
 
@@ -100,7 +100,7 @@ pub struct AddressEntry {
     pub key: [u64; 2],
     /// The address's number, from 1; 0: the cell is empty.
     pub id: u32,
-    /// Whether single ports of this address are VIPs.
+    /// 1: single ports of this address are VIPs; 0: none.
     pub has_services: u32,
     /// VIP that takes all TCP ports not named otherwise, or 0.
     pub any_tcp: u32,
@@ -129,7 +129,7 @@ pub type SlotPair = [u32; 2];
 pub struct Rate {
     /// Distance of two at the limit.
     pub interval: u64,
-    /// How far one may be ahead of its time: what a burst has beyond its first, times the distance.
+    /// The most by which one may be ahead of its time: what a burst has beyond its first, times the distance.
     pub tolerance: u64,
 }
 
@@ -173,7 +173,7 @@ pub mod vip_flags {
     pub const PREFIX_PACKET_LIMIT: u32 = 16;
 }
 
-/// How a packet is wrapped for a real: value of [`RealEntry::encapsulation`].
+/// Ways of wrapping a packet for a real: values of [`RealEntry::encapsulation`].
 pub mod encapsulation {
     /// Not at all; the destination MAC alone is rewritten.
     pub const L2: u8 = 0;
@@ -215,7 +215,7 @@ pub struct RealEntry {
     pub reserved2: u16,
 }
 
-/// How frames reach a real or its gateway.
+/// The way of frames to a real or its gateway.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct NextHop {
@@ -243,7 +243,7 @@ pub struct RealCounters {
     pub icmp_errors: u64,
 }
 
-/// What became of packets that no real's counter knows, per CPU: index of the event map.
+/// Fates of packets that no real's counter knows, per CPU: index of the event map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Event {
@@ -301,8 +301,8 @@ pub const EVENT_NAMES: [&str; EVENTS as usize] = [
     "prefix_packet_sampled_full",
 ];
 
-/// Why a packet to a VIP was dropped: index into the VIP's share of the drop map (VIP 0: before the
-/// VIP was known).
+/// Reasons for which packets to a VIP are dropped: index into the VIP's share of the drop map (VIP 0: before the VIP
+/// was known).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum DropReason {
@@ -392,7 +392,7 @@ pub struct FragmentKey {
     pub identification: u32,
 }
 
-/// Where a fragmented packet's first fragment went.
+/// The real that a fragmented packet's first fragment went to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct FragmentOwner {
@@ -406,7 +406,7 @@ pub struct FragmentOwner {
     pub hash: u32,
 }
 
-/// How long a fragment's record counts, in ns: the 30 s that Linux waits for the rest (`ipfrag_time`).
+/// Time for which a fragment's record counts, in ns: the 30 s that Linux waits for the rest (`ipfrag_time`).
 pub const FRAGMENT_LIFETIME: u64 = 30_000_000_000;
 
 /// Least distance of the first fragments that one CPU notes, in ns: 10,000 a second. A record costs up to 0.8 us in a

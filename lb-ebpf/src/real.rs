@@ -113,7 +113,7 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
-/// How a packet was encapsulated.
+/// Encapsulations of packets.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encapsulation {
@@ -168,7 +168,7 @@ pub const fn traffic_index(encapsulation: Encapsulation, inner: Inner) -> u32 {
     encapsulation as u32 * Inner::ALL.len() as u32 + inner as u32
 }
 
-/// Why a tunnel packet to this host was dropped.
+/// Reasons for which tunnel packets to this host are dropped.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {

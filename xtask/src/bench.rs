@@ -27,12 +27,12 @@ enum Bench {
     /// The kernel runs the program on prepared packets (BPF_PROG_TEST_RUN); an empty program is measured alike and
     /// subtracted. `cargo xtask bench dataplane -- --help` lists the options of the measuring program.
     Dataplane(Options),
-    /// How fast a cluster agrees: up to 64 nodes without packets on three ZooKeeper servers; needs root, takes many minutes.
+    /// Time until a cluster agrees: up to 64 nodes without packets on three ZooKeeper servers; needs root, takes many minutes.
     ///
     /// Weight changes, dead reals, leaders that end, nodes that join, and what ZooKeeper holds. `cargo xtask bench
     /// convergence -- --help` lists the options of the measuring program.
     Convergence(Options),
-    /// What a leader's turn costs, idle and with one change, for up to 100 VIPs of 1,000 reals at 64 nodes; needs no root.
+    /// Cost of a leader's turn, idle and with one change, for up to 100 VIPs of 1,000 reals at 64 nodes; needs no root.
     ///
     /// `cargo xtask bench leader -- --help` lists the cases.
     Leader(Options),

@@ -36,15 +36,15 @@ pub(crate) struct Args {
     #[arg(long)]
     list: bool,
 
-    /// How long zk-outage keeps ZooKeeper down, in seconds.
+    /// Seconds for which zk-outage keeps ZooKeeper down.
     #[arg(long, value_name = "SECONDS")]
     outage_seconds: Option<u64>,
 
-    /// What two-at-once draws its pairs of faults from, to play the same ones again.
+    /// Seed from which two-at-once draws its pairs of faults, to play the same ones again.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
 
-    /// How many pairs of faults two-at-once plays.
+    /// Number of pairs of faults that two-at-once plays.
     #[arg(long, value_name = "NUMBER")]
     pairs: Option<u32>,
 

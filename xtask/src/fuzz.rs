@@ -36,7 +36,7 @@ const HANGS: u32 = 30;
     cargo xtask fuzz tree --replay fuzz/artifacts/tree/crash-0123   what was found, once more\n  \
     cargo xtask fuzz --all --seeds                                  writes the seeds anew")]
 pub(crate) struct Args {
-    /// What to fuzz. Those of packets need root.
+    /// Targets to fuzz. Those of packets need root.
     #[arg(required_unless_present = "all", value_parser = TARGETS)]
     targets: Vec<String>,
 
@@ -57,7 +57,7 @@ pub(crate) struct Args {
     seeds: bool,
 }
 
-/// What came of one target.
+/// The outcome of one target.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcome {
     /// Inputs that ran.
@@ -165,7 +165,7 @@ pub(crate) fn run(workspace: &Workspace, programs: &Path, target: &str, seconds:
     Ok(outcome)
 }
 
-/// What libFuzzer says of a run.
+/// Reads libFuzzer's words about a run.
 fn read(said: &str) -> Outcome {
     let number = |text: &str| text.split_whitespace().next().and_then(|number| number.parse().ok());
     let after = |what: &str| said.rsplit_once(what).and_then(|(_, rest)| number(rest)).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What the workspace consists of, from `cargo metadata`.
+//! The workspace's packages and targets, from `cargo metadata`.
 
 use crate::{process, workspace::Workspace};
 use anyhow::{Context as _, Result};
@@ -45,7 +45,7 @@ impl Metadata {
         self.packages.iter().filter(has).map(|package| format!("{}/{feature}", package.name)).collect()
     }
 
-    /// What each package needs besides its tests, by name: packages of the workspace and others.
+    /// The dependencies of each package besides its tests, by name: packages of the workspace and others.
     pub(crate) fn dependencies(&self) -> BTreeMap<String, BTreeSet<String>> {
         self.packages.iter().map(|package| (package.name.clone(), package.dependencies.clone())).collect()
     }
@@ -56,7 +56,7 @@ impl Metadata {
         Some((&package.name, &package.folder))
     }
 
-    /// What kind of target of a package has this name: `bin`, `example`, …
+    /// The kind of a package's target of this name: `bin`, `example`, …
     pub(crate) fn kind(&self, package: &str, target: &str) -> Option<&str> {
         let package = self.packages.iter().find(|candidate| candidate.name == package)?;
         Some(&package.targets.iter().find(|candidate| candidate.name == target)?.kind)

@@ -10,7 +10,7 @@ use std::{
     process::Command,
 };
 
-/// What the program is made from: where two commits are alike in these, so are their programs.
+/// The program's sources: where two commits are alike in these, so are their programs.
 const SOURCES: [&str; 10] = [
     "lb-node/src",
     "lb-ebpf/src",
@@ -23,10 +23,10 @@ const SOURCES: [&str; 10] = [
     "health/src",
     "dataplane/src",
 ];
-/// How many commits are looked at.
+/// The most commits that are looked at.
 const MOST_COMMITS: &str = "500";
 
-/// What is known of the lb-node to upgrade from, and of the one to upgrade to.
+/// The lb-node to upgrade from, and the one to upgrade to, as far as they are known.
 #[derive(Debug, Default)]
 pub(crate) struct Old {
     /// The old program; none where there is no history.
@@ -101,7 +101,7 @@ impl History<'_> {
         Ok(process::output(self.git().args(arguments))?.trim().to_owned())
     }
 
-    /// Whether a commit's program is not that of the work tree as it stands.
+    /// Returns whether a commit's program is not that of the work tree as it stands.
     fn differs(&self, commit: &str) -> Result<bool> {
         let status = process::status(self.git().args(["diff", "--quiet", commit, "--"]).args(SOURCES))?;
         match status.code() {
@@ -111,7 +111,7 @@ impl History<'_> {
         }
     }
 
-    /// What the work tree is.
+    /// Describes the work tree.
     fn present(&self) -> Result<String> {
         let head = self.shown("HEAD")?;
         Ok(if self.differs("HEAD")? { format!("the work tree, changed since {head}") } else { head })

@@ -71,7 +71,7 @@ pub(crate) fn check(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// What a command prints on stdout; an error with what it prints on stderr if it fails.
+/// Returns what a command prints on stdout; an error with what it prints on stderr if it fails.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot run `{}`", line(command)))?;

@@ -1,4 +1,4 @@
-//! Where things are in the work tree.
+//! Folders of the work tree.
 
 use anyhow::{Context as _, Result};
 use std::{env, path::PathBuf};
@@ -22,7 +22,7 @@ impl Workspace {
         Ok(Self { root })
     }
 
-    /// Where `setup` installs build tools. Not under `CARGO_TARGET_DIR`: bpf-build looks here.
+    /// The folder in which `setup` installs build tools. Not under `CARGO_TARGET_DIR`: bpf-build looks here.
     pub(crate) fn tools(&self) -> PathBuf {
         self.root.join("target/tools")
     }
@@ -32,7 +32,7 @@ impl Workspace {
         self.root.join("target/setup-cache")
     }
 
-    /// Where cargo builds: `CARGO_TARGET_DIR`, or `target` in the work tree.
+    /// The folder in which cargo builds: `CARGO_TARGET_DIR`, or `target` in the work tree.
     pub(crate) fn target_dir(&self) -> PathBuf {
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), |dir| self.root.join(dir))
     }

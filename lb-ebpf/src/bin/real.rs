@@ -85,7 +85,7 @@ struct EthernetHeader {
     ethertype: u16,
 }
 
-/// What follows an Ethernet type that announces a tag.
+/// The bytes behind an Ethernet type that announces a tag.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct VlanTag {
@@ -150,7 +150,7 @@ const IPV6: usize = size_of::<Ipv6Header>();
 const UDP: usize = size_of::<UdpHeader>();
 const GUE: usize = size_of::<GueHeader>();
 
-/// Why a packet is not decapsulated.
+/// The reason why a packet is not decapsulated.
 enum Refusal {
     /// It is none of this program's business: pass it on as it is.
     NotOurs,
@@ -164,7 +164,7 @@ struct Outer {
     source: Address,
     /// Protocol after all headers that were walked.
     protocol: u8,
-    /// Where that protocol's header starts, and where the IP packet ends, as offsets in the frame.
+    /// The start of that protocol's header, and the end of the IP packet, as offsets in the frame.
     payload: usize,
     end: usize,
     ecn: u8,
@@ -291,8 +291,8 @@ fn outer_ipv4(ctx: &XdpContext, network: usize) -> Result<Outer, Refusal> {
     })
 }
 
-/// Whether the header's one's complement sum is what RFC 791 wants. A header that is cut short is
-/// left for the length check to refuse.
+/// Returns whether the header's one's complement sum is what RFC 791 wants. A header that is cut short is left for the
+/// length check to refuse.
 #[inline(always)]
 fn ipv4_checksum_ok(ctx: &XdpContext, network: usize, header: usize) -> bool {
     let Some(words) = at::<[u16; IPV4 / 2]>(ctx, network) else { return true };

@@ -33,7 +33,7 @@ impl Step for Bpffs {
     }
 }
 
-/// Whether `/proc/mounts` has a file system of type `bpf` at the mount point.
+/// Returns whether `/proc/mounts` has a file system of type `bpf` at the mount point.
 fn mounted(mounts: &str) -> bool {
     mounts.lines().any(|line| {
         let mut fields = line.split_whitespace().skip(1);

@@ -43,7 +43,7 @@ pub(crate) struct Args {
     all: bool,
 }
 
-/// How much of the machine a command needs.
+/// The part of the machine's setup that a command needs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scope {
     /// Compiling, and tests without root: never needs root itself.
@@ -58,16 +58,16 @@ pub(crate) enum Scope {
 
 /// One thing that a machine needs.
 trait Step {
-    /// What it is, in a few words.
+    /// Its name, in a few words.
     fn name(&self) -> String;
 
-    /// What is missing, or `None` when there is nothing to do.
+    /// Returns what is missing, or `None` when there is nothing to do.
     fn missing(&self) -> Result<Option<String>>;
 
     /// Gets it done. `label` starts each line of progress.
     fn install(&self, label: &str) -> Result<()>;
 
-    /// How to do it by hand, when `install` cannot.
+    /// The commands to do it by hand, when `install` cannot.
     fn by_hand(&self) -> String;
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
 ///
 /// # Errors
 ///
-/// When a step fails; the others have been tried all the same, and the error tells of each failure what to do.
+/// If a step fails. The others have been tried all the same, and the error tells of each failure what to do.
 pub(crate) fn ensure(workspace: &Workspace, scope: Scope) -> Result<()> {
     let toolchain = Toolchain::detect(workspace)?;
     install(&steps(workspace, &toolchain, scope), false)

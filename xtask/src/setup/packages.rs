@@ -16,7 +16,7 @@ struct Package {
     name: &'static str,
     /// A program's name, or the absolute path of a file.
     witness: &'static str,
-    /// What needs it.
+    /// The thing that needs it.
     why: &'static str,
 }
 
@@ -50,7 +50,7 @@ const PACKAGES: &[Package] = &[
     package("python3-venv", "python3", "the checker of manifests"),
 ];
 
-/// What long tests need besides.
+/// Packages that long tests need besides.
 const LONG_PACKAGES: &[Package] = &[
     package("debootstrap", "debootstrap", "a small Debian in a folder"),
     package("systemd-container", "systemd-nspawn", "machines with a systemd of their own"),

@@ -14,7 +14,7 @@ pub(super) struct RustSrc<'a> {
 }
 
 impl RustSrc<'_> {
-    /// Where the sources are to be: where rustup puts them, and where cargo's build-std looks.
+    /// The folder of the sources: rustup puts them there, and cargo's build-std looks there.
     fn folder(&self) -> PathBuf {
         self.toolchain.sysroot.join("lib/rustlib/src/rust")
     }

@@ -1,4 +1,4 @@
-//! What CONTRIBUTING.md says about files is so.
+//! Checks that the files exist which CONTRIBUTING.md names.
 
 use crate::workspace::Workspace;
 use anyhow::{Context as _, Result};
@@ -21,7 +21,7 @@ fn missing(text: &str, exists: impl Fn(&Path) -> bool) -> Vec<String> {
         .collect()
 }
 
-/// What stands in backticks and looks like a path in the repository: the paths of builds do not.
+/// The words in backticks that look like paths in the repository. Paths of builds do not.
 fn files(text: &str) -> impl Iterator<Item = &str> {
     let quoted = text.split('`').skip(1).step_by(2);
     quoted.filter(|word| {

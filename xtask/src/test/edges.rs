@@ -79,7 +79,7 @@ pub(super) fn problems(workspace: &Workspace, metadata: &Metadata) -> Result<Vec
     Ok(problems)
 }
 
-/// Whether `tree`, a package and its version on each line, contains `package`.
+/// Returns whether `tree`, a package and its version on each line, contains `package`.
 fn needs(tree: &str, package: &str) -> bool {
     tree.lines().any(|line| line.split(' ').next() == Some(package))
 }

@@ -60,7 +60,7 @@ fn tell(report: &mut Report, name: &str, problems: impl FnOnce() -> Result<Vec<S
     Ok(())
 }
 
-/// What the product is deployed with.
+/// Checks manifests, units and alert rules: what the product is deployed with.
 pub(super) fn manifests(workspace: &Workspace, report: &mut Report) -> Result<()> {
     manifests::run(workspace, report)?;
     units::run(workspace, report)?;

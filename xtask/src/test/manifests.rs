@@ -189,7 +189,7 @@ fn validate(workspace: &Workspace, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the checker's words come to: a kind that it does not know is only a warning to it.
+/// Judges the checker's words: a kind that it does not know is only a warning to it.
 fn verdict(succeeded: bool, says: &str) -> Result<()> {
     let unknown = says.lines().filter(|line| line.contains("Couldn't find schema for kind"));
     let known = |line: &&str| FOREIGN_KINDS.iter().any(|kind| line.contains(&format!("for kind {kind} ")));

@@ -67,7 +67,7 @@ enum Part {
     Lint,
     /// Unit, property and documentation tests: no root, no network beyond loopback.
     Unit,
-    /// What needs root: the kernel's verifier, real packets between network namespaces.
+    /// Tests that need root: the kernel's verifier, real packets between network namespaces.
     E2e,
     /// The fuzzers, each for some seconds (`cargo xtask fuzz` runs them for longer): needs root, too.
     Fuzz,

@@ -35,7 +35,7 @@ struct TestProgram {
     /// `lb-node (lib)`, `drover-tests (test paths)`.
     name: String,
     package: String,
-    /// Where `cargo test` would run it.
+    /// The folder that `cargo test` would run it in.
     folder: PathBuf,
     executable: PathBuf,
     needs_root: bool,

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How many tests passed and failed, and how many this machine could not run.
+/// Numbers of tests that passed, that failed, and that this machine could not run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) passed: usize,
@@ -39,7 +39,7 @@ impl Count {
     }
 }
 
-/// What ran so far.
+/// The tests that ran so far.
 #[derive(Default)]
 pub(super) struct Report {
     total: Count,

@@ -27,12 +27,12 @@ use lb_ebpf::lb::{
     PREFIX_TICK_SHIFT, PrefixLine, Rate, VipEntry, vip_flags,
 };
 
-/// How often a word is tried that other CPUs change at the same instant.
+/// Attempts to change a word that other CPUs change at the same instant.
 const ATTEMPTS: usize = 4;
 /// One refusal in so many samples the sketch: a mask on a random number.
 const SAMPLE_MASK: u32 = 0x0f;
 
-/// Whether a VIP limits new connections, so that [`admit_connection`] is to be asked.
+/// Returns whether a VIP limits new connections, so that [`admit_connection`] is to be asked.
 #[inline(always)]
 pub fn limits_connections(vip: &VipEntry) -> bool {
     vip.flags & (vip_flags::RATE_LIMIT | vip_flags::PREFIX_LIMIT) != 0
@@ -84,7 +84,7 @@ pub extern "C" fn admit_fragment(ctx: *mut xdp_md, l3: u32, v6: u32) -> u32 {
     step.at(l3 as usize, fragment::ADMITTED as usize)
 }
 
-/// Whether a VIP limits packets, so that [`admit_packet`] is to be asked.
+/// Returns whether a VIP limits packets, so that [`admit_packet`] is to be asked.
 #[inline(always)]
 pub fn limits_packets(vip: &VipEntry) -> bool {
     vip.flags & (vip_flags::PACKET_LIMIT | vip_flags::PREFIX_PACKET_LIMIT) != 0
@@ -136,7 +136,7 @@ pub enum Answers {
     Echoes = 1,
 }
 
-/// Whether the node may send one more.
+/// Returns whether the node may send one more.
 #[inline(always)]
 pub fn may_answer(config: &Config, what: Answers) -> bool {
     let rate = match what {
@@ -149,7 +149,7 @@ pub fn may_answer(config: &Config, what: Answers) -> bool {
     take(arrival, now(config), rate)
 }
 
-/// Whether this CPU may note one more first fragment.
+/// Returns whether this CPU may note one more first fragment.
 #[inline(always)]
 pub fn may_note_fragment(config: &Config) -> bool {
     let Some(arrival) = FRAGMENT_LIMITER.get_ptr_mut(0) else { return false };
@@ -178,7 +178,7 @@ struct Limit {
     now: u32,
     interval: u32,
     tolerance: u32,
-    /// How far a cell may be ahead for another reason than its limit: see [`ahead`].
+    /// The most by which a cell may be ahead for another reason than its limit: see [`ahead`].
     slack: u32,
 }
 
@@ -280,9 +280,10 @@ pub extern "C" fn sample_sketch(index: u32, packets: u32) -> u32 {
     0
 }
 
-/// How far a cell is ahead of its time. Times are 32 bits of ticks, which wrap: one that is further ahead than the
-/// algorithm ever sets one is a remnant, and as good as none. Another CPU may have read a later clock, and several may have
-/// taken one on top of the limit; a cell that they set is no remnant, or all of a burst would be admitted again.
+/// Returns by how much a cell is ahead of its time. Times are 32 bits of ticks, which wrap: one that is further ahead
+/// than the algorithm ever sets one is a remnant, and as good as none. Another CPU may have read a later clock, and
+/// several may have taken one on top of the limit; a cell that they set is no remnant, or all of a burst would be admitted
+/// again.
 #[inline(always)]
 fn ahead(arrival: u32, limit: Limit) -> u32 {
     let ahead = arrival.wrapping_sub(limit.now);

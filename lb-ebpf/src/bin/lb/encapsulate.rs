@@ -21,7 +21,7 @@ const OUTER_TTL: u8 = 64;
 const GUE_V4_LENGTH: usize = IPV4_LENGTH + UDP_LENGTH + GUE_LENGTH;
 const GUE_V6_LENGTH: usize = IPV6_LENGTH + UDP_LENGTH + GUE_LENGTH;
 
-/// What came of it.
+/// The outcome of wrapping a packet.
 pub enum Outcome {
     /// The frame is ready for this XDP action.
     Send(u32),

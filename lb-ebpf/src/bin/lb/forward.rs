@@ -8,7 +8,7 @@ use lb_ebpf::lb::{Config, DropReason, RealEntry, SLOT_REAL_MASK, VipEntry, vip_f
 use lb_ebpf::wire::{TCP_LENGTH, UDP_LENGTH, protocol};
 use slot_table::flow::{self, Seed};
 
-/// What is known of the packet to be wrapped.
+/// The packet to be wrapped, as far as it is known.
 #[derive(Clone, Copy)]
 pub struct Inner {
     /// Offset of its IP header in the frame.
@@ -41,7 +41,7 @@ pub struct Chosen {
     pub hash: u32,
 }
 
-/// What a packet counts as, besides itself.
+/// The counters that a packet adds to, besides its own.
 #[derive(Clone, Copy)]
 pub struct Kind {
     /// It opens a connection.
@@ -50,7 +50,7 @@ pub struct Kind {
     pub icmp_error: bool,
 }
 
-/// What else a packet can be than a sound TCP segment or UDP datagram.
+/// A packet that is no sound TCP segment or UDP datagram.
 pub enum Other {
     /// One that contradicts itself.
     Malformed,

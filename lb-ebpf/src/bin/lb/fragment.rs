@@ -22,7 +22,7 @@ use lb_ebpf::lb::{
 use lb_ebpf::wire::{IPV6_LENGTH, protocol};
 use slot_table::flow::{self, Seed};
 
-/// What the two families have in common, once parsed.
+/// A parsed fragment, of either family.
 struct Part {
     l3: u32,
     /// Offset of the transport header in a first fragment; 0 in a later one.
@@ -33,7 +33,7 @@ struct Part {
     pending: Pending,
 }
 
-/// What a first fragment that opens a connection comes back with from [`admission::admit_fragment`].
+/// The result of [`admission::admit_fragment`] for a first fragment that may open a connection.
 pub const ADMITTED: u32 = 1;
 
 /// An IPv4 fragment. `admitted`: 0, or [`ADMITTED`].

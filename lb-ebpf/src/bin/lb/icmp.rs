@@ -229,7 +229,7 @@ fn to_holder(
     Pending { vip, real, hash, ..error }.forward()
 }
 
-/// Whether an IPv4 source can be a single host beyond this one (RFC 1122, section 3.2.2): not "this network",
+/// Returns whether an IPv4 source can be a single host beyond this one (RFC 1122, section 3.2.2): not "this network",
 /// loopback, multicast, reserved or broadcast.
 #[inline(always)]
 fn is_host_v4(source: u32) -> bool {
@@ -244,7 +244,7 @@ fn is_host_v6(source: [u64; 2]) -> bool {
     source[0] as u8 != 0xff && source[0] != 0
 }
 
-/// Whether an echo request is to be answered.
+/// Returns whether an echo request is to be answered.
 #[inline(always)]
 fn may_echo(is_host: bool) -> Result<(), DropReason> {
     if !is_host {
@@ -305,7 +305,7 @@ fn length_of(frame: &Frame, l3: usize, v6: bool) -> Option<u32> {
     }
 }
 
-/// How an attempt to answer ended.
+/// The outcome of an attempt to answer.
 enum Answer {
     Sent,
     Limited,
@@ -418,7 +418,7 @@ unsafe fn sum<const LENGTH: usize>(at: *mut u8) -> i64 {
     sum
 }
 
-/// Whether an error about the packet may be sent to its source: a single host, and about nothing but the first
+/// Returns whether an error about the packet may be sent to its source: a single host, and about nothing but the first
 /// fragment of a packet (RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e)).
 #[inline(always)]
 fn may_be_told<const V6: bool>(frame: &Frame, l3: usize) -> bool {

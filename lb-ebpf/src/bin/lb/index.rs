@@ -91,7 +91,7 @@ impl Index {
     }
 }
 
-/// Whether a frame is for this host. Others' frames arrive where a switch floods, and in promiscuous mode:
+/// Returns whether a frame is for this host. Others' frames arrive where a switch floods, and in promiscuous mode:
 /// each node on the segment would send the packet on.
 #[inline(always)]
 pub fn is_ours(frame: &Frame, config: &Config) -> bool {
@@ -99,7 +99,7 @@ pub fn is_ours(frame: &Frame, config: &Config) -> bool {
     destination.word & MAC_MASK == config.mac || has_another_mac(frame.ctx) != 0
 }
 
-/// Whether a frame is for one of the host's further MAC addresses.
+/// Returns whether a frame is for one of the host's further MAC addresses.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn has_another_mac(ctx: *mut xdp_md) -> u32 {

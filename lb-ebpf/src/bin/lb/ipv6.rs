@@ -109,7 +109,7 @@ fn is_extension(next: u8) -> bool {
     )
 }
 
-/// Where a walk over extension headers ended.
+/// The end of a walk over extension headers.
 pub struct Walk {
     /// Offset of the header it stopped at.
     pub offset: usize,

@@ -77,7 +77,7 @@ pub fn pass(event: Event) -> u32 {
     xdp_action::XDP_PASS
 }
 
-/// What becomes of a packet to a VIP's address that no VIP serves. A host that forwards would send it to its
+/// Drops or passes a packet to a VIP's address that no VIP serves. A host that forwards would send it to its
 /// gateway, which has the address from this host: it would go round until its TTL ends.
 #[unsafe(no_mangle)]
 #[inline(never)]

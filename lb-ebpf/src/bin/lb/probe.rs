@@ -72,7 +72,7 @@ struct Probe {
     hash: u32,
 }
 
-/// What the outer header needs to know of the probe's packet.
+/// Reads what the outer header needs of the probe's packet.
 #[inline(always)]
 fn inner<const V6: bool>(skb: *mut __sk_buff) -> Option<Probe> {
     let mut head = [0_u8; 40];

@@ -1,4 +1,4 @@
-//! What the common case leaves to others.
+//! The rare paths, which the common case leaves to others.
 //!
 //! A function that cannot finish a packet returns a [`Step`] instead of an XDP action, and [`resume`]
 //! takes it from there. So calls stay flat: BPF gives a chain of calls 512 bytes of stack in all.
@@ -10,7 +10,7 @@ use crate::{admission, fragment, icmp, ipv4, ipv6};
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use lb_ebpf::lb::DropReason;
 
-/// What is to be done next; all are larger than any XDP action.
+/// The next thing to do; all values are larger than any XDP action.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Step {

@@ -1,4 +1,4 @@
-//! What the schemas do not ask for: rules of ours about rendered manifests, and about the patches that make them. Pure.
+//! Rules beyond the schemas: about rendered manifests, and about the patches that make them. Pure.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -47,7 +47,7 @@ pub(super) fn check(documents: &[Value], version: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a kustomization's patches say what they expect wherever they count: `- op: test` of something at a number
+/// Checks that a kustomization's patches say what they expect wherever they count: `- op: test` of something at a number
 /// stands before each other operation that goes through the same number.
 pub(super) fn patches_are_guarded(operations: &[Value]) -> Result<()> {
     let mut tested: Vec<&str> = Vec::new();
@@ -98,7 +98,7 @@ fn containers(pod: &Value) -> impl Iterator<Item = &Value> {
     lists.into_iter().flatten().flatten()
 }
 
-/// Whether a pod stays on a host with this taint however long it is there.
+/// Returns whether a pod stays on a host with this taint however long it is there.
 fn stays(pod: &Value, key: &str) -> bool {
     let tolerations = pod.pointer("/tolerations").and_then(Value::as_array);
     tolerations.into_iter().flatten().any(|toleration| {
@@ -108,7 +108,7 @@ fn stays(pod: &Value, key: &str) -> bool {
     })
 }
 
-/// Whether a document is a quota that lets its namespace have pods of a class.
+/// Returns whether a document is a quota that lets its namespace have pods of a class.
 fn allows(document: &Value, class: &str) -> bool {
     let scopes = document.pointer("/spec/scopeSelector/matchExpressions").and_then(Value::as_array);
     let mut values =
