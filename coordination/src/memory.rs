@@ -139,7 +139,7 @@ impl Default for MemoryStore {
 }
 
 impl MemoryClient {
-    /// Cuts the link, or mends it. The client notices a cut some time later and its sessions are
+    /// Cuts the link, or restores it. The client notices a cut some time later and its sessions are
     /// [disconnected](State::Disconnected); operations hang until then, and fail. A session's timeout after the cut,
     /// client and servers both take the session for expired, each by its own clock.
     pub fn partition(&self, cut: bool) {

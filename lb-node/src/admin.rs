@@ -2,7 +2,7 @@
 //!
 //! | path | answers 200 | else |
 //! |---|---|---|
-//! | `/livez` | while a restart would mend nothing: as `/healthz`, and while the node waits for its first decision | 503, with what hangs or failed |
+//! | `/livez` | while a restart would fix nothing: as `/healthz`, and while the node waits for its first decision | 503, with what hangs or failed |
 //! | `/healthz` | while the newest self-test has passed (a packet through the loaded program) and all core tasks turn | 503, with what failed |
 //! | `/readyz` | once every VIP has its table, while all core tasks turn | 503, with what is missing |
 //! | `/announced` | while all that it serves is announced: see [`crate::announced`] | 503, with what is not, and why |

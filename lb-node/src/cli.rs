@@ -192,7 +192,7 @@ impl Cli {
     /// Does what was asked for.
     ///
     /// # Errors
-    /// In words that say what to mend.
+    /// In words that say what to fix.
     pub async fn execute(self) -> Result<()> {
         start_log(self.log_format);
         match self.command {

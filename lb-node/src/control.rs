@@ -165,7 +165,7 @@ impl Forwarding for Dataplane {
 /// A data plane that the loop and the scrapes of its counters share.
 pub type Shared<D> = Arc<Mutex<D>>;
 
-/// The data plane, also after a thread that held it has panicked: applying is idempotent, so the next one mends
+/// The data plane, also after a thread that held it has panicked: applying is idempotent, so the next one fixes
 /// what was left half-way.
 pub(crate) fn locked<D>(dataplane: &Mutex<D>) -> MutexGuard<'_, D> {
     dataplane.lock().unwrap_or_else(PoisonError::into_inner)
@@ -438,7 +438,7 @@ impl<D: Forwarding> Control<D> {
     /// Until when nothing is to be applied, if so.
     fn held_back(&self, snapshot: &Snapshot, next_hops: &NextHops, now: Instant) -> Option<Instant> {
         if let Some(failure) = &self.failure {
-            // A new state may be what the operator mends it with.
+            // A new state may be what the operator fixes it with.
             return (now < failure.retry && failure.revision == snapshot.revision).then_some(failure.retry);
         }
         let patience = self.started + FIRST_NEXT_HOPS;

@@ -73,7 +73,7 @@ const REREAD: Duration = Duration::from_secs(45);
 /// Runs a node from a cluster file until SIGTERM or SIGINT. Forwarding goes on when this returns.
 ///
 /// # Errors
-/// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it; that its
+/// If the node cannot start; each says what to fix. Once it runs, nothing that can be tried again ends it; that its
 /// interface is gone does.
 pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
     let signals = Signals::new()?;
@@ -132,7 +132,7 @@ pub async fn run_standalone(file: &Path, bpffs: &Path) -> Result<()> {
 /// packets to find other ways, leaves the tree, and ends. Forwarding goes on when this returns.
 ///
 /// # Errors
-/// If the node cannot start; each says what to mend. Once it runs, nothing that can be tried again ends it; that its
+/// If the node cannot start; each says what to fix. Once it runs, nothing that can be tried again ends it; that its
 /// interface is gone does.
 pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) -> Result<()> {
     let signals = Signals::new()?;

@@ -58,7 +58,7 @@ enum Command {
     History(commands::history::Options),
     /// Tell where a client's connection goes: slot and real.
     Lookup(commands::lookup::Options),
-    /// Find out what keeps a node from working, and how to mend it.
+    /// Find out what keeps a node from working, and how to fix it.
     Doctor(commands::doctor::Options),
 
     /// Write samples of a VIP's packets, from one node or all, to a pcapng file.
@@ -76,7 +76,7 @@ impl Cli {
     /// Does what was asked for.
     ///
     /// # Errors
-    /// In words that say what to mend.
+    /// In words that say what to fix.
     pub async fn execute(self) -> Result<ExitCode> {
         let context = Context::new(self.global);
         context.start_log();

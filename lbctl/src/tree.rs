@@ -38,7 +38,7 @@ pub struct Tree {
     pub assignments: BTreeMap<VipName, Found<Assignment>>,
     /// The line of candidates for leadership; `None` where it is not known.
     pub line: Option<Line>,
-    /// Znodes whose names are none, each with its path.
+    /// Paths of znodes with invalid names.
     pub strangers: Vec<String>,
     /// What is there and cannot be read, by path, with the reason. Of a list, none of its znodes are known.
     pub unreadable: BTreeMap<String, String>,
@@ -238,11 +238,8 @@ impl Tree {
             };
             found.into_iter().filter_map(problem).collect()
         }
-        let mut problems: Vec<String> = self
-            .strangers
-            .iter()
-            .map(|path| format!("{path}: its name is none: see docs/znodes.md"))
-            .collect();
+        let mut problems: Vec<String> =
+            self.strangers.iter().map(|path| format!("{path}: invalid name: see docs/znodes.md")).collect();
         let cluster = self.cluster.iter().map(|found| (&(), found));
         problems.extend(wrong(cluster, |()| paths::CLUSTER.to_owned()));
         problems.extend(wrong(self.vips.iter().map(|(name, vip)| (name, &vip.vip)), paths::vip));

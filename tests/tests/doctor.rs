@@ -72,7 +72,7 @@ impl<'a> Visit<'a> {
         (answer.status.code().unwrap(), report.unwrap_or_else(|error| panic!("{error}: {answer:?}")))
     }
 
-    /// The checks that find a fault, all with a mend, are these.
+    /// The checks that find a fault, all with a fix, are these.
     fn finds(&self, expected: &[&str]) -> Value {
         let (code, report) = self.examine();
         let checks = report["checks"].as_array().unwrap();
@@ -80,7 +80,7 @@ impl<'a> Visit<'a> {
         let found: BTreeSet<&str> = faults.iter().map(|fault| fault["check"].as_str().unwrap()).collect();
         assert_eq!(found, expected.iter().copied().collect(), "{report:#}");
         assert!(
-            faults.iter().all(|fault| fault["mend"].as_str().is_some_and(|mend| !mend.is_empty())),
+            faults.iter().all(|fault| fault["fix"].as_str().is_some_and(|fix| !fix.is_empty())),
             "{report:#}"
         );
         assert_eq!(code, i32::from(!expected.is_empty()), "{report:#}");

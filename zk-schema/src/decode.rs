@@ -185,7 +185,7 @@ impl<'a> Fields<'a> {
         self.table(key, T::decode)
     }
 
-    /// A table of tables by name; those with a name that is none, or that are no tables, go to the report only.
+    /// A table of tables by name; those with an invalid name, or that are no tables, go to the report only.
     pub(crate) fn tables<N, T>(
         &mut self,
         key: &'static str,

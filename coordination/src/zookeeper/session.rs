@@ -141,7 +141,7 @@ impl ZooKeeperSession {
         let record = self.read(&[path.to_owned()]).await?.into_iter().next().flatten();
         let access = match record {
             Some(znode) => Access::parse(&znode.data).map(Some).map_err(|error| {
-                Error::Other(format!("{path}: {error}; an operator mends that by closing the tree again"))
+                Error::Other(format!("{path}: {error}; an operator fixes that by closing the tree again"))
             })?,
             None if self.0.acl == Acl::Groups => {
                 return Err(Error::Other(format!(

@@ -13,7 +13,7 @@ const OTHERS: u32 = 0o077;
 /// The store that `settings` describe. Reads credentials and certificates; connects to nothing.
 ///
 /// # Errors
-/// [`Error::Other`] if a file cannot be used; each says what to mend.
+/// [`Error::Other`] if a file cannot be used; each says what to fix.
 pub fn store(settings: &ZookeeperSettings) -> Result<ZooKeeper, Error> {
     let mut options = Options::new(settings.servers.clone());
     options.session_timeout = settings.session_timeout();
@@ -51,14 +51,14 @@ fn unreadable(path: &Path, what: &str, error: &io::Error) -> Error {
 /// Reads credentials: a file of one line, `user:password`, that nobody else may read.
 ///
 /// # Errors
-/// [`Error::Other`] if it cannot be used, with the mend, and without the password.
+/// [`Error::Other`] if it cannot be used, with the fix, and without the password.
 pub fn login(path: &Path) -> Result<Login, Error> {
     let shown = path.display();
     let cannot_be_read = |error: io::Error| unreadable(path, "cannot be read", &error);
     let mode = std::fs::metadata(path).map_err(cannot_be_read)?.mode();
     if mode & OTHERS != 0 {
         return Err(Error::Other(format!(
-            "{shown}: others than its owner may use it (mode {:03o}); `chmod 600 {shown}` mends that",
+            "{shown}: others than its owner may use it (mode {:03o}); `chmod 600 {shown}` fixes that",
             mode & 0o777
         )));
     }

@@ -53,7 +53,7 @@ pub struct Follower {
 /// # Errors
 ///
 /// If netlink sockets cannot be opened, or the kernel does not answer. Later such failures are
-/// logged, and mended by opening new sockets; the last next hops stay in force meanwhile.
+/// logged, and fixed by opening new sockets; the last next hops stay in force meanwhile.
 pub async fn spawn(
     front: u32,
     wanted: watch::Receiver<Wanted>,

@@ -104,7 +104,7 @@ pub enum Name {
     Unknown,
     /// Its own.
     Own,
-    /// Another node's, that is there: in words, with the mend. Whoever wrote in that one's name would pass for it.
+    /// Another node's, that is there: in words, with the fix. Whoever wrote in that one's name would pass for it.
     Taken(String),
 }
 

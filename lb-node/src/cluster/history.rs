@@ -124,8 +124,8 @@ impl History {
         path.strip_prefix(paths::EVENTS).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// Mends what an event that could not be written failed for, as far as that is possible.
-    pub(super) async fn mend<S: Session>(&mut self, session: &S, epoch: u64, error: &Error) {
+    /// Repairs what an event that could not be written failed for, as far as that is possible.
+    pub(super) async fn repair<S: Session>(&mut self, session: &S, epoch: u64, error: &Error) {
         match error {
             Error::Exists(_) => drop(self.strays.insert(epoch)),
             Error::NoNode(_) => {
@@ -140,7 +140,7 @@ impl History {
         }
     }
 
-    /// Writes no events for a while, since `error` cannot be mended.
+    /// Writes no events for a while, since `error` cannot be repaired.
     pub(super) fn pause(&mut self, error: &Error) {
         if self.paused_until.is_none() {
             warn!(%error, "decisions are made and not kept for /drover/events");

@@ -54,20 +54,20 @@ pub struct Leading {
     pub problem: Option<String>,
 }
 
-/// Who stands for election, and by what it goes.
+/// A candidate and its settings.
 #[derive(Clone, Debug)]
 pub struct Campaign {
     /// The node.
     pub node: NodeName,
     /// This process.
     pub instance: String,
-    /// What the leader goes by.
+    /// The settings of its leadership.
     pub settings: leader::Settings,
-    /// How often everything is read again.
+    /// Time after which everything is read again.
     pub reread: Duration,
 }
 
-/// Why a leadership ended.
+/// The reason why a leadership ended.
 enum End {
     /// The session is over: nothing more to do in it.
     Expired,
@@ -465,7 +465,7 @@ async fn write<S: Session>(
                 return Ok(());
             }
             Err(WriteError::Store(error)) if History::is_to_blame(&error) => match is_mended {
-                false => history.mend(session, epoch, &error).await,
+                false => history.repair(session, epoch, &error).await,
                 true => history.pause(&error),
             },
             other => return other,

@@ -62,7 +62,7 @@ pub enum AnnounceError {
         limit: Duration,
     },
     /// BIRD refuses a command.
-    #[error("{}: BIRD refuses `{command}` with {code:04} {text}; {mend}", socket.display())]
+    #[error("{}: BIRD refuses `{command}` with {code:04} {text}; {fix}", socket.display())]
     Refused {
         /// The control socket.
         socket: PathBuf,
@@ -73,7 +73,7 @@ pub enum AnnounceError {
         /// BIRD's message.
         text: String,
         /// What would help.
-        mend: &'static str,
+        fix: &'static str,
     },
     /// BIRD has read its configuration, and the file is not in it.
     #[error("{}: BIRD's configuration does not include it; add `include \"{}\";` and `birdc configure`", file.display(), file.display())]

@@ -218,7 +218,7 @@ impl<A: Announcer> Front<A> {
     /// # Errors
     ///
     /// If at the end something could not be withdrawn, after three attempts. Earlier errors are
-    /// logged, are in the [`status`](Self::status), and are mended by trying again.
+    /// logged, are in the [`status`](Self::status), and are fixed by trying again.
     pub async fn run(
         mut self,
         mut wanted: watch::Receiver<BTreeSet<IpAddr>>,

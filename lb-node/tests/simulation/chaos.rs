@@ -1,4 +1,4 @@
-//! A cluster's life by chance: everything that may happen does, then all is mended, and the cluster must come to rest.
+//! A cluster's life by chance: everything that may happen does, then all is repaired, and the cluster must come to rest.
 
 use crate::observer::Observer;
 use crate::world::{World, lock, real, real_name, vip, vip_name};
@@ -14,7 +14,7 @@ use zk_schema::{NodeName, RealName, VipName, VipState, to_json};
 const CHAOS: Duration = Duration::from_secs(100);
 /// How often what happened is looked at.
 const STEP: Duration = Duration::from_millis(250);
-/// Within which a mended cluster comes to rest.
+/// Within which a repaired cluster comes to rest.
 const REST: Duration = Duration::from_secs(90);
 /// For how long it must stay there.
 const STAYS: Duration = Duration::from_secs(25);
@@ -132,7 +132,7 @@ impl Chaos {
             let pause = if self.chance.one_in(3) { self.chance.below(400) } else { self.chance.below(7_000) };
             self.pass(Duration::from_millis(pause)).await?;
         }
-        self.mend().await?;
+        self.repair().await?;
         let rest = Instant::now() + REST;
         while let Err(unrest) = self.world.unrest() {
             if Instant::now() > rest {
@@ -504,10 +504,10 @@ impl Chaos {
         self.world.write_wanted().await;
     }
 
-    /// Mends everything, but for a real that may stay dead.
-    async fn mend(&mut self) -> Result<(), String> {
+    /// Repairs everything, but for a real that may stay dead.
+    async fn repair(&mut self) -> Result<(), String> {
         let now = Instant::now();
-        self.observer.note(now, "** all is mended");
+        self.observer.note(now, "** all is repaired");
         self.world.store.outage(false);
         self.world.store.latency(Duration::from_millis(1));
         for (node, machine) in &self.world.machines {
@@ -543,7 +543,7 @@ impl Chaos {
         let there: Vec<String> = self.world.store.dump().into_keys().collect();
         let flags =
             there.into_iter().filter(|path| path.starts_with("/drover/ops/") && path.split('/').count() > 4);
-        // What nodes that are gone had in force is kept for ever; where it is damaged, nobody but an operator mends it.
+        // What nodes that are gone had in force is kept for ever; where it is damaged, nobody but an operator repairs it.
         let damaged = self.world.store.dump().into_iter().filter(|(path, znode)| {
             path.starts_with("/drover/applied/") && Applied::parse(&znode.data).is_err()
         });

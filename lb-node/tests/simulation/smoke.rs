@@ -138,7 +138,7 @@ async fn a_new_leader_that_may_not_read_some_records_keeps_what_they_hold_and_de
     for path in ["/drover/vips/vip-1:", "/drover/vips/vip-2/reals/real-3:", "/drover/nodes/lb-2:"] {
         assert!(head.problems.iter().any(|problem| problem.starts_with(path)), "{path}: {:?}", head.problems);
     }
-    // The dead real has left both VIPs, and what cannot be read is served on.
+    // The dead real has left both VIPs, and what cannot be read is still served.
     assert_eq!([all_use(&world, 1, 2), all_use(&world, 2, 2)].concat(), [false; 6]);
     assert_eq!([all_use(&world, 1, 1), all_use(&world, 2, 3)].concat(), [true; 6]);
     // It was never gone.

@@ -115,7 +115,7 @@ pub fn plan(tree: &Tree, file: &DesiredFile, prune: bool, now: u64) -> Result<Pl
 /// What cannot change must be what it is.
 fn check_cluster(tree: &Tree, file: &DesiredFile) -> Result<()> {
     let Some(cluster) = tree.cluster.as_ref().and_then(Found::ok) else {
-        bail!("{} is broken; mend it first: see docs/znodes.md", paths::CLUSTER);
+        bail!("{} is broken; fix it first: see docs/znodes.md", paths::CLUSTER);
     };
     let mut differing = Vec::new();
     if let Some(seed) = file.seed.filter(|seed| *seed != cluster.seed) {

@@ -64,10 +64,10 @@ pub fn text(tree: &Tree, syntax: Syntax) -> Result<String> {
     });
     let broken: Vec<String> = broken.collect();
     if !broken.is_empty() {
-        bail!("the tree has broken records, which no file can hold; mend them first:\n{}", broken.join("\n"));
+        bail!("the tree has broken records, which no file can hold; fix them first:\n{}", broken.join("\n"));
     }
     let Some(cluster) = tree.cluster.as_ref().and_then(Found::ok) else {
-        bail!("the cluster's own record is broken; mend it first: see docs/znodes.md");
+        bail!("the cluster's own record is broken; fix it first: see docs/znodes.md");
     };
     let mut file = DesiredFile {
         seed: Some(cluster.seed),

@@ -145,7 +145,7 @@ impl Name {
 /// Does it.
 ///
 /// # Errors
-/// In words that say what to mend.
+/// In words that say what to fix.
 pub async fn run(context: &Context, command: Command) -> Result<ExitCode> {
     match command {
         Command::Ls { vip } => ls(context, vip.as_ref()).await,
@@ -294,7 +294,7 @@ async fn take_out(
 async fn put_back<S: Session>(session: &S, tree: &Tree, target: &Target, how: &str) -> Result<Vec<Edit>> {
     let name = FlagName::Drain(target.clone());
     if !tree.flags.drain.contains_key(target) {
-        // A name that is none explains more than a flag that is not there.
+        // An invalid name explains more than a flag that is not there.
         names::real(tree, target)?;
     }
     Ok(vec![flags::removal(session, name, &format!("{target} is not {how}")).await?])

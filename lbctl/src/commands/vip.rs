@@ -100,7 +100,7 @@ pub struct Set {
 /// Does it.
 ///
 /// # Errors
-/// In words that say what to mend.
+/// In words that say what to fix.
 pub async fn run(context: &Context, command: Command) -> Result<ExitCode> {
     match command {
         Command::Ls => {

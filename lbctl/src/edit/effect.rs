@@ -15,7 +15,7 @@ use zk_schema::{Real, RealName, VipName};
 
 /// How often the tree is looked at again.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
-/// How long a problem that was there before may still be told of something that was mended.
+/// How long a problem that was there before may still be told of something that was fixed.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// What became of an edit.
@@ -38,7 +38,7 @@ pub enum Effect {
     },
     /// The leader refuses it or holds it back.
     Refused {
-        /// Why, and the mend, in the leader's words.
+        /// Why, and the fix, in the leader's words.
         problems: Vec<String>,
     },
     /// No leader has decided anything in this cluster.
@@ -131,7 +131,7 @@ pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
         let listed = head.vips.get(vip);
         match (tree.vips.get(vip), tree.assignment(vip)) {
             (None, None) if listed.is_none() => {}
-            (None, _) => waits_for.push(format!("{vip} is served on{}", waits_for_company())),
+            (None, _) => waits_for.push(format!("{vip} is still being served{}", waits_for_company())),
             (Some(_), Some(assignment)) if listed.is_some_and(|entry| entry.epoch == assignment.epoch) => {
                 waits_for.extend(lacking(tree, vip, assignment, now));
                 held.extend(assignment.held.iter().map(|held| format!("{vip}: {held}")));
@@ -180,7 +180,7 @@ fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Op
         .collect();
     let same_others = reals.iter().all(|(real, record)| assignment.reals.get(*real) == Some(record));
     if assignment.vip == vip && same_others && !stay.is_empty() {
-        return Some(format!("{name}: {} used on{}", stay.join(", "), waits_for_company()));
+        return Some(format!("{name}: still using {}{}", stay.join(", "), waits_for_company()));
     }
     if assignment.vip != vip || !same_reals {
         return Some(format!("the leader has not taken over {name}"));
@@ -225,7 +225,7 @@ fn absent(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> (Ve
 
 /// Waits for at most `limit` until `expected` is in force or refused.
 ///
-/// `before` are the complaints of before the edit: for a moment they may be told of what is mended.
+/// `before` are the complaints of before the edit: for a moment they may be told of what is fixed.
 ///
 /// # Errors
 /// If the store fails.

@@ -72,7 +72,7 @@ pub fn made(tree: &Tree) -> Result<()> {
 
 fn sound<'t, T>(found: &'t Found<T>, path: &str) -> Result<&'t T> {
     found.record.as_ref().map_err(|problem| {
-        anyhow!("{path} is broken: {problem}. Mend it with `lbctl apply`, which replaces the whole record")
+        anyhow!("{path} is broken: {problem}. Fix it with `lbctl apply`, which replaces the whole record")
     })
 }
 

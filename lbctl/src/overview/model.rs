@@ -284,7 +284,7 @@ pub struct Problem {
     pub vip: Option<VipName>,
     /// The node that it is about, if it is about one.
     pub node: Option<NodeName>,
-    /// What is wrong, and how to mend it where that can be said.
+    /// What is wrong, and how to fix it where that can be said.
     pub text: String,
     /// Whether it is likely to be over in a moment, as when a node is about to apply what was just decided.
     pub passing: bool,

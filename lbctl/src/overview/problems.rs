@@ -180,8 +180,8 @@ fn of_vip(name: &VipName, vip: &VipView, now: u64, list: &mut List) {
     }
     let in_table = vip.reals.values().filter(|real| real.weight > 0).count();
     if vip.epoch.is_some() && in_table == 0 {
-        let mend = if vip.reals.is_empty() { ": give it reals" } else { "" };
-        list.vip(name, false, format!("{name}: no real takes connections, its packets are dropped{mend}"));
+        let fix = if vip.reals.is_empty() { ": give it reals" } else { "" };
+        list.vip(name, false, format!("{name}: no real takes connections, its packets are dropped{fix}"));
     }
     if let Some(held) = &vip.held {
         list.vip(name, false, format!("{name}: {held}"));

@@ -20,7 +20,7 @@ pub(super) struct Accepted {
     pub(super) cluster: Cluster,
     /// What is to be served: each the same object until it changes.
     pub(super) vips: BTreeMap<VipName, Arc<VipState>>,
-    /// What was refused or held, one sentence each, with the mend.
+    /// What was refused or held, one sentence each, with the fix.
     pub(super) problems: Problems,
 }
 
@@ -178,7 +178,7 @@ fn held(vanished: &Vanished, published: &Published, problems: &mut Problems) {
     let held = vanished.held();
     if !held.vips.is_empty() {
         problems.insert(format!(
-            "{}: {} of {} VIPs vanished in a way that looks like an accident: {}; each is served on until it returns or \
+            "{}: {} of {} VIPs vanished in a way that looks like an accident: {}; each is still served until it returns or \
              `create {}` confirms it",
             paths::VIPS,
             held.vips.len(),
@@ -190,7 +190,7 @@ fn held(vanished: &Vanished, published: &Published, problems: &mut Problems) {
     for (vip, reals) in held.reals.iter().filter(|(vip, _)| !held.vips.contains(*vip)) {
         let Some(current) = published.assignments.get(vip) else { continue };
         problems.insert(format!(
-            "{}: {} of {} reals vanished in a way that looks like an accident: {}{}; each is used on until it returns or \
+            "{}: {} of {} reals vanished in a way that looks like an accident: {}{}; each stays in use until it returns or \
              `create {}` confirms it",
             paths::reals(vip),
             reals.len(),
@@ -324,5 +324,5 @@ fn last_good(current: &Assignment) -> VipState {
 
 pub(super) fn refused(path: &str, problem: &str, has_last: bool) -> String {
     let so = if has_last { "the last good record stays in force" } else { "it is not served" };
-    format!("{path}: {problem}; {so} until it is mended")
+    format!("{path}: {problem}; {so} until it is fixed")
 }

@@ -69,7 +69,7 @@ pub(super) fn shorten(text: &str) -> String {
 /// Whether a VIP's definition fits into an assignment.
 ///
 /// # Errors
-/// In words, with the mend.
+/// In words, with the fix.
 pub(super) fn fits(state: &VipState) -> Result<(), String> {
     // An exact count takes time, and hardly ever matters.
     let most =

@@ -93,7 +93,7 @@ pub struct Term {
 /// A place in the line of candidates for leadership: a record below [`paths::ELECTION`](super::paths::ELECTION).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Candidacy {
-    /// Who stands for election.
+    /// The node that stands for election.
     pub node: NodeName,
     /// Fields of newer versions.
     #[serde(flatten)]
@@ -130,7 +130,7 @@ pub struct Head {
     /// follow nothing new.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub cut_off: BTreeSet<NodeName>,
-    /// VIPs whose records are gone in a way that looks like an accident: served on, each until its record returns or
+    /// VIPs whose records are gone in a way that looks like an accident: still served, each until its record returns or
     /// an operator confirms.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held_vips: BTreeSet<VipName>,
@@ -192,7 +192,7 @@ pub struct Assignment {
     /// Set while reals that are down keep their slots: why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
-    /// Reals whose records are gone in a way that looks like an accident: used on, each until its record returns or an
+    /// Reals whose records are gone in a way that looks like an accident: still in use, each until its record returns or an
     /// operator confirms.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held_reals: BTreeSet<RealName>,

@@ -105,7 +105,7 @@ async fn an_event_that_is_in_the_way_is_overwritten_and_a_missing_parent_is_made
     session.commit(vec![forged]).await.unwrap();
     let error = session.commit(vec![history.change(&publication(2)).unwrap()]).await.unwrap_err();
     assert!(History::is_to_blame(&error));
-    history.mend(&session, 2, &error).await;
+    history.repair(&session, 2, &error).await;
     session.commit(vec![history.change(&publication(2)).unwrap()]).await.unwrap();
     history.written(2);
 
@@ -113,7 +113,7 @@ async fn an_event_that_is_in_the_way_is_overwritten_and_a_missing_parent_is_made
     session.commit(vec![delete(paths::event(2)), delete(paths::EVENTS.to_owned())]).await.unwrap();
     let error = session.commit(vec![history.change(&publication(3)).unwrap()]).await.unwrap_err();
     assert!(History::is_to_blame(&error));
-    history.mend(&session, 3, &error).await;
+    history.repair(&session, 3, &error).await;
     session.commit(vec![history.change(&publication(3)).unwrap()]).await.unwrap();
     assert_eq!(names(&session).await, [number(3)]);
 }

@@ -188,8 +188,8 @@ impl Bird {
     }
 
     fn refused(&self, command: &str, reply: &Reply) -> AnnounceError {
-        let mend = match reply.code() {
-            code::CONFIGURATION_ERROR => "mend its configuration there",
+        let fix = match reply.code() {
+            code::CONFIGURATION_ERROR => "fix its configuration there",
             code::RESTRICTED => "name a control socket that is not restricted in bird_socket",
             _ => "see BIRD's log",
         };
@@ -198,7 +198,7 @@ impl Bird {
             command: command.to_owned(),
             code: reply.code(),
             text: reply.text().to_owned(),
-            mend,
+            fix,
         }
     }
 }

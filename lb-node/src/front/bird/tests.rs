@@ -83,7 +83,7 @@ async fn a_refused_configuration_is_reported_in_birds_words_and_what_is_announce
     assert_eq!(
         error.to_string(),
         format!(
-            "{}: BIRD refuses `configure soft` with 8002 /etc/bird/bird.conf:7:1 syntax error; mend its \
+            "{}: BIRD refuses `configure soft` with 8002 /etc/bird/bird.conf:7:1 syntax error; fix its \
              configuration there",
             fake.socket.display()
         )

@@ -77,7 +77,7 @@ fn sessions(protocols: &[Protocol]) -> Finding {
         bgp.iter().partition(|found| found.up && found.info.starts_with("Established"));
     let names =
         |some: &[&Protocol]| some.iter().map(|found| found.name.clone()).collect::<Vec<_>>().join(", ");
-    let mend =
+    let fix =
         "is the router up, and does it expect this neighbour? birdc show protocols all tells the last error";
     match (up.as_slice(), down.as_slice()) {
         ([], []) => Finding::warning(
@@ -85,9 +85,9 @@ fn sessions(protocols: &[Protocol]) -> Finding {
             "BIRD has no BGP session to announce by",
             "add one to BIRD's configuration (docs/node-file.md), unless another protocol announces the VIPs",
         ),
-        ([], down) => Finding::fault(SESSIONS, format!("no BGP session is up: {}", names(down)), mend),
+        ([], down) => Finding::fault(SESSIONS, format!("no BGP session is up: {}", names(down)), fix),
         (up, []) => Finding::ok(SESSIONS, format!("up: {}", names(up))),
-        (up, down) => Finding::warning(SESSIONS, format!("up: {}; down: {}", names(up), names(down)), mend),
+        (up, down) => Finding::warning(SESSIONS, format!("up: {}; down: {}", names(up), names(down)), fix),
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(sessions(&found).level, Level::Warning);
         found.retain(|protocol| protocol.name == "device1" || protocol.name == "router_v6");
         let fault = include(&found, Path::new("/run/b.conf"), true);
-        assert!(fault.level == Level::Fault && fault.mend.contains("/run/b.conf"), "{fault:?}");
+        assert!(fault.level == Level::Fault && fault.fix.contains("/run/b.conf"), "{fault:?}");
         assert_eq!(include(&found, Path::new("/run/b.conf"), false).level, Level::Skipped);
         assert_eq!(sessions(&found).level, Level::Fault);
     }

@@ -221,7 +221,7 @@ mod tests {
         let xdp = Some(host::netlink::Xdp { native: true, program: 7 });
         let finding = super::xdp(&wanted("test0"), &Link { xdp, ..link() });
         assert!(
-            finding.level == Level::Fault && finding.mend.contains("bpftool prog show id 7"),
+            finding.level == Level::Fault && finding.fix.contains("bpftool prog show id 7"),
             "{finding:?}"
         );
     }

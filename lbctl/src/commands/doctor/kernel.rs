@@ -262,9 +262,9 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_on_another_file_system_is_a_fault_with_the_mount_as_its_mend() {
+    fn a_directory_on_another_file_system_is_a_fault_with_the_mount_as_its_fix() {
         let findings = bpffs(Path::new("/proc/nowhere"), "eth0", false, &[]);
-        assert!(findings[0].mend.contains("mount -t bpf bpf /proc/nowhere"), "{findings:?}");
+        assert!(findings[0].fix.contains("mount -t bpf bpf /proc/nowhere"), "{findings:?}");
         assert_eq!(findings[0].level, super::super::report::Level::Fault);
     }
 

@@ -1,4 +1,4 @@
-//! `lbctl doctor`: what keeps the node on this host from working, and the mend of each.
+//! `lbctl doctor`: what keeps the node on this host from working, and the fix of each.
 //!
 //! It looks, and changes nothing: beyond its own echoes to reals it makes one ephemeral znode for a moment.
 

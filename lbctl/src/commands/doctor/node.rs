@@ -55,18 +55,18 @@ pub(super) fn file(path: &Path, instead: &NodeOverrides) -> (Finding, Option<Tol
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) => {
-            let mend = "name the node's file by --config; docs/node-file.md says what is in it";
-            return (Finding::fault(FILE, format!("{name} cannot be read: {error}"), mend), None);
+            let fix = "name the node's file by --config; docs/node-file.md says what is in it";
+            return (Finding::fault(FILE, format!("{name} cannot be read: {error}"), fix), None);
         }
     };
     match Told::parse(&text, &name, instead) {
         Ok(file) => (Finding::ok(FILE, format!("{name} is valid")), Some(file)),
         Err(problems) => {
-            let mend = format!(
+            let fix = format!(
                 "correct it; `lb-node check {name}` tells whether it is right. What lb-node has from its command line (--name, \
                  --interface, --admin), give here as well"
             );
-            (Finding::fault(FILE, problems.to_string(), mend), None)
+            (Finding::fault(FILE, problems.to_string(), fix), None)
         }
     }
 }
@@ -117,13 +117,13 @@ pub(super) fn state_dir(path: &Path) -> Finding {
         return Finding::skipped(STATE, format!("{name} cannot be looked at"));
     };
     if !there.is_dir() {
-        let mend = format!("move {} away, or name another state_dir", there.display());
-        return Finding::fault(STATE, format!("{} is not a directory", there.display()), mend);
+        let fix = format!("move {} away, or name another state_dir", there.display());
+        return Finding::fault(STATE, format!("{} is not a directory", there.display()), fix);
     }
     if let Err(error) = access(there, Access::WRITE_OK | Access::EXEC_OK) {
-        let mend = "make it writable for the user that lb-node runs as (StateDirectory= in a unit, a volume in \
+        let fix = "make it writable for the user that lb-node runs as (StateDirectory= in a unit, a volume in \
                     Kubernetes), or name another state_dir; a reboot without ZooKeeper would not find the last decision";
-        return Finding::fault(STATE, format!("{} is not writable: {error}", there.display()), mend);
+        return Finding::fault(STATE, format!("{} is not writable: {error}", there.display()), fix);
     }
     match statvfs(there) {
         Ok(disk) => judge_room(path, disk.f_bavail.saturating_mul(disk.f_frsize)),
@@ -133,12 +133,12 @@ pub(super) fn state_dir(path: &Path) -> Finding {
 
 fn judge_room(path: &Path, free: u64) -> Finding {
     let name = path.display();
-    let mend = "make room there, or name another state_dir: the last decision is kept in it, for a boot without ZooKeeper";
+    let fix = "make room there, or name another state_dir: the last decision is kept in it, for a boot without ZooKeeper";
     let seen = format!("{name} is writable, {} KiB are free", free / 1024);
     if free < ROOM_NEEDED {
-        Finding::fault(STATE, seen, mend)
+        Finding::fault(STATE, seen, fix)
     } else if free < ROOM_WARNING {
-        Finding::warning(STATE, seen, mend)
+        Finding::warning(STATE, seen, fix)
     } else {
         Finding::ok(STATE, seen)
     }
@@ -176,8 +176,8 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
     let client = match Client::of_server(&admin_files(node), patience) {
         Ok(client) => client,
         Err(error) => {
-            let mend = "correct admin_token_file, admin_tls_cert and admin_tls_key, or run this as who may read them";
-            let fault = Finding::fault(ADMIN, format!("{address} cannot be asked: {error:#}"), mend);
+            let fix = "correct admin_token_file, admin_tls_cert and admin_tls_key, or run this as who may read them";
+            let fault = Finding::fault(ADMIN, format!("{address} cannot be asked: {error:#}"), fix);
             return [vec![fault], rest(&[RUNNING, HEALTH, READY, DROPS], "its pages cannot be asked")]
                 .concat();
         }
@@ -206,7 +206,7 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
                 Err(error) => format!("{error:#}"),
                 _ => "what it answers for /status is no status of a node".to_owned(),
             };
-            let (seen, mend) = match process {
+            let (seen, fix) = match process {
                 Some(pid) => (
                     format!(
                         "lb-node (process {pid}) runs, but nothing like it answers on {address}: {error}"
@@ -219,7 +219,7 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
                      this machine",
                 ),
             };
-            let fault = Finding::fault(ADMIN, seen, mend);
+            let fault = Finding::fault(ADMIN, seen, fix);
             return [vec![fault], rest(&[RUNNING, HEALTH, READY, DROPS], "no lb-node answers")].concat();
         }
     };
@@ -246,11 +246,11 @@ pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>
         ),
         (READY, "/readyz", "each line says what is missing; the other checks say why"),
     ];
-    for (check, page, mend) in pages {
+    for (check, page, fix) in pages {
         findings.push(match client.get(own, page).await {
             Ok(answer) if answer.code == 200 => Finding::ok(check, answer.body.trim().to_owned()),
             Ok(answer) => {
-                Finding::fault(check, format!("{page} answers {}: {}", answer.code, answer.body.trim()), mend)
+                Finding::fault(check, format!("{page} answers {}: {}", answer.code, answer.body.trim()), fix)
             }
             Err(error) => {
                 Finding::fault(check, format!("{error:#}"), "restart lb-node: that loses no packet")
@@ -328,10 +328,7 @@ mod tests {
         let path = folder.path().join("node.toml");
         fs::write(&path, "[node]\ninterface = \"eth0\"\n[zookeeper]\nservers = \"zk-1:2181\"\n").unwrap();
         let (finding, _) = file(&path, &NodeOverrides::default());
-        assert!(
-            finding.seen.contains("node.name: missing") && finding.mend.contains("--name"),
-            "{finding:?}"
-        );
+        assert!(finding.seen.contains("node.name: missing") && finding.fix.contains("--name"), "{finding:?}");
         let instead = NodeOverrides { name: Some("lb-0".parse().unwrap()), ..NodeOverrides::default() };
         assert_eq!(file(&path, &instead).1.unwrap().node.name.as_str(), "lb-0");
     }

@@ -85,8 +85,8 @@ async fn real(
     let route = match route {
         Ok(route) => route,
         Err(why) => {
-            let mend = format!("ip route get {address} shows it; add a route (ip route add {address} via …)");
-            let fault = Finding::fault(ROUTE, format!("no way there: {why}"), mend).of(&subject);
+            let fix = format!("ip route get {address} shows it; add a route (ip route add {address} via …)");
+            let fault = Finding::fault(ROUTE, format!("no way there: {why}"), fix).of(&subject);
             return [vec![fault], rest(&[NEIGHBOUR, REACH, MTU, GUE], "there is no route")].concat();
         }
     };
@@ -104,8 +104,8 @@ async fn real(
     findings.push(match neighbour(netlink, route.ifindex, hop).await {
         Some(false) => {
             let seen = format!("{hop} does not answer on {device} (ARP or neighbour discovery)");
-            let mend = format!("is {hop} up, and on the segment of {device}? ip neigh show dev {device}");
-            findings.push(Finding::fault(NEIGHBOUR, seen, mend).of(&subject));
+            let fix = format!("is {hop} up, and on the segment of {device}? ip neigh show dev {device}");
+            findings.push(Finding::fault(NEIGHBOUR, seen, fix).of(&subject));
             findings.extend(rest(&[REACH, MTU, GUE], "its next hop does not answer"));
             return findings;
         }
@@ -120,8 +120,8 @@ async fn real(
         (Some(true), _) => findings.push(Finding::ok(REACH, "answers echoes").of(&subject)),
         (_, Some(what)) => {
             let seen = format!("{what}, but it answers no echoes");
-            let mend = "let ICMP pass: without it path MTUs cannot be learnt";
-            findings.push(Finding::warning(REACH, seen, mend).of(&subject));
+            let fix = "let ICMP pass: without it path MTUs cannot be learnt";
+            findings.push(Finding::warning(REACH, seen, fix).of(&subject));
             findings.extend(rest(&[MTU, GUE], "it answers no echoes"));
             return findings;
         }
@@ -130,8 +130,8 @@ async fn real(
             return findings;
         }
         (Some(false), None) => {
-            let mend = format!("is the host up? traceroute -n {address}; look for a firewall on the way");
-            findings.push(Finding::fault(REACH, "nothing comes back from it", mend).of(&subject));
+            let fix = format!("is the host up? traceroute -n {address}; look for a firewall on the way");
+            findings.push(Finding::fault(REACH, "nothing comes back from it", fix).of(&subject));
             findings.extend(rest(&[MTU, GUE], "it is not reachable"));
             return findings;
         }
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(mtu(1532, 32, 9000, "eth0", to).level, Level::Ok);
         let warning = mtu(1500, 32, 1500, "eth0", to);
         assert_eq!(warning.level, Level::Warning);
-        assert!(warning.mend.contains("1532") && warning.mend.contains("advmss 1428"), "{}", warning.mend);
+        assert!(warning.fix.contains("1532") && warning.fix.contains("advmss 1428"), "{}", warning.fix);
         assert_eq!(mtu(1400, 32, 1500, "eth0", to).level, Level::Fault);
         assert_eq!(mtu(1500, 32, 9000, "eth0", to).level, Level::Fault);
     }

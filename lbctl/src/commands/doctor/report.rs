@@ -45,12 +45,12 @@ pub(super) struct Finding {
     pub(super) seen: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub(super) mend: String,
+    pub(super) fix: String,
 }
 
 impl Finding {
-    fn new(check: &'static str, level: Level, seen: String, mend: String) -> Self {
-        Self { check, subject: String::new(), level, seen, mend }
+    fn new(check: &'static str, level: Level, seen: String, fix: String) -> Self {
+        Self { check, subject: String::new(), level, seen, fix }
     }
 
     /// As it should be.
@@ -64,13 +64,13 @@ impl Finding {
     }
 
     /// Not good.
-    pub(super) fn warning(check: &'static str, seen: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(check, Level::Warning, seen.into(), mend.into())
+    pub(super) fn warning(check: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(check, Level::Warning, seen.into(), fix.into())
     }
 
     /// Bad.
-    pub(super) fn fault(check: &'static str, seen: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self::new(check, Level::Fault, seen.into(), mend.into())
+    pub(super) fn fault(check: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(check, Level::Fault, seen.into(), fix.into())
     }
 
     /// The same of this subject.
@@ -105,10 +105,10 @@ impl Shown for Report {
     fn text(&self) -> String {
         let mut text = String::new();
         let width = self.checks.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
-        for Finding { check, subject, level, seen, mend } in &self.checks {
+        for Finding { check, subject, level, seen, fix } in &self.checks {
             let colon = if subject.is_empty() { "" } else { ": " };
             let _ = writeln!(text, "{:8} {check:width$}  {subject}{colon}{}", level.word(), one_line(seen));
-            for line in mend.lines() {
+            for line in fix.lines() {
                 let _ = writeln!(text, "{:8} {:width$}  -> {line}", "", "");
             }
         }
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_report_shows_each_check_with_its_mend_and_counts() {
+    fn a_report_shows_each_check_with_its_fix_and_counts() {
         let report = Report::new(vec![
             Finding::ok("kernel.version", "Linux 6.18.5"),
             Finding::fault("real.route", "no route", "ip route add …").of("mqtt/a"),

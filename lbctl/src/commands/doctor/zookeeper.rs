@@ -130,8 +130,8 @@ pub(super) async fn zookeeper(settings: &ZookeeperSettings, node: &NodeName, dae
     let session = match store.connect().await {
         Ok(session) => session,
         Err(error) => {
-            let mend = "the servers' logs tell more; try again";
-            findings.push(Finding::fault(SESSION, error.to_string(), mend));
+            let fix = "the servers' logs tell more; try again";
+            findings.push(Finding::fault(SESSION, error.to_string(), fix));
             missing(&mut findings, &[RIGHTS, OFFSET, MADE, RECORDS, NAME, DECISION], "there is no session");
             return Outcome { findings, tree: None };
         }
@@ -278,11 +278,11 @@ async fn in_session(
         }
     };
     if tree.cluster.is_none() {
-        let mend = "lbctl init makes it; or correct the chroot at the end of `servers`";
+        let fix = "lbctl init makes it; or correct the chroot at the end of `servers`";
         findings.push(Finding::fault(
             MADE,
             format!("there is no znode {}: no cluster was made", paths::CLUSTER),
-            mend,
+            fix,
         ));
         let rest = [RIGHTS, OFFSET, RECORDS, NAME, DECISION];
         findings.extend(rest.map(|check| Finding::skipped(check, "there is no tree")));
@@ -298,9 +298,8 @@ async fn in_session(
         [] => Finding::ok(RECORDS, "all can be read"),
         some => {
             let lines: Vec<&str> = some.iter().map(|line| line.as_str()).collect();
-            let mend =
-                "correct each (lbctl, or zkCli.sh set); until then the last good record stays in force";
-            Finding::fault(RECORDS, lines.join("; "), mend)
+            let fix = "correct each (lbctl, or zkCli.sh set); until then the last good record stays in force";
+            Finding::fault(RECORDS, lines.join("; "), fix)
         }
     });
     findings.push(name(&tree, node, daemon_runs));
@@ -386,12 +385,12 @@ fn judge_clock(theirs: f64, before: f64, after: f64) -> Finding {
     let offset = theirs - f64::midpoint(before, after);
     let ahead = if offset < 0.0 { "ahead of" } else { "behind" };
     let seen = format!("this clock is {:.3} s {ahead} that of ZooKeeper's leader", offset.abs());
-    let mend = "have both hosts take their time from the same source (chrony, systemd-timesyncd): flags end, and decisions are \
+    let fix = "have both hosts take their time from the same source (chrony, systemd-timesyncd): flags end, and decisions are \
                 dated, by these clocks";
     if off >= CLOCK_FAULT {
-        Finding::fault(OFFSET, seen, mend)
+        Finding::fault(OFFSET, seen, fix)
     } else if off >= CLOCK_WARNING {
-        Finding::warning(OFFSET, seen, mend)
+        Finding::warning(OFFSET, seen, fix)
     } else {
         Finding::ok(OFFSET, seen)
     }
@@ -429,11 +428,11 @@ fn decision(tree: &Tree, node: &NodeName) -> Finding {
     let applied = tree.applied.get(node).and_then(Found::ok);
     if head.lagging.contains(node) {
         let problem = applied.and_then(|applied: &Applied| applied.problem.clone()).unwrap_or_default();
-        let mend = "see the log of lb-node here; restarting it loses no packet";
+        let fix = "see the log of lb-node here; restarting it loses no packet";
         return Finding::warning(
             DECISION,
             format!("this node lags behind epoch {}: {problem}", head.epoch),
-            mend,
+            fix,
         );
     }
     if !head.problems.is_empty() {

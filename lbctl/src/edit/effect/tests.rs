@@ -76,7 +76,7 @@ fn a_vip_that_is_deleted_is_so_when_the_head_lists_it_no_more() {
     tree.vips.remove("mqtt");
     assert_eq!(
         waits_for(&tree),
-        "mqtt is served on until nothing else has vanished for 2 s, or 10 s if several things have"
+        "mqtt is still being served until nothing else has vanished for 2 s, or 10 s if several things have"
     );
     put_in_force(&mut tree, 8);
     assert!(matches!(effect(&tree, &expected(&["mqtt"]), 0), Effect::InForce { .. }));

@@ -67,7 +67,7 @@ fn an_operators_edits_are_told_by_field() {
 fn what_is_refused_or_held_is_told_when_it_begins_and_when_it_ends() {
     let mut case = three();
     let good = std::mem::replace(&mut case.wish().vip, Err("port: missing".to_owned()));
-    let problem = "/drover/vips/mqtt: port: missing; the last good record stays in force until it is mended";
+    let problem = "/drover/vips/mqtt: port: missing; the last good record stays in force until it is fixed";
     assert_eq!(told(case.step()), [format!("refused: {problem}")]);
     case.wish().vip = good;
     assert_eq!(told(case.step()), [format!("refused: no longer: {problem}")]);
