@@ -71,7 +71,7 @@ pub struct Shown {
 const HUNG_AFTER: Duration = Duration::from_secs(3 * SELF_TEST_EVERY.as_secs());
 
 impl Shown {
-    /// Whether there is nothing to go by yet.
+    /// Returns whether there is nothing to go by yet.
     fn is_waiting(&self) -> bool {
         self.turned.borrow().is_none()
     }

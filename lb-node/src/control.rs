@@ -216,7 +216,7 @@ pub struct Report {
     pub mode: Mode,
     /// Why something newer is not in force, if so.
     pub problem: Option<String>,
-    /// Whether packets have been seen to pass through the loaded program as they should.
+    /// True if packets have been seen to pass through the loaded program as they should.
     pub healthy: bool,
     /// Addresses of VIPs that this node serves: the self-test passes for all of an address' VIPs, and at least one of
     /// them has reals.
@@ -627,7 +627,7 @@ impl<D: Forwarding> Control<D> {
     }
 }
 
-/// Whether `node` is among those that probe `target`.
+/// Returns whether `node` is among those that probe `target`.
 fn is_prober(head: &Head, node: &NodeName, target: &Target) -> bool {
     let target = tree::Target { vip: target.vip.clone(), real: target.real.clone() };
     probers(&head.nodes, &target).contains(&node)

@@ -199,8 +199,8 @@ impl Silence {
         Self { patience, last: None, looked: None, observed: Duration::ZERO }
     }
 
-    /// Whether the silence has lasted too long, given what the pulse says now. Where there never was one, there is nothing to
-    /// be silent.
+    /// Returns whether the silence has lasted too long, given what the pulse says now. Where there never was one, there
+    /// is nothing to be silent.
     ///
     /// Time counts only as far as it was observed: when the host as a whole stood still, or this process did, the daemon
     /// gets its chance first.

@@ -69,7 +69,7 @@ pub struct FileStatus {
 }
 
 impl FileStatus {
-    /// Whether the newest content is in force.
+    /// Returns whether the newest content is in force.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         self.problems.is_empty()

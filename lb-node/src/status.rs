@@ -25,7 +25,7 @@ pub struct Status {
     /// How what is in force came to be, on a node among others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    /// Whether XDP runs in the driver; meaningful once something is in force.
+    /// True if XDP runs in the driver; meaningful once something is in force.
     pub xdp_native: bool,
     /// Why the newest state is not in force, while it is not.
     pub apply_error: Option<String>,
@@ -65,7 +65,7 @@ pub struct VipStatus {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
-    /// Whether it has its table, or needs none since no real is to take connections.
+    /// True if it has its table, or needs none since no real is to take connections.
     pub ready: bool,
     /// The epoch at which its assignment was written; that of the node on one that decides itself.
     pub epoch: u64,
@@ -84,7 +84,7 @@ pub struct RealStatus {
     pub address: IpAddr,
     /// State.
     pub state: RealState,
-    /// Whether this node cannot probe it, so that `state` is only the last that was known.
+    /// True if this node cannot probe it, so that `state` is only the last that was known.
     pub blind: bool,
     /// Outcome of the last probe in words.
     pub reason: String,
@@ -104,7 +104,7 @@ pub struct RealStatus {
 }
 
 impl RealStatus {
-    /// Whether it is thought to take connections.
+    /// Returns whether it is thought to take connections.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         matches!(self.state, RealState::Up | RealState::Unchecked)
@@ -171,7 +171,7 @@ pub struct KeptStatus {
 /// What a node of a cluster knows of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClusterStatus {
-    /// Whether ZooKeeper answers.
+    /// True if ZooKeeper answers.
     pub connected: bool,
     /// Why not, if so.
     pub problem: Option<String>,
@@ -186,7 +186,7 @@ pub struct ClusterStatus {
     pub replaced: Option<String>,
     /// Why it cannot lead, if so.
     pub election_problem: Option<String>,
-    /// Whether operators took it out of service.
+    /// True if operators took it out of service.
     pub maintenance: bool,
     /// Set while others have something newer in force and this node does not reach ZooKeeper.
     pub overtaken: Option<Overtaken>,
@@ -198,7 +198,7 @@ pub struct ClusterStatus {
     pub lagging: BTreeSet<NodeName>,
     /// Nodes that are not in the tree and, as they told last, announce addresses.
     pub cut_off: BTreeSet<NodeName>,
-    /// Whether the leader, new or just back, removes nothing.
+    /// True if the leader, new or just back, removes nothing.
     pub settling: bool,
 }
 

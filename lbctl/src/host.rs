@@ -25,7 +25,7 @@ impl Here {
         Self(own.into_iter().chain(of_daemon).collect())
     }
 
-    /// Whether a node that wrote `boot` is, or was, on this host, in this network namespace.
+    /// Returns whether a node that wrote `boot` is, or was, on this host, in this network namespace.
     #[must_use]
     pub fn is(&self, boot: &str) -> bool {
         self.0.contains(boot)

@@ -83,7 +83,7 @@ pub type Line = Vec<Span>;
 /// Whether tones become colours, and how wide lines may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paper {
-    /// Whether tones become colours.
+    /// True if tones become colours.
     pub colour: bool,
     /// Columns.
     pub width: usize,

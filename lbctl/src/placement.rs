@@ -137,7 +137,7 @@ pub struct Fate {
     pub address: Option<IpAddr>,
     /// The real that will own the slot, if weights are announced.
     pub next_real: Option<RealName>,
-    /// Whether what is announced gives the slot to another real.
+    /// True if what is announced gives the slot to another real.
     pub moves: bool,
 }
 

@@ -49,7 +49,7 @@ pub struct Tree {
 pub struct VipFound {
     /// Its record.
     pub vip: Found<Vip>,
-    /// Whether there is a parent for its reals.
+    /// True if there is a parent for its reals.
     pub has_reals: bool,
     /// Its reals.
     pub reals: BTreeMap<RealName, Found<Real>>,

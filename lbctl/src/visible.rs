@@ -8,9 +8,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Whether a character does something to the text around it or to the terminal, instead of being seen: controls (C0,
-/// DEL and C1), the marks, embeddings, overrides and isolates of bidirectional text, line and paragraph separators, and
-/// characters without any width. Joiners stay, since scripts and emoji need them.
+/// Returns whether a character does something to the text around it or to the terminal, instead of being seen: controls
+/// (C0, DEL and C1), the marks, embeddings, overrides and isolates of bidirectional text, line and paragraph
+/// separators, and characters without any width. Joiners stay, since scripts and emoji need them.
 fn misleads(c: char) -> bool {
     c.is_control()
         || matches!(

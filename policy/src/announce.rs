@@ -11,9 +11,9 @@ use zk_schema::tree::Head;
 pub struct InForce {
     /// The VIP's address, which other VIPs may share.
     pub address: IpAddr,
-    /// Whether reals hold slots in its table.
+    /// True if reals hold slots in its table.
     pub has_reals: bool,
-    /// Whether packets pass through the node's programs as they should.
+    /// True if packets pass through the node's programs as they should.
     pub works: bool,
 }
 
@@ -50,33 +50,33 @@ pub struct Situation<'a> {
     pub order: Option<(u64, u64)>,
     /// The newest head that the node knows.
     pub head: Option<&'a Head>,
-    /// Whether that is the head in the tree, as far as this session has seen.
+    /// True if that is the head in the tree, as far as this session has seen.
     pub current: bool,
-    /// Whether ZooKeeper answers.
+    /// True if ZooKeeper answers.
     pub connected: bool,
     /// Sessions so far.
     pub sessions: u64,
-    /// Whether operators took the node out of service.
+    /// True if operators took the node out of service.
     pub maintenance: bool,
-    /// Whether another node has this node's name.
+    /// True if another node has this node's name.
     pub name_is_taken: bool,
-    /// Whether other nodes tell that they have something newer in force, while this one does not reach ZooKeeper.
+    /// True if other nodes tell that they have something newer in force, while this one does not reach ZooKeeper.
     pub overtaken: bool,
 }
 
 impl Situation<'_> {
-    /// Whether the newest head that the node knows is in force.
+    /// Returns whether the newest head that the node knows is in force.
     fn has_newest(&self) -> bool {
         self.head.is_some_and(|head| self.order >= Some(head.order()))
     }
 
-    /// Whether what the tree holds is in force.
+    /// Returns whether what the tree holds is in force.
     fn has_caught_up(&self) -> bool {
         self.current && self.has_newest()
     }
 
-    /// Whether the head lists `node` as late, and few others: were most nodes late, to withdraw would take the VIPs off
-    /// the front altogether.
+    /// Returns whether the head lists `node` as late, and few others: were most nodes late, to withdraw would take the
+    /// VIPs off the front altogether.
     fn is_late(&self, node: &NodeName) -> bool {
         self.head.is_some_and(|head| {
             head.lagging.contains(node) && head.lagging.len() * 2 <= head.nodes.len() && !self.has_newest()
@@ -277,7 +277,7 @@ mod tests {
             self.announcer.turn(self.now, &situation)
         }
 
-        /// Whether it announces what it serves, a second later.
+        /// Returns whether it announces what it serves, a second later.
         fn announces(&mut self) -> bool {
             self.after(SECOND).announce == Announce::Serving
         }

@@ -159,7 +159,7 @@ struct Digests {
 }
 
 impl Digests {
-    /// Whether a VIP's assignment has this digest.
+    /// Returns whether a VIP's assignment has this digest.
     fn has(&mut self, name: &VipName, znode: Option<&Arc<Znode>>, digest: &str) -> bool {
         let Some(znode) = znode else { return false };
         match self.of.get(name) {
@@ -174,7 +174,7 @@ impl Digests {
         }
     }
 
-    /// Whether the head in the tree is this one.
+    /// Returns whether the head in the tree is this one.
     fn is(&mut self, znode: Option<&Arc<Znode>>, head: &Head) -> bool {
         let Some(znode) = znode else { return false };
         if !self.head.as_ref().is_some_and(|(known, _)| Arc::ptr_eq(known, znode)) {

@@ -140,7 +140,7 @@ impl Exclusions {
         &self.reals
     }
 
-    /// Whether nothing is left out.
+    /// Returns whether nothing is left out.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.reals.is_empty()

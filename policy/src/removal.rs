@@ -25,7 +25,7 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Whether more than half vanished.
+    /// Returns whether more than half vanished.
     #[must_use]
     pub const fn is_most(self) -> bool {
         self.lost * 2 > self.of

@@ -20,8 +20,8 @@ pub enum Verdict {
     Open,
 }
 
-/// Whether a node should mark its own vote as suspect: more than half of its targets are down, which is more likely its
-/// own fault than theirs.
+/// Returns whether a node should mark its own vote as suspect: more than half of its targets are down, which is more
+/// likely its own fault than theirs.
 #[must_use]
 pub fn is_suspect(down: usize, targets: usize) -> bool {
     targets >= SUSPECT_FROM && down * 2 > targets

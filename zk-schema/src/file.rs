@@ -63,7 +63,7 @@ pub(crate) fn parse_amended<T: Decode + Rules>(
     if found.is_empty() { Ok(file) } else { Err(refused(found)) }
 }
 
-/// Whether a file's text has a table of this name at its top, whatever else it has.
+/// Returns whether a file's text has a table of this name at its top, whatever else it has.
 pub(crate) fn has_table(text: &str, name: &str) -> bool {
     let (document, _) = DeTable::parse_recoverable(text);
     document.get_ref().get(name).is_some_and(|value| value.get_ref().is_table())

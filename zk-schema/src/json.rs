@@ -21,7 +21,8 @@ pub(crate) trait Sealed: Decode + Rules + Serialize {
     fn extra(&self) -> &Extra;
     fn extra_mut(&mut self) -> &mut Extra;
 
-    /// Whether `key` is a table that this record could have but has not, so that what it once held goes with it.
+    /// Returns whether `key` is a table that this record could have but has not, so that what it once held goes with
+    /// it.
     fn lacks_table(&self, _key: &str) -> bool {
         false
     }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub struct MacAddress(pub [u8; 6]);
 
 impl MacAddress {
-    /// Whether one interface can have it: not a group's (IEEE 802-2014, section 8.2.2), and not all zeros.
+    /// Returns whether one interface can have it: not a group's (IEEE 802-2014, section 8.2.2), and not all zeros.
     #[must_use]
     pub fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]

@@ -42,15 +42,15 @@ impl NodeFile {
         }
     }
 
-    /// Whether a text is meant as a node file rather than a [cluster file](crate::ClusterFile): it has a table
+    /// Returns whether a text is meant as a node file rather than a [cluster file](crate::ClusterFile): it has a table
     /// `zookeeper`. It may be wrong all the same.
     #[must_use]
     pub fn is_meant_by(text: &str) -> bool {
         has_table(text, "zookeeper")
     }
 
-    /// Whether a text is meant as a node file rather than an [operator's file](crate::OperatorFile): it has a table that
-    /// only a node file has. It may be wrong all the same.
+    /// Returns whether a text is meant as a node file rather than an [operator's file](crate::OperatorFile): it has a
+    /// table that only a node file has. It may be wrong all the same.
     #[must_use]
     pub fn is_told_apart(text: &str) -> bool {
         ["node", "front", "cluster"].iter().any(|table| has_table(text, table))

@@ -174,7 +174,7 @@ impl<'a> Scope<'a> {
         self.place.path().join(key)
     }
 
-    /// Whether nothing was found wrong with `key` so far. Rules that span several fields ask this first,
+    /// Returns whether nothing was found wrong with `key` so far. Rules that span several fields ask this first,
     /// lest they complain of the stand-in for a value that was refused.
     pub(crate) fn sound(&self, key: &str) -> bool {
         self.report.unsound.is_empty() || !self.report.unsound.contains(&self.path(key))

@@ -336,7 +336,7 @@ pub struct HttpCheck {
     /// Text that the first 64 KiB of the body must contain: 1 to 1024 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_contains: Option<String>,
-    /// Whether an `https` check's certificate must be valid for `host` under the system's trust roots.
+    /// True if an `https` check's certificate must be valid for `host` under the system's trust roots.
     pub verify_tls: bool,
 }
 

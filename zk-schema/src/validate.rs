@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv6Addr};
 pub(crate) struct Allowed {
     low: u32,
     high: u32,
-    /// Whether 0, outside the range, stands for a default.
+    /// True if 0, outside the range, stands for a default.
     or_zero: bool,
 }
 

@@ -79,7 +79,7 @@ pub struct Learnt {
 /// Whose a node's name was before, by what the tree shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameHistory {
-    /// Whether the tree has been looked at in this session.
+    /// True if the tree has been looked at in this session.
     pub known: bool,
     /// Another machine's, that had it lately.
     pub replaced: Option<Replaced>,
@@ -111,7 +111,7 @@ pub enum Name {
 /// A node's connection to the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
-    /// Whether a server answers.
+    /// True if a server answers.
     pub connected: bool,
     /// Since when.
     pub since: Instant,

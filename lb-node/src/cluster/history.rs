@@ -111,7 +111,7 @@ impl History {
         self.epochs.insert(epoch);
     }
 
-    /// Whether an event is to blame for the failure of a commit.
+    /// Returns whether an event is to blame for the failure of a commit.
     pub(super) fn is_to_blame(error: &Error) -> bool {
         let path = match error {
             Error::NoNode(path)

@@ -26,7 +26,7 @@ pub struct Schedule {
     hold: Duration,
     /// What is wanted, and from when on it may be announced.
     wanted: BTreeMap<IpAddr, Instant>,
-    /// Whether the driver is to be told even though nothing changes, since what it does is not known.
+    /// True if the driver is to be told even though nothing changes, since what it does is not known.
     unsettled: bool,
     failures: u32,
     /// After a failure: no attempt before this time, unless something is to be withdrawn that was not in the

@@ -78,7 +78,7 @@ pub(crate) struct Observer {
     acknowledged: BTreeMap<NodeName, u64>,
     /// VIPs of which operators confirm whatever change.
     confirmed: BTreeSet<VipName>,
-    /// Whether operators confirm that VIPs go.
+    /// True if operators confirm that VIPs go.
     confirmed_vips: bool,
     /// Records of VIPs and reals that are there.
     records: BTreeSet<String>,
@@ -159,7 +159,7 @@ impl Observer {
         keep(&mut self.wanted_since, pairs.filter(|pair| !drained.contains(pair)).collect(), now);
     }
 
-    /// Whether a real is sound for a VIP, and for one node or all.
+    /// Returns whether a real is sound for a VIP, and for one node or all.
     fn is_sound(&self, vip: &VipName, real: &RealName, node: Option<&NodeName>, at: Instant) -> bool {
         let long = |since: Option<&Instant>| since.is_some_and(|since| *since + GRACE <= at);
         let sees = |node: &NodeName| long(self.seeing_since.get(node));
@@ -356,7 +356,7 @@ impl Observer {
         self.held.entry(path).or_insert(released);
     }
 
-    /// Whether a node has had nothing in force since it started.
+    /// Returns whether a node has had nothing in force since it started.
     fn knows_nothing(&self, client: &str) -> bool {
         let Ok(node) = client.parse::<NodeName>() else { return false };
         self.in_force.get(&node).map(|last| last.start) != self.starts.get(&node).copied()

@@ -69,7 +69,7 @@ pub(crate) struct Machine {
     pub(crate) cached: Option<Arc<Decided>>,
     /// How often a node has started on it.
     pub(crate) starts: u64,
-    /// Whether the node began with what was on the disk.
+    /// True if the node began with what was on the disk.
     pub(crate) keeps: bool,
 }
 

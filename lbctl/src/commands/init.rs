@@ -40,7 +40,7 @@ pub struct Options {
 /// What there is.
 #[derive(Debug, Serialize)]
 struct Outcome {
-    /// Whether it was made just now.
+    /// True if it was made just now.
     made: bool,
     seed: String,
     table_size: u32,

@@ -202,7 +202,7 @@ struct Drained {
     #[serde(flatten)]
     outcome: Outcome,
     node: String,
-    /// Whether its withdrawal was waited for.
+    /// True if its withdrawal was waited for.
     waited: bool,
     /// What it announces, if it was waited for and it tells.
     announced: Option<BTreeSet<IpAddr>>,
@@ -241,9 +241,9 @@ struct List {
 #[derive(Debug, Serialize)]
 struct Line {
     name: String,
-    /// Whether it is there.
+    /// True if it is there.
     there: bool,
-    /// Whether it leads.
+    /// True if it leads.
     leads: bool,
     /// The epoch that it has in force.
     epoch: Option<u64>,

@@ -90,7 +90,7 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// Whether there is nothing to wait for.
+    /// Returns whether there is nothing to wait for.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         self.vips.is_empty() && self.paths.is_empty()
@@ -114,7 +114,7 @@ impl Expected {
     }
 }
 
-/// Whether reals of a VIP are in force that have no record any more. Only those can be held.
+/// Returns whether reals of a VIP are in force that have no record any more. Only those can be held.
 fn lacks_reals(tree: &Tree, vip: &VipName) -> bool {
     let (there, assignment) = (tree.vips.get(vip), tree.assignment(vip));
     assignment.is_some_and(|assignment| {

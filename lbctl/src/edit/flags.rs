@@ -108,7 +108,7 @@ pub fn disabling(mut flag: Flag) -> Flag {
     flag
 }
 
-/// Whether the drain is one that only `real enable` ends.
+/// Returns whether the drain is one that only `real enable` ends.
 #[must_use]
 pub fn is_disabling(flag: &Flag) -> bool {
     flag.extra.get(DISABLED).and_then(Value::as_bool) == Some(true)

@@ -192,7 +192,7 @@ impl fmt::Display for Step {
 }
 
 impl Plan {
-    /// Whether it asks for more than consent by silence.
+    /// Returns whether it asks for more than consent by silence.
     #[must_use]
     pub fn is_dangerous(&self) -> bool {
         self.remarks.iter().any(|remark| remark.severity == Severity::Danger)
@@ -478,7 +478,7 @@ fn sound_reals(reals: &BTreeMap<zk_schema::RealName, Found<Real>>) -> BTreeMap<z
     reals.iter().filter_map(|(name, found)| Some((name.clone(), found.ok()?.clone()))).collect()
 }
 
-/// Whether it is a record of a schema that this software does not know.
+/// Returns whether it is a record of a schema that this software does not know.
 fn is_newer(data: &[u8]) -> bool {
     let version =
         serde_json::from_slice::<Value>(data).ok().and_then(|record| record.get("version")?.as_u64());

@@ -53,9 +53,9 @@ pub enum Ask {
 /// What an editing command did: the document that `-o json` prints.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
-    /// Whether anything was written.
+    /// True if anything was written.
     pub written: bool,
-    /// Whether it was only to be shown.
+    /// True if it was only to be shown.
     pub dry_run: bool,
     /// What was, or would be, written.
     pub changes: Vec<Changed>,

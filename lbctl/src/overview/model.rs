@@ -56,11 +56,11 @@ pub struct LeaderView {
     pub term: u64,
     /// When it began, in seconds since 1970.
     pub since: u64,
-    /// Whether that node is there.
+    /// True if that node is there.
     pub present: bool,
-    /// Whether it leads now: it is there, and the first in the line of candidates.
+    /// True if it leads now: it is there, and the first in the line of candidates.
     pub leads: bool,
-    /// Whether it is new or just back, and removes nothing.
+    /// True if it is new or just back, and removes nothing.
     pub settling: bool,
 }
 
@@ -94,9 +94,9 @@ impl FlagView {
 /// A node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct NodeView {
-    /// Whether it is there: it has a session, and all in force that it read when it started.
+    /// True if it is there: it has a session, and all in force that it read when it started.
     pub present: bool,
-    /// Whether it leads.
+    /// True if it leads.
     pub leader: bool,
     /// Where its admin pages are.
     pub admin: Option<SocketAddr>,
@@ -112,15 +112,15 @@ pub struct NodeView {
     pub mode: Option<Mode>,
     /// Digest of the tables in its maps.
     pub digest: Option<String>,
-    /// Whether other nodes have another digest at the same term and epoch.
+    /// True if other nodes have another digest at the same term and epoch.
     pub differs: bool,
     /// Why something newer is not in force there, by its own words.
     pub problem: Option<String>,
     /// Another machine that had its name until lately.
     pub replaced: Option<ReplacedView>,
-    /// Whether the leader has given up waiting for it.
+    /// True if the leader has given up waiting for it.
     pub lagging: bool,
-    /// Whether it is not in the tree and, as it told last, announces addresses.
+    /// True if it is not in the tree and, as it told last, announces addresses.
     pub cut_off: bool,
     /// Set while it is out of service.
     pub maintenance: Option<FlagView>,
@@ -229,9 +229,9 @@ pub struct RealView {
     pub share: f64,
     /// Set while it is drained.
     pub drain: Option<FlagView>,
-    /// Whether that is for good: see `lbctl real disable`.
+    /// True if that is for good: see `lbctl real disable`.
     pub disabled: bool,
-    /// Whether its own agent registered it.
+    /// True if its own agent registered it.
     pub self_registered: bool,
     /// Connections that its agent counted last.
     pub connections: Option<u64>,
@@ -286,6 +286,6 @@ pub struct Problem {
     pub node: Option<NodeName>,
     /// What is wrong, and how to fix it where that can be said.
     pub text: String,
-    /// Whether it is likely to be over in a moment, as when a node is about to apply what was just decided.
+    /// True if it is likely to be over in a moment, as when a node is about to apply what was just decided.
     pub passing: bool,
 }

@@ -56,7 +56,7 @@ impl Case {
         panic!("the leader does not come to rest");
     }
 
-    /// Whether anything is written.
+    /// Returns whether anything is written.
     fn turn(&mut self) -> bool {
         self.now += Duration::from_millis(200);
         let seen = Arc::new(self.contents.clone());

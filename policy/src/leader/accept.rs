@@ -49,7 +49,7 @@ struct Definition {
     state: Arc<VipState>,
     /// What is wrong with it, whatever else there is.
     fault: Option<String>,
-    /// Whether it is another than the one in force.
+    /// True if it is another than the one in force.
     is_changed: bool,
 }
 

@@ -66,7 +66,7 @@ pub(super) fn shorten(text: &str) -> String {
     shown
 }
 
-/// Whether a VIP's definition fits into an assignment.
+/// Checks whether a VIP's definition fits into an assignment.
 ///
 /// # Errors
 /// In words, with the fix.

@@ -12,9 +12,9 @@ use zk_schema::tree::{Contents, paths};
 /// Lists that cannot be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hidden {
-    /// Whether VIPs or reals may be there that are not seen.
+    /// True if VIPs or reals may be there that are not seen.
     pub wishes: bool,
-    /// Whether reals may be drained without that being seen.
+    /// True if reals may be drained without that being seen.
     pub drains: bool,
     /// The first thing, in words, without which nothing can be decided, if it is missing.
     pub essential: Option<String>,

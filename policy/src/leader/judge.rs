@@ -193,7 +193,7 @@ impl Judge {
     }
 }
 
-/// Whether a real is to be judged.
+/// Returns whether a real is to be judged.
 fn is_judged(basis: &Basis, target: &Target) -> bool {
     basis.vips.get(&target.vip).is_some_and(|(state, told)| {
         state.vip.health.is_some()

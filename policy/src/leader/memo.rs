@@ -11,7 +11,7 @@ use std::sync::Arc;
 use zk_schema::tree::Assignment;
 use zk_schema::{RealName, VipName, VipState};
 
-/// Whether two are the same object, or none.
+/// Returns whether two are the same object, or none.
 pub(super) fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
     match (one, other) {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -74,17 +74,17 @@ impl Missing {
 pub(super) struct Circumstances {
     /// Reals that are to get no new connections.
     pub(super) out: BTreeSet<RealName>,
-    /// Whether others may be drained without that being seen.
+    /// True if others may be drained without that being seen.
     pub(super) hides_drains: bool,
     /// Reals that are held.
     pub(super) held: BTreeSet<RealName>,
-    /// Whether an operator confirmed what looks like an accident.
+    /// True if an operator confirmed what looks like an accident.
     pub(super) confirmed: bool,
-    /// Whether anything may be removed.
+    /// True if anything may be removed.
     pub(super) trust: bool,
-    /// Whether its reals have had the time to be judged.
+    /// True if its reals have had the time to be judged.
     pub(super) overdue: bool,
-    /// Whether what was announced may take effect.
+    /// True if what was announced may take effect.
     pub(super) adopted: bool,
 }
 
@@ -101,7 +101,7 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Whether it still follows.
+    /// Returns whether it still follows.
     pub(super) fn holds(
         &self,
         state: &Arc<VipState>,

@@ -402,7 +402,8 @@ impl Leader {
         }
     }
 
-    /// Whether nodes have more in force than there is, so that a head beyond that is due; they are told as problems.
+    /// Returns whether nodes have more in force than there is, so that a head beyond that is due; they are told as
+    /// problems.
     fn outrun(&mut self, view: &View, problems: &mut Problems) -> bool {
         let Some(head) = self.published.head.as_ref().map(Head::order) else { return false };
         let found = order::ahead(&view.applied, head, self.order());
@@ -461,12 +462,12 @@ fn peers(
     nodes.iter().filter_map(|node| Some((node.clone(), peer(node)?))).collect()
 }
 
-/// Whether the node has what was written at `order`, and follows.
+/// Returns whether the node has what was written at `order`, and follows.
 fn has_applied(view: &View, node: &NodeName, order: (u64, u64), head: &Head) -> bool {
     view.applied.get(node).is_some_and(|applied| applied.acknowledges(order, head.order()))
 }
 
-/// Whether the head lists this assignment as it is.
+/// Returns whether the head lists this assignment as it is.
 fn is_listed(head: &Head, name: &VipName, assignment: &Assignment) -> bool {
     let digest = || assignment.bytes().map(|bytes| Assignment::digest(&bytes));
     head.vips.get(name).is_some_and(|entry| {
@@ -474,7 +475,7 @@ fn is_listed(head: &Head, name: &VipName, assignment: &Assignment) -> bool {
     })
 }
 
-/// Whether two assignments say the same, whoever wrote them when and why.
+/// Returns whether two assignments say the same, whoever wrote them when and why.
 fn same(current: &Assignment, new: &Assignment) -> bool {
     let Assignment {
         term: _,
@@ -497,7 +498,7 @@ fn same(current: &Assignment, new: &Assignment) -> bool {
         && current.history == *history
 }
 
-/// Whether nodes are to probe something else than before.
+/// Returns whether nodes are to probe something else than before.
 fn probed_anew(current: Option<&Assignment>, new: Option<&Assignment>) -> bool {
     let (Some(current), Some(new)) = (current, new) else { return current.is_some() != new.is_some() };
     let (one, other) = (&current.vip, &new.vip);

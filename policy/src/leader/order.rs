@@ -12,7 +12,7 @@ pub(super) const fn next(number: u64) -> u64 {
     number.saturating_add(1)
 }
 
-/// Whether a node may have come to `order` where leaders have come to `known`.
+/// Returns whether a node may have come to `order` where leaders have come to `known`.
 #[must_use]
 pub const fn credible(order: (u64, u64), known: (u64, u64)) -> bool {
     is_plausible(order)

@@ -38,7 +38,7 @@ enum Fate {
 pub(super) struct Going {
     /// Since when it is missing.
     pub(super) since: Duration,
-    /// Whether somebody said so: an operator confirmed it, or its agent took its leave.
+    /// True if somebody said so: an operator confirmed it, or its agent took its leave.
     pub(super) is_meant: bool,
 }
 
@@ -80,12 +80,12 @@ impl Vanished {
         &self.held
     }
 
-    /// Whether a VIP that is missing goes now.
+    /// Returns whether a VIP that is missing goes now.
     pub(super) fn vip_goes(&self, vip: &VipName) -> bool {
         self.may_go.contains_key(&Object::Vip(vip.clone()))
     }
 
-    /// Whether a node that is missing goes now.
+    /// Returns whether a node that is missing goes now.
     pub(super) fn node_goes(&self, node: &NodeName) -> bool {
         self.may_go.contains_key(&Object::Node(node.clone()))
     }
@@ -290,7 +290,7 @@ impl Vanished {
     }
 }
 
-/// Whether a real's agent said that it would end, and there is somebody else to take connections.
+/// Returns whether a real's agent said that it would end, and there is somebody else to take connections.
 fn took_leave(current: &Assignment, wish: &super::Wish, real: &RealName) -> bool {
     let leaves = |real: &RealName| current.reals.get(real).is_some_and(Registrant::is_leaving);
     let is_used = current.weights.contains_key(real);
@@ -298,7 +298,7 @@ fn took_leave(current: &Assignment, wish: &super::Wish, real: &RealName) -> bool
     leaves(real) && (!is_used || others())
 }
 
-/// Whether a VIP that takes connections would have nothing left that does.
+/// Returns whether a VIP that takes connections would have nothing left that does.
 fn empties(name: &VipName, current: &Assignment, wish: &super::Wish, view: &View) -> bool {
     let is_usable = |real: &RealName| {
         let record = wish.reals.get(real).and_then(|record| record.as_ref().ok()).or(current.reals.get(real));

@@ -305,7 +305,7 @@ impl Reading {
         news
     }
 
-    /// Whether a flag counts.
+    /// Returns whether a flag counts.
     fn flag(&mut self, data: &[u8], now: u64) -> bool {
         self.parsed += 1;
         let flag = Flag::read(data);
@@ -320,7 +320,7 @@ impl Reading {
 /// Where the flags are.
 const FLAGS: &str = "/drover/ops/";
 
-/// Whether this is the place of a VIP's record.
+/// Returns whether this is the place of a VIP's record.
 fn is_vip(path: &str) -> bool {
     path.strip_prefix(paths::VIPS)
         .and_then(|rest| rest.strip_prefix('/'))

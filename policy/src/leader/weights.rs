@@ -172,7 +172,7 @@ impl Leader {
         assignment.why = bounds::shorten(&why);
     }
 
-    /// Whether a VIP's reals have had the time to be judged.
+    /// Returns whether a VIP's reals have had the time to be judged.
     fn is_overdue(&self, name: &VipName, state: &VipState, now: Duration) -> bool {
         self.known_since
             .get(name)
@@ -208,8 +208,8 @@ impl Leader {
         }
     }
 
-    /// Whether every node that is there knows what was `announced` at an order, or has had the time to, and those that are
-    /// cut off have had the time to withdraw.
+    /// Returns whether every node that is there knows what was `announced` at an order, or has had the time to, and
+    /// those that are cut off have had the time to withdraw.
     fn is_adopted(&self, vip: &VipName, announced: (u64, u64), view: &View, now: Duration) -> bool {
         let Some(head) = &self.published.head else { return false };
         let waited =
@@ -219,8 +219,8 @@ impl Leader {
             && self.cut_off_since.values().all(is_withdrawn)
     }
 
-    /// Whether a real whose record vanished goes now. One that its agent had registered, and that takes connections, goes
-    /// only when it has none left.
+    /// Returns whether a real whose record vanished goes now. One that its agent had registered, and that takes
+    /// connections, goes only when it has none left.
     pub(super) fn has_gone(&self, vip: &VipName, real: &RealName) -> bool {
         let Some(current) = self.published.assignments.get(vip) else { return true };
         let takes_connections = current.weights.contains_key(real);
@@ -229,12 +229,12 @@ impl Leader {
         going.is_some_and(|going| going.is_meant || !(takes_connections && is_registered))
     }
 
-    /// Whether a real is to get no new connections: drained by an operator, about to end, or gone for long.
+    /// Returns whether a real is to get no new connections: drained by an operator, about to end, or gone for long.
     fn is_out(&self, target: &Target, record: &Real, view: &View, now: Duration) -> bool {
         Registrant::is_leaving(record) || self.is_away(target, view, now)
     }
 
-    /// Whether a real is drained by an operator, or gone for long.
+    /// Returns whether a real is drained by an operator, or gone for long.
     fn is_away(&self, target: &Target, view: &View, now: Duration) -> bool {
         let gone = self.vanished.real_goes(&target.vip, &target.real);
         // Where flags cannot be seen, one may be what keeps it out.

@@ -19,7 +19,7 @@ pub struct Contents {
     /// What is there and cannot be read, by path, with the reason: a znode that matches or one whose children would. It
     /// is as unknown as what such a list names. What was read of it before stays among the znodes until it is gone.
     pub unreadable: BTreeMap<String, String>,
-    /// Whether all has been read once, as far as it can be: false only before the first publication.
+    /// True if all has been read once, as far as it can be: false only before the first publication.
     pub complete: bool,
 }
 
@@ -61,7 +61,7 @@ impl Contents {
         self.directories.values().map(|children| children.len()).sum()
     }
 
-    /// Whether there is none.
+    /// Returns whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.directories.is_empty()

@@ -83,13 +83,13 @@ impl Registrant {
         bounded
     }
 
-    /// Whether a real of an assignment is there only as long as its agent's session.
+    /// Returns whether a real of an assignment is there only as long as its agent's session.
     #[must_use]
     pub fn is_registered(real: &Real) -> bool {
         real.extra.get(REGISTERED) == Some(&Value::Bool(true))
     }
 
-    /// Whether the real's agent has said that it ends.
+    /// Returns whether the real's agent has said that it ends.
     #[must_use]
     pub fn is_leaving(real: &Real) -> bool {
         real.extra.get(LEAVING) == Some(&Value::Bool(true))

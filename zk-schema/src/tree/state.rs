@@ -27,7 +27,7 @@ pub const MAX_ORDER: u64 = 1 << 62;
 /// ahead is ignored and told, so that nobody can use the numbers up.
 pub const MAX_ORDER_STEP: u64 = 1 << 32;
 
-/// Whether a (term, epoch) is one that leaders may have come to.
+/// Returns whether a (term, epoch) is one that leaders may have come to.
 #[must_use]
 pub const fn is_plausible((term, epoch): (u64, u64)) -> bool {
     term <= MAX_ORDER && epoch <= MAX_ORDER
@@ -395,7 +395,7 @@ impl Replaced {
         Self { boot, sources: sources.into_iter().take(MAX_SOURCES).collect(), at, extra: Extra::default() }
     }
 
-    /// Whether it is still to be told of at `now`, in seconds since 1970.
+    /// Returns whether it is still to be told of at `now`, in seconds since 1970.
     #[must_use]
     pub const fn counts(&self, now: u64) -> bool {
         now < self.at.saturating_add(Self::TOLD_FOR_S)
@@ -454,8 +454,8 @@ impl Applied {
         (self.term, self.epoch)
     }
 
-    /// Whether the node follows, and has what was written at `order`, where `head` is the newest. A node that has more
-    /// than that refuses the head, and follows nobody.
+    /// Returns whether the node follows, and has what was written at `order`, where `head` is the newest. A node that
+    /// has more than that refuses the head, and follows nobody.
     #[must_use]
     pub fn acknowledges(&self, order: (u64, u64), head: (u64, u64)) -> bool {
         self.mode == Mode::Live && order <= self.order() && self.order() <= head
@@ -550,7 +550,7 @@ impl Flag {
         serde_json::from_slice(bytes).unwrap_or_default()
     }
 
-    /// Whether it counts at `now`, in seconds since 1970.
+    /// Returns whether it counts at `now`, in seconds since 1970.
     #[must_use]
     pub fn counts(&self, now: u64) -> bool {
         self.until.is_none_or(|until| now < until)

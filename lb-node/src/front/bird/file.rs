@@ -39,7 +39,7 @@ impl IncludedFile {
         Ok(if boot == Some(&self.boot_id) { addresses(&text) } else { BTreeSet::new() })
     }
 
-    /// Whether the file has these addresses, as far as it can be read.
+    /// Returns whether the file has these addresses, as far as it can be read.
     pub(super) fn says(&self, wanted: &BTreeSet<IpAddr>) -> bool {
         std::fs::read_to_string(&self.path).is_ok_and(|text| addresses(&text) == *wanted)
     }

@@ -120,7 +120,7 @@ async fn answer(stream: &mut UnixStream) -> Result<String> {
     }
 }
 
-/// Whether the last line is there: four digits and a blank begin it, where lines before have a hyphen.
+/// Returns whether the last line is there: four digits and a blank begin it, where lines before have a hyphen.
 fn is_complete(text: &[u8]) -> bool {
     let Some(text) = text.strip_suffix(b"\n") else { return false };
     let last = text.rsplit(|byte| *byte == b'\n').next().unwrap_or(text);

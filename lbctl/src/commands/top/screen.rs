@@ -54,9 +54,9 @@ pub(super) struct Screen {
     pub(super) selected: Option<VipName>,
     /// What VIPs' names, or those of their reals, must contain to be listed.
     pub(super) filter: String,
-    /// Whether the filter is being typed.
+    /// True if the filter is being typed.
     pub(super) typing: bool,
-    /// Whether the keys are explained.
+    /// True if the keys are explained.
     pub(super) help: bool,
 }
 
