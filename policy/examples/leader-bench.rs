@@ -115,7 +115,7 @@ fn report(json: bool, case: &str, reals: usize, times: Vec<f64>) -> io::Result<(
     }
 }
 
-/// What a turn wrote.
+/// The records that a turn wrote.
 struct Written {
     vips: usize,
     decisions: Vec<Decision>,
@@ -127,7 +127,7 @@ struct Stage {
     contents: Contents,
     now: Duration,
     nodes: BTreeSet<NodeName>,
-    /// What each node finds down.
+    /// The reals that each node finds down.
     found: BTreeMap<NodeName, BTreeSet<Target>>,
     reals: usize,
 }
@@ -293,7 +293,7 @@ impl Stage {
     }
 }
 
-/// How long this thread has computed so far.
+/// Returns the CPU time of this thread so far.
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();

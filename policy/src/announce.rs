@@ -1,4 +1,4 @@
-//! Which addresses a node announces to routers, and when it withdraws them.
+//! Decides which addresses a node announces to routers, and when it withdraws them.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ pub fn serving(vips: impl IntoIterator<Item = InForce>) -> BTreeSet<IpAddr> {
     &with_reals - &faulty
 }
 
-/// How long a node goes on announcing in spite of something.
+/// Times for which a node goes on announcing in spite of something.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// A node that the head lists as late has this long to apply what it was told.
@@ -43,7 +43,7 @@ pub struct Patience {
     pub autonomy: Duration,
 }
 
-/// What a node knows when it decides whether to announce.
+/// The facts by which a node decides whether to announce.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
     /// (term, epoch) of the head in force; `None` before anything is.
@@ -84,18 +84,18 @@ impl Situation<'_> {
     }
 }
 
-/// What a node should announce.
+/// The addresses that a node should announce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announce {
-    /// What it announces already: nothing is in force yet, so what a predecessor announced stays.
+    /// Those that it announces already: nothing is in force yet, so what a predecessor announced stays.
     AsBefore,
     /// Nothing.
     Nothing,
-    /// What it [serves](serving).
+    /// Those that it [serves](serving).
     Serving,
 }
 
-/// What an operator should be told, once.
+/// News for the operator, told once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// The process stood still for this long, and announces nothing until it has caught up.
@@ -113,11 +113,11 @@ pub enum News {
 /// The outcome of a [turn](Announcer::turn).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
-    /// What to announce.
+    /// The addresses to announce.
     pub announce: Announce,
-    /// When to take the next turn, unless something changes before.
+    /// The time of the next turn, unless something changes before.
     pub wake: Option<Duration>,
-    /// What changed in this turn.
+    /// The changes of this turn.
     pub news: Vec<News>,
 }
 
@@ -147,7 +147,7 @@ pub struct Announcer {
 /// A node that wakes up after a standstill.
 #[derive(Clone, Copy, Debug)]
 struct Awakening {
-    /// When that is over at the latest.
+    /// The time at which that is over at the latest.
     until: Duration,
     /// Sessions when it woke up.
     sessions: u64,

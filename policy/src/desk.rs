@@ -10,9 +10,9 @@ use std::time::Duration;
 use zk_schema::tree::{Assignment, Contents, Head, StateRecord as _, Znode, paths};
 use zk_schema::{NodeName, RecordError, VipName};
 
-/// How long a leader gives its own writes to come back to it before it takes what it sees for somebody else's.
+/// Time that a leader gives its own writes to come back to it before it takes what it sees for somebody else's.
 const ECHO: Duration = Duration::from_secs(3);
-/// How long a node must have been away until what it had in force is deleted.
+/// Time that a node must have been away until what it had in force is deleted.
 const FORGET_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// A leadership, and the tree as it was last read.
@@ -23,7 +23,7 @@ pub struct Desk {
     contents: Arc<Contents>,
     /// VIPs whose assignments somebody else overwrote, or which were lost.
     damaged: BTreeSet<VipName>,
-    /// What is in the tree is compared with what was written from then on.
+    /// From then on the tree is compared with what was written.
     echoed_by: Duration,
     /// The contents that were compared last, and the epoch of what they were compared with.
     compared: Option<(Arc<Contents>, u64)>,
@@ -32,7 +32,7 @@ pub struct Desk {
     gone: BTreeMap<NodeName, Duration>,
 }
 
-/// What has been done so far.
+/// The work done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Records parsed.
@@ -78,7 +78,7 @@ impl Desk {
         self.reading.view()
     }
 
-    /// What has been done so far.
+    /// The work done so far.
     #[must_use]
     pub const fn work(&self) -> Work {
         Work { parsed: self.reading.parsed(), compared: self.digests.compared }
@@ -150,7 +150,7 @@ impl Desk {
     }
 }
 
-/// What is known of znodes that were looked at before.
+/// Znodes that were looked at before.
 #[derive(Debug, Default)]
 struct Digests {
     of: BTreeMap<VipName, (Arc<Znode>, String)>,

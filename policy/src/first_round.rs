@@ -1,4 +1,4 @@
-//! How long a new VIP waits for its reals to be judged.
+//! The time for which a new VIP waits until its reals are judged.
 
 use std::time::Duration;
 use zk_schema::Vip;

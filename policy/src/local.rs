@@ -52,12 +52,12 @@ impl Assignment {
     }
 }
 
-/// What there is to decide upon.
+/// The facts to decide upon.
 #[derive(Clone, Copy)]
 pub struct Situation<'a> {
-    /// What operators asked for.
+    /// The operators' records.
     pub desired: &'a Desired,
-    /// What is known of a real. One without a health check is up when packets can be sent to it, pending until that is
+    /// The state of a real. One without a health check is up when packets can be sent to it, pending until that is
     /// known, and down if they cannot.
     pub standing: &'a dyn Fn(&Key) -> Standing,
     /// The reals that hold slots in the tables in force.
@@ -122,7 +122,7 @@ pub struct Exclusions {
 }
 
 impl Exclusions {
-    /// What a node left out of the head of `order`.
+    /// Returns what a node left out of the head of `order`.
     #[must_use]
     pub fn new(order: (u64, u64), reals: BTreeSet<Key>) -> Self {
         Self { order, reals }
@@ -134,7 +134,7 @@ impl Exclusions {
         self.order
     }
 
-    /// What is left out.
+    /// The reals that are left out.
     #[must_use]
     pub fn reals(&self) -> &BTreeSet<Key> {
         &self.reals
@@ -146,7 +146,7 @@ impl Exclusions {
         self.reals.is_empty()
     }
 
-    /// What is to be left out of `decided`, given what this node's own probes `find`: up or down, or neither as
+    /// Returns what to leave out of `decided`, given what this node's own probes `find`: up or down, or neither as
     /// long as they cannot tell.
     ///
     /// An autonomous node leaves out what it finds down, within the VIP's panic threshold. When it sees the tree again, it
@@ -184,7 +184,7 @@ impl Exclusions {
     }
 }
 
-/// What the leader decided, but for what is left out.
+/// Returns the leader's decision without the reals that are left out.
 #[must_use]
 pub fn adopt(decided: &Decided, exclusions: &Exclusions) -> Assignment {
     let vip = |name: &VipName, assignment: &zk_schema::tree::Assignment| {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::RealName;
 
-/// What is known of a candidate: a real whose weight is above 0.
+/// The state of a candidate: a real whose weight is above 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// Takes connections.

@@ -1,4 +1,4 @@
-//! Who probes what: every real by a few of the nodes, so that probing does not grow with the cluster.
+//! The assignment of probers: a few of the nodes probe each real, so that probing does not grow with the cluster.
 //!
 //! Rendezvous hashing (Thaler and Ravishankar, 1998): each node scores each target, and the highest scores probe it. When a
 //! node comes or goes, only the targets that it wins or held change hands. Every node computes the same.

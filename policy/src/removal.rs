@@ -1,4 +1,5 @@
-//! What of that which vanished from the tree looks like an accident, and how long anything that vanishes stays. Pure.
+//! Decides which of the things that vanished from the tree look like an accident, and how long anything that vanishes
+//! stays. Pure.
 //!
 //! The leader goes by it, and `lbctl` by the same when it says beforehand what will be held.
 
@@ -6,21 +7,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use zk_schema::VipName;
 
-/// How long what vanished alone stays, in case more follows.
+/// Time for which a thing that vanished alone stays, in case more follows.
 pub const ALONE: Duration = Duration::from_secs(2);
 
-/// How long nothing more must have vanished, or returned, until things that vanished together are judged.
+/// Time for which nothing more must have vanished, or returned, until things that vanished together are judged.
 pub const QUIET: Duration = Duration::from_secs(10);
 
-/// How long a real that its own agent registered stays when its record vanishes though probes find it up.
+/// Time for which a real that its own agent registered stays when its record vanishes though probes find it up.
 pub const UNREGISTERED: Duration = Duration::from_secs(30);
 
-/// How much there was of something, and how much of that vanished.
+/// The amount that there was of something, and the part of it that vanished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// What vanished.
+    /// The part that vanished.
     pub lost: usize,
-    /// What there was, with what vanished.
+    /// The amount that there was, with the part that vanished.
     pub of: usize,
 }
 
@@ -32,7 +33,7 @@ impl Loss {
     }
 }
 
-/// What there was in a cluster, and what vanished of it.
+/// The things that there were in a cluster, and those that vanished.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Losses {
     /// VIPs.
@@ -45,7 +46,7 @@ pub struct Losses {
     pub nodes: Loss,
 }
 
-/// What looks like an accident, and stays until it returns or an operator confirms.
+/// Things whose loss looks like an accident, and that stay until they return or an operator confirms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Suspects {
     /// The VIPs that vanished: most of them did.

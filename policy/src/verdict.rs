@@ -9,7 +9,7 @@ use zk_schema::tree::{Target, Vote};
 /// Fewer targets than these make no vote suspect: half of them is too easily had.
 const SUSPECT_FROM: usize = 3;
 
-/// What the probers of a real say together.
+/// The votes on a real, put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// At least half of those that have an opinion find it up.
@@ -49,9 +49,9 @@ pub fn verdict<V: Borrow<Vote>>(
 /// The votes that count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tally {
-    /// How many have an opinion.
+    /// The number of those that have an opinion.
     pub votes: usize,
-    /// How many of them say down.
+    /// The number of those that say down.
     pub down: usize,
 }
 
@@ -80,7 +80,8 @@ pub fn tally<V: Borrow<Vote>>(
     Tally { votes, down }
 }
 
-/// Why a real is down, in the words of the probers that found it so: the commonest reason, and how many of them.
+/// Returns the reason why a real is down, in the words of the probers that found it so: the commonest reason, and how
+/// many of them.
 #[must_use]
 pub fn reason<V: Borrow<Vote>>(target: &Target, votes: &BTreeMap<NodeName, V>) -> String {
     let findings = votes.values().filter_map(|vote| vote.borrow().down.get(target));

@@ -10,12 +10,12 @@ use crate::records::{Desired, Node, Vip, VipState};
 use crate::validate::{Rules, check_room};
 use std::collections::BTreeMap;
 
-/// What a cluster file says.
+/// A cluster file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterFile {
     /// The node's own settings.
     pub node: Node,
-    /// What it is to serve.
+    /// The VIPs and reals that it serves.
     pub desired: Desired,
 }
 

@@ -1,4 +1,4 @@
-//! What operators want, as a file: the VIPs and reals of a cluster file, without the node that may be in it.
+//! The operators' wishes, as a file: the VIPs and reals of a cluster file, without the node that may be in it.
 //!
 //! `docs/cluster-file.md` describes every field.
 
@@ -94,7 +94,7 @@ impl DesiredFile {
         toml::to_string(&file)
     }
 
-    /// What the file asks for in a cluster whose record is `cluster`.
+    /// Returns the VIPs and reals that the file asks for in a cluster whose record is `cluster`.
     fn desired(&self) -> Desired {
         let default = Cluster::default();
         let cluster = Cluster { table_size: self.table_size.unwrap_or(default.table_size), ..default };

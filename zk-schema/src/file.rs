@@ -86,7 +86,7 @@ pub struct FileProblem {
 /// `cluster.toml:14:10: vips.publish.reals.broker-1.weight: 70000 is not in 0..=65535`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct FileErrors {
-    /// What the file was called.
+    /// The name of the file.
     pub file: String,
     /// The problems, by line; never empty.
     pub problems: Vec<FileProblem>,
@@ -108,7 +108,7 @@ impl fmt::Display for FileErrors {
     }
 }
 
-/// Where in the text the keys and values stand, in bytes.
+/// The places of keys and values in the text, in bytes.
 #[derive(Default)]
 struct Places(BTreeMap<FieldPath, Place>);
 
@@ -168,7 +168,7 @@ impl Places {
     }
 }
 
-/// Where the lines of a text begin.
+/// The beginnings of the lines of a text.
 struct Lines<'t> {
     text: &'t str,
     starts: Vec<usize>,

@@ -55,7 +55,7 @@ record!(
     }
 );
 
-/// Why a znode's content is no record, or a record cannot become one.
+/// The reason why a znode's content is no record, or a record cannot become one.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// More than records of this kind may have.
@@ -63,7 +63,7 @@ pub enum RecordError {
     TooLarge {
         /// The content's size.
         bytes: usize,
-        /// What is allowed.
+        /// The most that is allowed.
         limit: usize,
     },
     /// Not JSON, nested too deeply, or a number beyond all bounds.

@@ -1,4 +1,4 @@
-//! Which kernels nodes run on: one rule for the daemon, which refuses older ones, and for `lbctl doctor`.
+//! The kernels that nodes run on: one rule for the daemon, which refuses older ones, and for `lbctl doctor`.
 
 /// The oldest Linux that a node runs on, as major and minor number.
 ///

@@ -17,16 +17,16 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What a node file says.
+/// A node file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeFile {
     /// The node itself.
     pub node: Node,
-    /// Where the cluster's tree is.
+    /// The way to the cluster's tree.
     pub zookeeper: ZookeeperSettings,
-    /// How the node's VIPs are announced.
+    /// The announcement of the node's VIPs.
     pub front: FrontSettings,
-    /// How the node behaves as one of many.
+    /// The node's life as one of many.
     pub cluster: ClusterSettings,
 }
 
@@ -122,10 +122,10 @@ impl NodeOverrides {
     }
 }
 
-/// What the agent of a real that registers itself is configured with: how it reaches the cluster's tree.
+/// The configuration of a real's agent that registers its host: the way to the cluster's tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RealFile {
-    /// Where the cluster's tree is.
+    /// The way to the cluster's tree.
     pub zookeeper: ZookeeperSettings,
 }
 
@@ -155,7 +155,7 @@ impl RealFile {
     }
 }
 
-/// How to reach the cluster's ZooKeeper.
+/// The way to the cluster's ZooKeeper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ZookeeperSettings {
     /// Connect string: `host:port` of each server, separated by commas, and perhaps a chroot such as `/site-a`.
@@ -165,7 +165,7 @@ pub struct ZookeeperSettings {
     /// File with `user:password` in one line, which only its owner may read; nobody is asked for if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_file: Option<PathBuf>,
-    /// How the credentials are used, where there are any.
+    /// The use of the credentials, if there are any.
     pub auth: ZookeeperAuth,
     /// PEM file with the certificates that the servers' are to be signed by. TLS is used where this is there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -176,7 +176,7 @@ pub struct ZookeeperSettings {
     /// PEM file with the private key of `tls_cert`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_key: Option<PathBuf>,
-    /// Who may change the znodes that this node creates.
+    /// The rights to change the znodes that this node creates.
     pub acl: ZookeeperAcl,
 }
 
@@ -203,7 +203,7 @@ impl ZookeeperSettings {
     }
 }
 
-/// How a client proves to ZooKeeper who it is.
+/// The way in which a client proves to ZooKeeper who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ZookeeperAuth {
     /// The `digest` scheme: user and password are sent to the server.
@@ -213,7 +213,7 @@ pub enum ZookeeperAuth {
     Sasl,
 }
 
-/// Who may change znodes.
+/// Rights to change znodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ZookeeperAcl {
     /// Everyone who reaches ZooKeeper.
@@ -225,10 +225,10 @@ pub enum ZookeeperAcl {
     Groups,
 }
 
-/// How the node makes routers send it packets for its VIPs.
+/// The way in which routers learn to send the node packets for its VIPs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FrontSettings {
-    /// What announces.
+    /// The program that announces.
     pub driver: FrontDriver,
     /// The file that BIRD's configuration includes and this node writes.
     pub bird_file: PathBuf,
@@ -267,7 +267,7 @@ impl FrontSettings {
     }
 }
 
-/// What announces the VIPs.
+/// The program that announces the VIPs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum FrontDriver {
     /// Nothing: routes to the node are somebody else's care.
@@ -277,7 +277,7 @@ pub enum FrontDriver {
     Bird,
 }
 
-/// How the node behaves as one of many.
+/// The node's life as one of many.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClusterSettings {
     /// Directory of its own, kept over reboots. The last assignment is cached in it.

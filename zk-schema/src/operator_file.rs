@@ -12,12 +12,12 @@ use crate::validate::Rules;
 use serde::Serialize;
 use std::path::PathBuf;
 
-/// What an operator's file says.
+/// An operator's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OperatorFile {
-    /// Where the cluster's tree is.
+    /// The way to the cluster's tree.
     pub zookeeper: ZookeeperSettings,
-    /// How nodes' admin pages are reached.
+    /// The credentials for nodes' admin pages.
     pub admin: AdminAccess,
 }
 
@@ -57,7 +57,7 @@ impl OperatorFile {
     }
 }
 
-/// What nodes ask for on their admin pages.
+/// The credentials that nodes ask for on their admin pages.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct AdminAccess {
     /// File with the token that nodes ask for, in one line.

@@ -1,10 +1,10 @@
-//! What is wrong with a record: every problem, each with the field it is about.
+//! The problems of a record: every one, each with the field it is about.
 
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// Where a field is within a record or file: its keys, outermost first.
+/// The place of a field within a record or file: its keys, outermost first.
 ///
 /// Displays as a dotted TOML key, e.g. `vips.publish.reals.broker-1.weight`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -106,7 +106,7 @@ pub(crate) struct Unknown {
 }
 
 impl Unknown {
-    /// How to say that the field is a mistake.
+    /// Returns the message for a field that is a mistake.
     pub(crate) fn message(&self) -> String {
         let key = self.field.keys().last().map_or("", String::as_str);
         match nearest(key, &self.known) {
@@ -116,7 +116,7 @@ impl Unknown {
     }
 }
 
-/// What reading and checking a record found. Takes the first problem of each field: later ones are its echo.
+/// The findings of reading and checking a record. Takes the first problem of each field: later ones are its echo.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     problems: Vec<Problem>,
@@ -125,7 +125,7 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// What was found, problems and unknown fields.
+    /// Returns the findings, problems and unknown fields.
     pub(crate) fn into_parts(self) -> (Problems, Vec<Unknown>) {
         (Problems(self.problems), self.unknown)
     }
@@ -143,7 +143,7 @@ pub(crate) struct Scope<'a> {
     report: &'a mut Report,
 }
 
-/// Where a table is. Its path is put together where something is wrong.
+/// The place of a table. Its path is put together where something is wrong.
 #[derive(Clone, Copy, Debug)]
 enum Place<'a> {
     Top,
@@ -195,7 +195,7 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// How much of a refused value a message shows, in characters.
+/// The part of a refused value that a message shows, in characters.
 const SHOWN: usize = 64;
 
 /// `text` in quotes, escaped, and cut if it is long: fit for a log's line whoever wrote it.

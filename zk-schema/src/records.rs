@@ -18,7 +18,7 @@ use std::time::Duration;
 /// A field from within a table that this version knows stays within it, e.g. `{"limits": {"new": 1}}`.
 pub type Extra = BTreeMap<String, Value>;
 
-/// What all nodes of a cluster must share before they can agree on anything.
+/// The cluster's own record, which all nodes must share before they can agree on anything.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Cluster {
     /// Key of the flow hash and of table building.
@@ -117,7 +117,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// How packets travel from the node to a real.
+/// The encapsulation of packets from the node to a real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Encapsulation {
     /// Generic UDP Encapsulation, variant 0 (draft-ietf-intarea-gue), UDP port [`Node::gue_port`].
@@ -129,7 +129,7 @@ pub enum Encapsulation {
     L2,
 }
 
-/// What keeps packets of one client together.
+/// The rule that keeps packets of one client together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Affinity {
     /// Each connection (client address, client port, service port) is placed on its own.
@@ -263,10 +263,10 @@ impl Limits {
     }
 }
 
-/// How a real's health is found out.
+/// A health check.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HealthCheck {
-    /// What is asked of the real.
+    /// The question that the probe asks.
     #[serde(flatten)]
     pub kind: CheckKind,
     /// Port to probe; the VIP's own if absent. Required on a VIP of all ports.
@@ -309,7 +309,7 @@ impl HealthCheck {
 /// A new real is probed this soon, however long the interval is.
 const FIRST_PROBE_WITHIN: Duration = Duration::from_secs(1);
 
-/// What a probe asks.
+/// The question that a probe asks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub enum CheckKind {
@@ -380,7 +380,7 @@ pub enum ProbePath {
     Direct,
 }
 
-/// How XDP attaches to the interface.
+/// The mode in which XDP attaches to the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum XdpMode {
     /// Native where the driver has it, generic (with a warning) where it has not.
@@ -392,7 +392,7 @@ pub enum XdpMode {
     Generic,
 }
 
-/// What becomes of a packet to a VIP's address that no VIP serves: another port, or another protocol.
+/// The fate of a packet to a VIP's address that no VIP serves: another port, or another protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Unserved {
     /// It is dropped and counted.
@@ -419,12 +419,13 @@ pub struct Node {
     pub source_v6: Option<Ipv6Addr>,
     /// UDP destination port of GUE: 1..=65535.
     pub gue_port: u16,
-    /// What becomes of packets to VIPs' addresses that no VIP serves.
+    /// The fate of packets to VIPs' addresses that no VIP serves.
     pub unserved: Unserved,
     /// MAC addresses beside the interface's own whose frames are taken for clients' packets: at most 8.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub accept_macs: Vec<MacAddress>,
-    /// Where `/healthz`, `/readyz` and `/metrics` listen. Beyond the loopback only with a token or clients' certificates.
+    /// The address on which `/healthz`, `/readyz` and `/metrics` listen. Beyond the loopback only with a token or
+    /// clients' certificates.
     pub admin: SocketAddr,
     /// File with the token that requests to `admin` must bear, which only its owner may read.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -45,7 +45,7 @@ pub fn unchecked_vip(reals: &[(&str, u16)]) -> VipState {
     VipState { vip: Vip::new([198, 51, 100, 1].into(), 1883, Protocol::Tcp), reals: reals.collect() }
 }
 
-/// What a leader would decide at (term, epoch): every real with the weight that operators gave it.
+/// Returns the decision of a leader at (term, epoch): every real with the weight that operators gave it.
 #[must_use]
 pub fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
     let assignment = |state: &VipState| Assignment {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Which numbers a field takes.
+/// The numbers that a field takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allowed {
     low: u32,
@@ -230,7 +230,7 @@ impl Rules for HealthCheck {
 }
 
 impl Rules for HttpCheck {
-    /// What both HTTP and HTTPS demand; they differ in `host`.
+    /// Checks what both HTTP and HTTPS demand; they differ in `host`.
     fn check(&self, scope: &mut Scope<'_>) {
         self.check_fields(scope);
         let target = self.target.as_str();
@@ -418,7 +418,7 @@ pub(crate) fn check_room(scope: &mut Scope<'_>, capacity: &Capacity, vips: &BTre
     check("tables", capacity.slot_tables(), vips.len() + 1, tables);
 }
 
-/// Why no host can have the address; `None` if one can.
+/// Returns the reason why no host can have the address; `None` if one can.
 fn special_kind(address: IpAddr) -> Option<&'static str> {
     let mapped = |v6: Ipv6Addr| v6.to_ipv4_mapped().is_some();
     match address {

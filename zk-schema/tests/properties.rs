@@ -1,4 +1,4 @@
-//! What is written is read back the same, and no input whatever makes reading panic.
+//! Tests that what is written is read back the same, and no input whatever makes reading panic.
 
 use proptest::collection::{btree_map, vec};
 use proptest::option;

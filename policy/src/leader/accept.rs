@@ -1,4 +1,4 @@
-//! What operators ask for, as far as it is accepted. Pure.
+//! Accepts the operators' records, as far as they are sound. Pure.
 //!
 //! A record that is wrong, or too large, is refused alone: the last good one stays, and the operator is told. What is
 //! missing stays until it [may go](super::vanished).
@@ -16,15 +16,15 @@ use zk_schema::{Cluster, Desired, Real, RealName, VipName, VipState};
 /// The accepted part, and what was refused or held.
 #[derive(Debug)]
 pub(super) struct Accepted {
-    /// What all VIPs share.
+    /// The cluster's record, which all VIPs share.
     pub(super) cluster: Cluster,
-    /// What is to be served: each the same object until it changes.
+    /// The VIPs to serve: each the same object until it changes.
     pub(super) vips: BTreeMap<VipName, Arc<VipState>>,
-    /// What was refused or held, one sentence each, with the fix.
+    /// The records that were refused or held, one sentence each, with the fix.
     pub(super) problems: Problems,
 }
 
-/// What was accepted in earlier turns.
+/// The definitions accepted in earlier turns.
 #[derive(Debug, Default)]
 pub(super) struct Before {
     vips: BTreeMap<VipName, Known>,
@@ -33,7 +33,7 @@ pub(super) struct Before {
     count: u64,
 }
 
-/// What was accepted of a VIP, and from what.
+/// The accepted definition of a VIP, with its inputs.
 #[derive(Debug)]
 struct Known {
     wish: Arc<Wish>,
@@ -43,11 +43,11 @@ struct Known {
     problems: Vec<String>,
 }
 
-/// What a VIP is to be.
+/// The accepted definition of a VIP.
 #[derive(Clone, Debug)]
 struct Definition {
     state: Arc<VipState>,
-    /// What is wrong with it, whatever else there is.
+    /// Its problems, whatever else there is.
     fault: Option<String>,
     /// True if it is another than the one in force.
     is_changed: bool,
@@ -64,7 +64,7 @@ impl Definition {
 }
 
 impl Before {
-    /// How many definitions were put together so far.
+    /// The number of definitions put together so far.
     pub(super) const fn count(&self) -> u64 {
         self.count
     }
@@ -82,7 +82,7 @@ impl Before {
         definition
     }
 
-    /// What is accepted of a VIP that operators ask for.
+    /// Accepts a VIP that operators ask for.
     fn accept(
         &mut self,
         name: &VipName,
@@ -120,7 +120,7 @@ impl Before {
 }
 
 impl Accepted {
-    /// What is served already, and nothing else.
+    /// Keeps what is served already, and nothing else.
     pub(super) fn frozen(head: &Head, published: &Published, before: &mut Before) -> Option<Self> {
         let vips = published.assignments.iter();
         let vips =
@@ -233,7 +233,7 @@ fn cluster(view: &View, published: &Published, problems: &mut Problems) -> Optio
     }
 }
 
-/// What is accepted of a VIP. Of its reals whose records are missing those are left out that have `gone`.
+/// Accepts a VIP. Of its reals whose records are missing those are left out that have `gone`.
 fn vip(
     name: &VipName,
     wish: &Wish,
@@ -270,8 +270,8 @@ fn vip(
     Some(state)
 }
 
-/// What is sound, and goes together: records that are sound alone may not (two VIPs of one address and port). Then those
-/// in force go first.
+/// Returns what is sound, and goes together: records that are sound alone may not (two VIPs of one address and port).
+/// Then those in force go first.
 fn keep_peace(
     wanted: BTreeMap<VipName, Definition>,
     published: &Published,
@@ -309,7 +309,7 @@ fn keep_peace(
     accepted
 }
 
-/// How it is told that two VIPs claim the same.
+/// Says that two VIPs claim the same.
 fn clash(one: &VipName, state: &VipState, other: &VipName, its: &VipState) -> String {
     let mut both = Desired::default();
     for (name, state) in [(one, state), (other, its)] {

@@ -1,4 +1,4 @@
-//! How large what a leader writes may become: others' input must not keep it from writing at all. Pure.
+//! Bounds on what a leader writes: others' input must not keep it from writing at all. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a decision comes to, in words: the [`Decision`]s of an event, and of the log. Pure.
+//! Decisions in words: the [`Decision`]s of an event, and of the log. Pure.
 //!
 //! However much happens at once, the story is short: many of a kind are told as one, and words are cut off somewhere.
 
@@ -10,7 +10,7 @@ use std::fmt::Display;
 use zk_schema::tree::{Assignment, Decision, Head, Target};
 use zk_schema::{NodeName, Real, RealName, Record, Vip, VipName, to_json};
 
-/// How many things of a kind are named one by one.
+/// The most things of a kind that are named one by one.
 const FEW: usize = 8;
 /// Decisions that an event holds; how many more there were is told in one more.
 const MOST: usize = 100;
@@ -27,7 +27,7 @@ pub(super) fn few<T: Display>(items: impl IntoIterator<Item = T>, separator: &st
     }
 }
 
-/// What `leader` decides by writing `head` and what `changed`, as it sees `view`.
+/// Returns the decisions that `leader` takes by writing `head` and what `changed`, as it sees `view`.
 pub(super) fn tell(
     leader: &Leader,
     view: &View,
@@ -88,7 +88,7 @@ impl Story {
         self.add("vip", Some(name), None, text);
     }
 
-    /// What is said of the cluster as a whole.
+    /// Tells of the cluster as a whole.
     fn head(&mut self, leader: &Leader, new: &Head) {
         let old = leader.published.head.as_ref();
         if old.is_none_or(|old| old.term != new.term) {
@@ -174,7 +174,7 @@ impl Story {
         }
     }
 
-    /// What changed in a VIP's definition.
+    /// Tells what changed in a VIP's definition.
     fn changed(&mut self, name: &VipName, old: &Assignment, new: &Assignment) {
         let mut parts = Vec::new();
         let fields = differing(&old.vip, &new.vip);
@@ -211,7 +211,7 @@ impl Story {
         }
     }
 
-    /// What becomes of a VIP's weights.
+    /// Tells what becomes of a VIP's weights.
     fn weights(&mut self, name: &VipName, old: Option<&Assignment>, new: &Assignment) {
         let nothing = BTreeMap::new();
         let before = old.map_or(&nothing, |old| &old.weights);

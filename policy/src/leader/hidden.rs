@@ -1,4 +1,4 @@
-//! What a leader knows to be there and cannot read. Pure.
+//! Znodes that a leader knows to be there and cannot read. Pure.
 //!
 //! What cannot be read is not gone. A record that cannot be read is refused like one that is wrong, and the last good one
 //! stays in force. While a list cannot be read, nothing that is missing counts as removed. Without the lists that nodes
@@ -80,7 +80,8 @@ pub(super) fn hide(view: &mut View, parts: &[&str], why: &str) -> Result<(), Str
 }
 
 impl View {
-    /// Why nothing can be decided on this view, if so; `decided_before` tells whether anything has been.
+    /// Returns the reason why nothing can be decided on this view, if there is one; `decided_before` tells whether
+    /// anything has been.
     #[must_use]
     pub fn blind(&self, decided_before: bool) -> Option<String> {
         let no_cluster = match &self.cluster {

@@ -1,4 +1,4 @@
-//! What votes come to, kept from turn to turn. Pure.
+//! The verdicts that votes come to, kept from turn to turn. Pure.
 //!
 //! Votes name exceptions. So a real that is up, and that no vote mentions, is judged up again whoever votes, or not at
 //! all, which leaves it up: only what is mentioned, or not up, is looked at, and only when something changed.
@@ -14,7 +14,7 @@ use zk_schema::{NodeName, RealName, VipName, VipState};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Judge {
     verdicts: Verdicts,
-    /// What they were given on; `None`: all is looked at again.
+    /// The grounds of the verdicts; `None`: all is looked at again.
     basis: Option<Basis>,
     /// Reals that are to be judged and are not up.
     doubtful: BTreeSet<Target>,
@@ -25,7 +25,7 @@ pub(super) struct Judge {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Verdicts(BTreeMap<VipName, Arc<BTreeMap<RealName, Verdict>>>);
 
-/// What verdicts were given on.
+/// The grounds of verdicts.
 #[derive(Clone, Debug, Default)]
 struct Basis {
     /// Each VIP as it is to be, and as nodes were told.
@@ -87,7 +87,7 @@ impl Judge {
         &self.verdicts
     }
 
-    /// How many reals have been looked at so far.
+    /// The number of reals looked at so far.
     pub(super) const fn judged(&self) -> u64 {
         self.judged
     }

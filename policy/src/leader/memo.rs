@@ -1,6 +1,6 @@
-//! What a leader worked out in earlier turns. Pure.
+//! Results of a leader's earlier turns. Pure.
 //!
-//! What becomes of a VIP follows from its inputs alone. They are kept beside what came of them: as long as they are the
+//! The fate of a VIP follows from its inputs alone. They are kept beside what came of them: as long as they are the
 //! same, nothing is worked out again. So a turn costs what changed.
 
 use super::View;
@@ -32,7 +32,7 @@ pub(super) fn without<'a, T: Ord + 'a>(
     })
 }
 
-/// Which reals of what is published have no record.
+/// The published reals that have no record.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
     of: BTreeMap<VipName, Compared>,
@@ -69,7 +69,7 @@ impl Missing {
     }
 }
 
-/// What else a VIP's weights follow from, beside its definition, what is in force and the verdicts.
+/// The other inputs of a VIP's weights, beside its definition, what is in force and the verdicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Circumstances {
     /// Reals that are to get no new connections.
@@ -91,12 +91,12 @@ pub(super) struct Circumstances {
 /// A VIP of which nothing was to be written.
 #[derive(Debug)]
 pub(super) struct Rest {
-    /// What it follows from.
+    /// The inputs that it follows from.
     pub(super) state: Arc<VipState>,
     pub(super) current: Option<Arc<Assignment>>,
     pub(super) verdicts: Option<Arc<BTreeMap<RealName, Verdict>>>,
     pub(super) circumstances: Circumstances,
-    /// Why what would have been is not written, if so.
+    /// The reason why the new assignment is not written, if there is one.
     pub(super) refused: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What a leader decides: from what it sees in the tree to the next assignments. Pure: time is an argument.
+//! The leader's decisions: from what it sees in the tree to the next assignments. Pure: time is an argument.
 //!
 //! [`Leader::decide`] is called at every change of the [`View`] and every now and then; it says what to write, if
 //! anything. [`Leader::published`] tells it that this has been written. Everything that a successor needs is in the
@@ -42,16 +42,16 @@ use vanished::Vanished;
 use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Term, paths};
 use zk_schema::{NodeName, RecordError, VipName};
 
-/// What a leader goes by.
+/// A leader's settings.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long nodes that were there before it need at most to come back: a session's timeout.
+    /// The most time that nodes which were there before it need to come back: a session's timeout.
     pub session_timeout: Duration,
-    /// How long a node may take to acknowledge.
+    /// Time that a node may take to acknowledge.
     pub ack_timeout: Duration,
-    /// How long a node that is cut off may still forward, as far as changes of weights wait for it: the time in which
-    /// the guard of a dead daemon withdraws it. Longer delays such changes, shorter has more packets meet old tables.
-    /// Zero where guards never withdraw: then waiting would be for nothing.
+    /// Time for which a node that is cut off may still forward, as far as changes of weights wait for it: the time in
+    /// which the guard of a dead daemon withdraws it. Longer delays such changes, shorter has more packets meet old
+    /// tables. Zero where guards never withdraw: then waiting would be for nothing.
     pub withdraw_after: Duration,
 }
 
@@ -62,14 +62,14 @@ pub struct Leader {
     settings: Settings,
     /// The least epoch that this leader may write.
     least_epoch: u64,
-    /// When it took over, or lost sight of the tree last.
+    /// The time at which it took over, or last lost sight of the tree.
     settling_since: Duration,
     published: Published,
-    /// When the head was written.
+    /// The time at which the head was written.
     head_since: Duration,
     /// The last verdicts that votes gave.
     judge: Judge,
-    /// What is missing, what was accepted, and what came of it, in earlier turns.
+    /// Memory of earlier turns: what is missing, what was accepted, and what came of it.
     missing: Missing,
     accepted: accept::Before,
     rests: BTreeMap<VipName, Rest>,
@@ -80,7 +80,7 @@ pub struct Leader {
     announced_since: BTreeMap<VipName, Duration>,
     /// Assignments that the head does not list as they are, since a predecessor ended between the two.
     unlisted: BTreeSet<VipName>,
-    /// What vanished.
+    /// The things that vanished.
     vanished: Vanished,
     /// Since when each node is cut off, as far as this leader knows.
     cut_off_since: BTreeMap<NodeName, Duration>,
@@ -90,7 +90,7 @@ pub struct Leader {
     told: Verdicts,
 }
 
-/// What a leader has done so far.
+/// A leader's work so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// VIPs whose definitions were put together from operators' records.
@@ -101,7 +101,7 @@ pub struct Work {
     pub decided: u64,
 }
 
-/// What is to be written, all of it at once or in pieces with the head last.
+/// The records to write, all at once or in pieces with the head last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publication {
     /// The new head.
@@ -110,7 +110,7 @@ pub struct Publication {
     pub changed: BTreeMap<VipName, Option<Assignment>>,
     /// The bytes of those that do not go.
     pub records: BTreeMap<VipName, Vec<u8>>,
-    /// What that comes to, for people who ask later.
+    /// The decisions that this comes to, for people who ask later.
     pub decisions: Vec<Decision>,
 }
 
@@ -163,7 +163,7 @@ impl Leader {
         self.term
     }
 
-    /// What has been written.
+    /// Takes note of what has been written.
     #[must_use]
     pub const fn in_force(&self) -> &Published {
         &self.published
@@ -332,7 +332,7 @@ impl Leader {
         self.published.head = Some(publication.head);
     }
 
-    /// How many VIPs it has accepted anew, how many reals it has judged, and of how many VIPs it has worked out the
+    /// Returns the numbers of VIPs accepted anew, of reals judged, and of VIPs for which it has worked out the
     /// weights so far: a measure of its work.
     #[must_use]
     pub const fn work(&self) -> Work {
@@ -348,7 +348,8 @@ impl Leader {
         self.rests.clear();
     }
 
-    /// How long nothing is removed after a takeover: until nodes that lost their sessions are back and have probed.
+    /// Returns the time for which nothing is removed after a takeover: until nodes that lost their sessions are back
+    /// and have probed.
     fn settling_time(&self) -> Duration {
         let rounds = self.published.assignments.values().map(|assignment| first_round(&assignment.vip));
         self.settings.session_timeout + rounds.max().unwrap_or_default()
@@ -443,7 +444,7 @@ impl Leader {
     }
 }
 
-/// Where the nodes answer each other, as they told last.
+/// Returns the addresses at which the nodes answer each other, as they told last.
 fn peers(
     nodes: &BTreeSet<NodeName>,
     view: &View,

@@ -29,7 +29,7 @@ pub(super) struct Ahead {
     pub(super) problems: Vec<String>,
 }
 
-/// Who is ahead of `head`, where `next` is what is written next.
+/// Returns the nodes that are ahead of `head`, if `next` is written next.
 ///
 /// Problems do not tell the head's own order: they stand in the head, and each would make another one.
 pub(super) fn ahead(applied: &BTreeMap<NodeName, Applied>, head: (u64, u64), next: (u64, u64)) -> Ahead {

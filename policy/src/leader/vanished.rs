@@ -1,4 +1,4 @@
-//! What vanished from the tree: how long it stays, what of it is held, and what may go. Pure.
+//! Things that vanished from the tree: how long they stay, which are held, and which may go. Pure.
 //!
 //! - What vanishes waits: alone for a moment, in company until it has been quiet for a while. Tools delete a tree one znode
 //!   after the other and restore it so, too: no step of theirs takes most of what there is, but all of them together do.
@@ -22,7 +22,7 @@ enum Object {
     Node(NodeName),
 }
 
-/// What became of something that vanished.
+/// The fate of something that vanished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// It is missing `since` then, and not judged; `again` if it had returned before.
@@ -42,7 +42,7 @@ pub(super) struct Going {
     pub(super) is_meant: bool,
 }
 
-/// What is held, by name.
+/// The things that are held, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) vips: BTreeSet<VipName>,
@@ -50,20 +50,20 @@ pub(super) struct Held {
     pub(super) nodes: BTreeSet<NodeName>,
 }
 
-/// What vanished, as far as this leader knows.
+/// The things that vanished, as far as this leader knows.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vanished {
-    /// What vanished since it was quiet for long enough.
+    /// The things that vanished since it was quiet for long enough.
     lately: BTreeMap<Object, Fate>,
-    /// When something vanished, or returned, that had not done so since.
+    /// The time at which something last vanished or returned that had not done so since.
     last: Duration,
-    /// What may go.
+    /// The things that may go.
     may_go: BTreeMap<Object, Going>,
     held: Held,
 }
 
 impl Vanished {
-    /// What vanished before a leadership begins: what predecessors held.
+    /// Begins with what vanished before this leadership: what predecessors held.
     pub(super) fn new(published: &Published) -> Self {
         let head = published.head.as_ref();
         let reals = published.assignments.iter().filter(|(_, current)| !current.held_reals.is_empty());
@@ -75,7 +75,7 @@ impl Vanished {
         Self { held, ..Self::default() }
     }
 
-    /// What is held.
+    /// Returns the things that are held.
     pub(super) fn held(&self) -> &Held {
         &self.held
     }
@@ -90,7 +90,7 @@ impl Vanished {
         self.may_go.contains_key(&Object::Node(node.clone()))
     }
 
-    /// How a real is missing that may go.
+    /// Returns in which way a real that may go is missing.
     pub(super) fn real_goes(&self, vip: &VipName, real: &RealName) -> Option<Going> {
         self.may_go.get(&Object::Real(Target { vip: vip.clone(), real: real.clone() })).copied()
     }
@@ -145,7 +145,7 @@ impl Vanished {
         }
     }
 
-    /// What is missing, and whether an operator confirmed that it goes.
+    /// Returns what is missing, and whether an operator confirmed that it goes.
     fn missing(
         view: &View,
         published: &Published,
@@ -251,7 +251,7 @@ impl Vanished {
         }
     }
 
-    /// What there was, and what vanished of it lately or is held.
+    /// Returns what there was, and what of it vanished lately or is held.
     fn losses(&self, view: &View, published: &Published) -> Losses {
         let mut lost_vips = self.held.vips.clone();
         let mut lost_nodes = self.held.nodes.clone();

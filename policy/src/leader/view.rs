@@ -1,4 +1,4 @@
-//! What a leader sees: the tree, parsed.
+//! The leader's view: the tree, parsed.
 
 use super::hidden::{self, Hidden};
 use super::is_listed;
@@ -15,13 +15,13 @@ use zk_schema::{Cluster, NodeName, Real, RealName, Vip, VipName, from_json};
 pub struct View {
     /// The cluster's record, if there is one, or what is wrong with it.
     pub cluster: Option<Result<Cluster, String>>,
-    /// What operators ask for.
+    /// The operators' records.
     pub wishes: BTreeMap<VipName, Arc<Wish>>,
     /// Nodes that are there.
     pub nodes: BTreeSet<NodeName>,
-    /// What they find.
+    /// Their votes.
     pub votes: BTreeMap<NodeName, Arc<Vote>>,
-    /// What they have in force.
+    /// The heads that they have in force.
     pub applied: BTreeMap<NodeName, Applied>,
     /// Reals that are to get no new connections.
     pub drains: BTreeSet<Target>,
@@ -33,9 +33,9 @@ pub struct View {
     pub confirmed_vips: bool,
     /// Most nodes may go.
     pub confirmed_nodes: bool,
-    /// When the first of the flags that count ceases to, in seconds since 1970, if one does.
+    /// The time at which the first of the flags that count ceases to, in seconds since 1970, if one does.
     pub until: Option<u64>,
-    /// What could not be read, other than the operators' VIPs and reals.
+    /// Problems of what could not be read, other than the operators' VIPs and reals.
     pub problems: BTreeSet<String>,
     /// Lists that could not be read.
     pub hidden: Hidden,
@@ -50,7 +50,7 @@ pub struct Wish {
     pub reals: BTreeMap<RealName, Result<Real, String>>,
 }
 
-/// What leaders have written so far.
+/// The records that leaders have written so far.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Published {
     /// The head.
@@ -91,21 +91,21 @@ impl View {
 #[derive(Debug, Default)]
 pub struct Reading {
     view: View,
-    /// What it was read from.
+    /// The tree that it was read from.
     contents: Arc<Contents>,
-    /// What could not be read, by path.
+    /// Problems of what could not be read, by path.
     problems: BTreeMap<String, String>,
     parsed: u64,
 }
 
 impl Reading {
-    /// What was read.
+    /// Returns the view that was read.
     #[must_use]
     pub const fn view(&self) -> &View {
         &self.view
     }
 
-    /// How many records have been parsed so far: a measure of its work.
+    /// Returns the number of records parsed so far: a measure of its work.
     #[must_use]
     pub const fn parsed(&self) -> u64 {
         self.parsed
@@ -317,7 +317,7 @@ impl Reading {
     }
 }
 
-/// Where the flags are.
+/// The path of the flags.
 const FLAGS: &str = "/drover/ops/";
 
 /// Returns whether this is the place of a VIP's record.

@@ -14,11 +14,11 @@ use zk_schema::{Real, RealName, VipName, VipState};
 /// Earlier weights that an assignment keeps.
 const HISTORY: usize = 8;
 
-/// How long it may take, beyond the probes themselves, until nodes know a new VIP and the leader their first votes.
+/// Time that it may take, beyond the probes themselves, until nodes know a new VIP and the leader their first votes.
 const NEW_VIP_SLACK: Duration = Duration::from_secs(3);
 
 impl Leader {
-    /// What the VIP's assignment is to be, but for term and epoch.
+    /// The VIP's new assignment, but for term and epoch.
     pub(super) fn assign(
         &self,
         name: &VipName,
@@ -255,7 +255,7 @@ struct Choice {
     down: BTreeSet<RealName>,
 }
 
-/// What changes between two sets of weights, in words.
+/// Tells in words what changes between two sets of weights.
 pub(super) fn difference(before: &BTreeMap<RealName, u16>, after: &BTreeMap<RealName, u16>) -> String {
     let old = before.iter().filter(|(real, weight)| after.get(*real) != Some(*weight));
     let new = after.iter().filter(|(real, weight)| before.get(*real) != Some(*weight));

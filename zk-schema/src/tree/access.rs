@@ -1,4 +1,4 @@
-//! Who may do what in the tree, where it is closed: the record at [`paths::ACCESS`](super::paths::ACCESS).
+//! The rights in a closed tree: the record at [`paths::ACCESS`](super::paths::ACCESS).
 
 use super::StateRecord;
 use crate::records::Extra;
@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for AccessId {
     }
 }
 
-/// Who belongs to which group. What each group may do follows from that, and is not written anywhere.
+/// The members of each group. The rights of a group follow from the paths, and are not written anywhere.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Access {
     /// Those who write VIPs, reals and flags, and may change who may do what.

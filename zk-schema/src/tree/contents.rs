@@ -8,7 +8,7 @@ use std::sync::Arc;
 /// The children of one znode, by name.
 type Directory = BTreeMap<Arc<str>, Arc<Znode>>;
 
-/// What a mirror holds.
+/// The content of a mirror.
 ///
 /// Copies share what they have in common: a copy of 100,000 znodes costs as much as a list of their parents, a change
 /// as much as a list of the znode's siblings, and [`changed_since`](Self::changed_since) looks at no more than that.
@@ -16,8 +16,9 @@ type Directory = BTreeMap<Arc<str>, Arc<Znode>>;
 pub struct Contents {
     /// By the parent's path.
     directories: BTreeMap<Arc<str>, Arc<Directory>>,
-    /// What is there and cannot be read, by path, with the reason: a znode that matches or one whose children would. It
-    /// is as unknown as what such a list names. What was read of it before stays among the znodes until it is gone.
+    /// Znodes that are there and cannot be read, by path, with the reason: a znode that matches or one whose children
+    /// would. It is as unknown as what such a list names. What was read of it before stays among the znodes until it is
+    /// gone.
     pub unreadable: BTreeMap<String, String>,
     /// True if all has been read once, as far as it can be: false only before the first publication.
     pub complete: bool,
@@ -55,7 +56,7 @@ impl Contents {
         })
     }
 
-    /// How many znodes there are.
+    /// Returns the number of znodes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.directories.values().map(|children| children.len()).sum()

@@ -1,11 +1,11 @@
-//! What the leader decided: a head and the assignments that it lists, put together.
+//! The leader's decision: a head and the assignments that it lists, put together.
 
 use super::{Assignment, Head, StateRecord as _, paths};
 use crate::{Desired, RecordError, VipName, VipState};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What is in force by the leader's decision: a head, and the assignment of each VIP in it.
+/// The leader's decision: a head, and the assignment of each VIP in it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decided {
     /// The head.
@@ -27,7 +27,7 @@ pub struct Raw {
 }
 
 impl Decided {
-    /// What this version would write.
+    /// Puts together a decision that this version of the software would write.
     ///
     /// # Errors
     /// If a record would be too large.

@@ -11,7 +11,7 @@ pub const AS_CREATED: i32 = 0;
 pub struct Line {
     /// Candidates in order; the first one leads, or is about to.
     pub candidates: Vec<Place>,
-    /// What stands there and is no candidate. Nobody waits for it.
+    /// Znodes that stand there and are no candidates. Nobody waits for them.
     pub strays: Vec<Stray>,
 }
 
@@ -24,7 +24,7 @@ pub struct Place {
     pub path: String,
     /// The session that it goes with.
     pub owner: i64,
-    /// Whose it is; `None` where that may not be read.
+    /// The node whose place it is; `None` if that may not be read.
     pub node: Option<NodeName>,
 }
 
@@ -33,7 +33,7 @@ pub struct Place {
 pub struct Stray {
     /// Its path.
     pub path: String,
-    /// Why it is none.
+    /// The reason why it is no candidate.
     pub why: &'static str,
 }
 
@@ -45,7 +45,7 @@ impl Place {
     /// same line as soon as they see the same znodes, also those that may not read one of them: `data` is `None` then.
     ///
     /// # Errors
-    /// Why it is none.
+    /// The reason why it is no candidate.
     pub fn of(path: &str, stat: Stat, data: Option<&[u8]>) -> Result<Self, &'static str> {
         let (name, number) = paths::name(path).rsplit_once('-').ok_or("its name has no number")?;
         let is_number = number.len() == 10 && number.bytes().all(|byte| byte.is_ascii_digit());

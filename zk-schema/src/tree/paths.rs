@@ -4,7 +4,7 @@ use crate::{NodeName, RealName, VipName};
 
 /// The cluster's record, and the root of all.
 pub const CLUSTER: &str = "/drover";
-/// Who may do what, where the tree is closed.
+/// The rights, if the tree is closed.
 pub const ACCESS: &str = "/drover/access";
 /// VIPs, by name.
 pub const VIPS: &str = "/drover/vips";
@@ -24,9 +24,9 @@ pub const CONFIRM_VIPS: &str = "/drover/ops/confirm/_vips";
 pub const CONFIRM_NODES: &str = "/drover/ops/confirm/_nodes";
 /// Nodes that are there: ephemeral.
 pub const NODES: &str = "/drover/nodes";
-/// What each node has in force.
+/// The heads that nodes have in force.
 pub const APPLIED: &str = "/drover/applied";
-/// What each node's probes find: ephemeral.
+/// The votes of nodes: ephemeral.
 pub const HEALTH: &str = "/drover/health";
 /// Candidates for leadership, in order: ephemeral and sequential.
 pub const ELECTION: &str = "/drover/election";
@@ -35,7 +35,7 @@ pub const LEADER: &str = "/drover/leader";
 /// The head: what is in force, by VIP. The one znode that every node watches for weights.
 pub const ASSIGNMENTS: &str = "/drover/assignments";
 
-/// What reals' agents tell of their load, by VIP: ephemeral.
+/// The load of reals, as their agents tell, by VIP: ephemeral.
 pub const LOAD: &str = "/drover/load";
 /// The last decisions, by epoch.
 pub const EVENTS: &str = "/drover/events";
@@ -87,13 +87,13 @@ pub fn node(node: &NodeName) -> String {
     format!("{NODES}/{node}")
 }
 
-/// What a node has in force.
+/// The head that a node has in force.
 #[must_use]
 pub fn applied(node: &NodeName) -> String {
     format!("{APPLIED}/{node}")
 }
 
-/// What a node's probes find.
+/// The vote of a node.
 #[must_use]
 pub fn health(node: &NodeName) -> String {
     format!("{HEALTH}/{node}")
@@ -123,13 +123,13 @@ pub fn loads(vip: &VipName) -> String {
     format!("{LOAD}/{vip}")
 }
 
-/// What a real tells of its load.
+/// The load of a real.
 #[must_use]
 pub fn load(vip: &VipName, real: &RealName) -> String {
     format!("{LOAD}/{vip}/{real}")
 }
 
-/// What was decided at an epoch. Names sort as their epochs do.
+/// The decisions of an epoch. Names sort as their epochs do.
 #[must_use]
 pub fn event(epoch: u64) -> String {
     format!("{EVENTS}/{epoch:020}")

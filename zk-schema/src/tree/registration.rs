@@ -23,7 +23,7 @@ pub const MAX_EXTRA_BYTES: usize = 1024;
 )]
 pub struct ExtraTooLarge(usize);
 
-/// Who wrote a [`Real`]'s record, where that was not an operator: the agent on the real's own host.
+/// The writer of a [`Real`]'s record that is not an operator's: the agent on the real's own host.
 ///
 /// It is for agents to know their own records again. What is served depends only on whether the real is
 /// [registered](Self::is_registered) and whether it is [leaving](Self::is_leaving): see [`settle`](Self::settle).
@@ -43,7 +43,7 @@ impl Registrant {
         &self.0
     }
 
-    /// Who registered `real`, if anybody.
+    /// Returns the agent that registered `real`, if one did.
     #[must_use]
     pub fn of(real: &Real) -> Option<Self> {
         real.extra.get(FIELD)?.as_str().map(Self::new)

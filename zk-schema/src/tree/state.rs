@@ -23,8 +23,8 @@ pub const MAX_STATE_BYTES: usize = 512 * 1024;
 /// what it stands in is refused.
 pub const MAX_ORDER: u64 = 1 << 62;
 
-/// How far a number that others wrote may be ahead of what is known for a leader to go on beyond it. What is further
-/// ahead is ignored and told, so that nobody can use the numbers up.
+/// The most by which a number that others wrote may be ahead of what is known for a leader to go on beyond it. What is
+/// further ahead is ignored and told, so that nobody can use the numbers up.
 pub const MAX_ORDER_STEP: u64 = 1 << 32;
 
 /// Returns whether a (term, epoch) is one that leaders may have come to.
@@ -82,11 +82,11 @@ state_records!(Term, Candidacy, Head, Assignment, Member, Vote, Applied, Load, E
 /// A leadership: the record at [`paths::LEADER`](super::paths::LEADER).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Term {
-    /// Who leads.
+    /// The node that leads.
     pub node: NodeName,
     /// The leadership's number; each is greater than all before it.
     pub term: u64,
-    /// When it began, in seconds since 1970.
+    /// The time at which it began, in seconds since 1970.
     pub since: u64,
 }
 
@@ -100,7 +100,7 @@ pub struct Candidacy {
     pub extra: Extra,
 }
 
-/// What is in force, by VIP: the record at [`paths::ASSIGNMENTS`](super::paths::ASSIGNMENTS).
+/// The head: what is in force, by VIP: the record at [`paths::ASSIGNMENTS`](super::paths::ASSIGNMENTS).
 ///
 /// A node applies a head only if its (term, epoch) is greater than that of the head it has.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -114,8 +114,8 @@ pub struct Head {
     pub cluster: Cluster,
     /// The nodes among which probing is divided.
     pub nodes: BTreeSet<NodeName>,
-    /// Where these nodes answer each other, those of them that tell: an address of each family at most. A node that
-    /// loses sight of the tree knows from here whom to ask.
+    /// The addresses at which these nodes answer each other, of those that tell: one of each family at most. A node
+    /// that loses sight of the tree knows from here whom to ask.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub peers: BTreeMap<NodeName, BTreeSet<IpAddr>>,
     /// The epoch at which what is to be probed, and by whom, changed last.
@@ -137,7 +137,7 @@ pub struct Head {
     /// Nodes that are gone in such a way, and stay in `nodes`.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held_nodes: BTreeSet<NodeName>,
-    /// What the leader refused or holds back, in words.
+    /// The things that the leader refused or holds back, in words.
     #[serde(default)]
     pub problems: BTreeSet<String>,
     /// The VIPs and the newest assignment of each.
@@ -148,7 +148,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// What heads are ordered by.
+    /// Returns (term, epoch), by which heads are ordered.
     #[must_use]
     pub const fn order(&self) -> (u64, u64) {
         (self.term, self.epoch)
@@ -196,7 +196,7 @@ pub struct Assignment {
     /// operator confirms.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub held_reals: BTreeSet<RealName>,
-    /// Why it was written.
+    /// The reason for which it was written.
     pub why: String,
     /// Fields of newer versions.
     #[serde(flatten)]
@@ -243,11 +243,11 @@ pub struct Member {
     /// Outer IPv6 source of what it sends to reals.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_v6: Option<Ipv6Addr>,
-    /// Where its admin pages are.
+    /// The address of its admin pages.
     pub admin: SocketAddr,
     /// The daemon's version.
     pub software: String,
-    /// When it started, in seconds since 1970.
+    /// The time at which it started, in seconds since 1970.
     pub started: u64,
     /// Fields of newer versions.
     #[serde(flatten)]
@@ -255,7 +255,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Where the node's packets to reals come from.
+    /// The source addresses of the node's packets to reals.
     pub fn sources(&self) -> impl Iterator<Item = IpAddr> {
         self.source_v4.map(IpAddr::from).into_iter().chain(self.source_v6.map(IpAddr::from))
     }
@@ -299,8 +299,8 @@ impl<'de> Deserialize<'de> for Target {
     }
 }
 
-/// What a node's probes find: the record at [`paths::health`](super::paths::health). Exceptions only: a target of the
-/// node's that is not named is up.
+/// A vote, which says what a node's probes find: the record at [`paths::health`](super::paths::health). Exceptions
+/// only: a target of the node's that is not named is up.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Vote {
     /// The [`Head::targets`] that the node's probes have followed. Of targets that were added later it says nothing.
@@ -308,14 +308,14 @@ pub struct Vote {
     /// Set if the node finds more than half of its targets down, so that the fault may be its own.
     #[serde(default)]
     pub suspect: bool,
-    /// What is down.
+    /// Targets that are down.
     #[serde(default, serialize_with = "sorted")]
     pub down: BTreeMap<Target, Finding>,
-    /// What the node cannot tell, or not yet.
+    /// Targets of which the node cannot tell, or not yet.
     #[serde(default)]
     pub unknown: BTreeSet<Target>,
-    /// How many targets are missing above since they found no room; then `targets` is 0, and the vote says nothing of
-    /// any target that it does not name.
+    /// The number of targets that are missing above since they found no room; then `targets` is 0, and the vote says
+    /// nothing of any target that it does not name.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub omitted: u64,
 }
@@ -334,7 +334,7 @@ pub struct Finding {
     pub reason: String,
 }
 
-/// What a node has in force: the record at [`paths::applied`](super::paths::applied).
+/// The head that a node has in force: the record at [`paths::applied`](super::paths::applied).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Applied {
     /// Of the head in force.
@@ -343,9 +343,9 @@ pub struct Applied {
     pub epoch: u64,
     /// Digest of the tables in the node's maps.
     pub digest: String,
-    /// How the node came to what it has in force.
+    /// The way in which the node came to what it has in force.
     pub mode: Mode,
-    /// Why something newer is not in force, if so.
+    /// The reason why something newer is not in force, if there is something newer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
     /// Addresses of VIPs that the node announces to routers; `None` where the node does not tell.
@@ -375,9 +375,9 @@ const MAX_SOURCES: usize = 4;
 pub struct Replaced {
     /// Its boot id, as in [`Member::boot`].
     pub boot: String,
-    /// Where its packets to reals came from.
+    /// The source addresses of its packets to reals.
     pub sources: BTreeSet<IpAddr>,
-    /// When the other one took over, in seconds since 1970.
+    /// The time at which the other one took over, in seconds since 1970.
     pub at: u64,
     /// Fields of newer versions.
     #[serde(flatten)]
@@ -385,8 +385,8 @@ pub struct Replaced {
 }
 
 impl Replaced {
-    /// How long it is told of, in seconds. Longer: who looks seldom hears of two machines of one name. Shorter: who
-    /// replaced a machine on purpose is bothered for less.
+    /// Time for which it is told of, in seconds. Longer: who looks seldom hears of two machines of one name. Shorter:
+    /// who replaced a machine on purpose is bothered for less.
     pub const TOLD_FOR_S: u64 = 24 * 3600;
 
     /// The node writes it into each record of its own, so what others made too large or made up is cut.
@@ -401,8 +401,8 @@ impl Replaced {
         now < self.at.saturating_add(Self::TOLD_FOR_S)
     }
 
-    /// What operators are told of it at `now`, in seconds since 1970, where the machine of this `boot` and these
-    /// `sources` has the name now.
+    /// Returns what operators are told of it at `now`, in seconds since 1970, where the machine of this `boot` and
+    /// these `sources` has the name now.
     #[must_use]
     pub fn words(&self, boot: &str, sources: &BTreeSet<IpAddr>, now: u64) -> String {
         let minutes = now.saturating_sub(self.at) / 60;
@@ -429,8 +429,8 @@ pub fn machine(boot: &str, sources: &BTreeSet<IpAddr>) -> String {
 }
 
 impl Applied {
-    /// Who had the name before the machine of this `boot` and these `sources`, which finds this record at `now`, in
-    /// seconds since 1970; `None` where it was the same machine, as far as can be told.
+    /// Returns who had the name before the machine of this `boot` and these `sources`, which finds this record at
+    /// `now`, in seconds since 1970; `None` where it was the same machine, as far as can be told.
     ///
     /// A machine is another one if it was booted another time and has no address in common: one that was booted keeps
     /// its addresses, and one that is given others in operation keeps its boot id.
@@ -462,7 +462,7 @@ impl Applied {
     }
 }
 
-/// How a node came to what it has in force.
+/// The way in which a node came to what it has in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
@@ -475,19 +475,19 @@ pub enum Mode {
     Autonomous,
 }
 
-/// What a real's agent tells of its load: the record at [`paths::load`](super::paths::load).
+/// The load of a real, as its agent tells: the record at [`paths::load`](super::paths::load).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Load {
     /// Connections of the VIP's that are established at the real.
     pub connections: u64,
-    /// When they were counted, in seconds since 1970.
+    /// The time at which they were counted, in seconds since 1970.
     pub at: u64,
     /// Fields of newer versions.
     #[serde(flatten)]
     pub extra: Extra,
 }
 
-/// What was decided at an epoch: the record at [`paths::event`](super::paths::event), written in one transaction with
+/// The decisions of an epoch: the record at [`paths::event`](super::paths::event), written in one transaction with
 /// the head that it tells of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
@@ -495,11 +495,11 @@ pub struct Event {
     pub term: u64,
     /// The head's epoch.
     pub epoch: u64,
-    /// Who led.
+    /// The node that led.
     pub node: NodeName,
     /// When, in milliseconds since 1970, by the leader's clock.
     pub at_ms: u64,
-    /// What was decided, in order.
+    /// The decisions, in order.
     #[serde(serialize_with = "sorted")]
     pub decisions: Vec<Decision>,
     /// Fields of newer versions.
@@ -510,8 +510,8 @@ pub struct Event {
 /// One decision of a leader's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// What kind of decision: `leader`, `settled`, `nodes`, `lagging`, `cut-off`, `vip` (it came, went or changed), `verdict` (a
-    /// real is down or up), `announced`, `weights`, `held`, `refused`, or a newer kind.
+    /// The kind of decision: `leader`, `settled`, `nodes`, `lagging`, `cut-off`, `vip` (it came, went or changed),
+    /// `verdict` (a real is down or up), `announced`, `weights`, `held`, `refused`, or a newer kind.
     pub kind: String,
     /// The VIP that it is about, if it is about one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -529,13 +529,13 @@ pub struct Decision {
 /// An operator's flag. It counts from being there; all fields are for people, but for `until`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Flag {
-    /// Who set it.
+    /// The person who set it.
     #[serde(default)]
     pub by: String,
-    /// What for.
+    /// The reason for it.
     #[serde(default)]
     pub why: String,
-    /// When it ceases to count, in seconds since 1970.
+    /// The time at which it ceases to count, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<u64>,
     /// Fields of newer versions.

@@ -15,7 +15,7 @@ pub struct Znode {
     pub owner: Option<i64>,
 }
 
-/// What is known of a znode without the right to read it.
+/// The facts about a znode that are known without the right to read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stat {
     /// Rises with every write since it was created; 0 at first.

@@ -1,8 +1,8 @@
-//! What is told of decisions.
+//! Tests of how decisions are told.
 
 use super::*;
 
-/// What was decided: kind, VIP, real and text of each.
+/// Returns the decisions: kind, VIP, real and text of each.
 fn told(publication: Option<Publication>) -> Vec<String> {
     let decisions = publication.map(|publication| publication.decisions).unwrap_or_default();
     let line = |decision: Decision| {

@@ -33,7 +33,7 @@ const PLACES: [&str; 24] = [
     "/drover/assignments/a",
 ];
 
-/// What is written there: sound records of every kind, fit for the place or not, and others.
+/// Contents that are written there: sound records of every kind, fit for the place or not, and others.
 fn data(kind: u8) -> Vec<u8> {
     let mut real = Real::new([10, 0, 0, 1].into());
     match kind {
