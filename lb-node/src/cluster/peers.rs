@@ -2,8 +2,8 @@
 //!
 //! From inside, to be cut off alone looks like an outage of all of ZooKeeper, in which every node must go on. So while
 //! ZooKeeper does not answer, a node asks the nodes that the newest head names, every second and by UDP, what they have
-//! in force. It is [`Overtaken`] once at least half of those that answer, itself among them, have something newer: then
-//! at most half of them withdraw, whatever happened to ZooKeeper and when.
+//! in force. It is [`Overtaken`] once at least half of those that answer, itself among them, have had something newer for
+//! a while: then at most half of them withdraw, whatever happened to ZooKeeper and when.
 //!
 //! A question and an answer are as long as each other, so that nobody can use a node to send more than he sends himself:
 //!
@@ -86,7 +86,7 @@ pub struct Peers {
     pub sources: Sources,
     /// The UDP port of all nodes.
     pub port: u16,
-    /// Cut off for so long, it counts as overtaken if it is; `None`: never.
+    /// Cut off for so long, and for the last half of that with others ahead, it counts as overtaken; `None`: never.
     pub withdraw_after: Option<Duration>,
 }
 
@@ -166,8 +166,11 @@ impl Peers {
             return None;
         }
         let own = known.report.borrow().order?;
-        let is_due = self.withdraw_after.is_some_and(|after| since.elapsed() >= after);
-        opinion.overtaken(own, Instant::now()).filter(|_| is_due)
+        let now = Instant::now();
+        let (found, ahead_since) = opinion.overtaken(own, now)?;
+        // Back from an outage of all of ZooKeeper, nodes return one by one, and the first of them already lead on.
+        let is_due = |after: Duration| now >= since + after && now >= ahead_since + after / 2;
+        self.withdraw_after.is_some_and(is_due).then_some(found)
     }
 
     async fn ask(&self, known: &Known, sockets: &Sockets, number: u64) {
@@ -200,20 +203,29 @@ impl Known {
 
 /// What others told.
 #[derive(Debug, Default)]
-struct Opinion(BTreeMap<NodeName, (Order, Instant)>);
+struct Opinion {
+    heard: BTreeMap<NodeName, (Order, Instant)>,
+    /// Since when without a break at least half are ahead.
+    ahead_since: Option<Instant>,
+}
 
 impl Opinion {
     fn hear(&mut self, peer: NodeName, order: Order, now: Instant) {
-        self.0.insert(peer, (order, now));
+        self.heard.insert(peer, (order, now));
     }
 
-    /// Whether at least half of those that answered, and of this node, which has `own` in force, are ahead.
-    fn overtaken(&self, own: Order, now: Instant) -> Option<Overtaken> {
-        let fresh = self.0.values().filter(|(_, heard)| now.duration_since(*heard) < FRESH);
+    /// Whether at least half of those that answered, and of this node, which has `own` in force, are ahead, and since
+    /// when it was found so each time.
+    fn overtaken(&mut self, own: Order, now: Instant) -> Option<(Overtaken, Instant)> {
+        let fresh = self.heard.values().filter(|(_, heard)| now.duration_since(*heard) < FRESH);
         let orders: Vec<Order> = fresh.map(|(order, _)| *order).collect();
         let ahead = orders.iter().filter(|order| **order > own).count();
         let answered = orders.len();
-        (ahead > 0 && 2 * ahead > answered).then_some(Overtaken { ahead, answered })
+        if ahead == 0 || 2 * ahead <= answered {
+            self.ahead_since = None;
+            return None;
+        }
+        Some((Overtaken { ahead, answered }, *self.ahead_since.get_or_insert(now)))
     }
 }
 

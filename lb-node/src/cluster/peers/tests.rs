@@ -39,7 +39,7 @@ fn at_least_half_of_those_that_answer_must_be_ahead() {
             opinion.hear(name(&format!("lb-{at}")), *order, start);
         }
         assert_eq!(opinion.overtaken((2, 8), start + FRESH), None, "what was heard long ago");
-        opinion.overtaken((2, 8), start + SECOND).map(|found| (found.ahead, found.answered))
+        opinion.overtaken((2, 8), start + SECOND).map(|(found, _)| (found.ahead, found.answered))
     };
     let (old, same, new) = ((1, 99), (2, 8), (2, 9));
     assert_eq!(overtaken(&[]), None);
@@ -137,6 +137,33 @@ impl Trio {
         let since = Instant::now().checked_sub(60 * SECOND).unwrap_or_else(Instant::now);
         self.links[node].send_modify(|link| (link.connected, link.since) = (false, since));
     }
+}
+
+#[test]
+fn who_was_ahead_and_is_no_longer_counts_from_anew() {
+    let start = Instant::now();
+    let mut opinion = Opinion::default();
+    opinion.hear(name("lb-1"), (2, 9), start);
+    let since = |opinion: &mut Opinion, own, after| {
+        opinion.overtaken(own, start + after).map(|(_, since)| since.duration_since(start))
+    };
+    assert_eq!(since(&mut opinion, (2, 8), SECOND), Some(SECOND));
+    assert_eq!(since(&mut opinion, (2, 8), 2 * SECOND), Some(SECOND));
+    assert_eq!(since(&mut opinion, (2, 9), 3 * SECOND), None, "caught up");
+    assert_eq!(since(&mut opinion, (2, 8), 4 * SECOND), Some(4 * SECOND));
+}
+
+/// After an outage that lasted longer than a node waits, all come back, one of them last.
+#[tokio::test]
+async fn who_comes_back_a_little_later_than_the_others_is_not_overtaken() {
+    let mut trio = Trio::new(Some(20 * SECOND));
+    trio.cut_off(0);
+    (1..3).for_each(|other| drop(trio.reports[other].send_replace(having(6))));
+    tokio::time::sleep(4 * SECOND).await;
+    trio.links[0].send_modify(|link| link.connected = true);
+    trio.reports[0].send_replace(having(6));
+    tokio::time::sleep(2 * SECOND).await;
+    assert!(!trio.overtaken[0].has_changed().unwrap(), "{:?}", *trio.overtaken[0].borrow_and_update());
 }
 
 #[tokio::test]
