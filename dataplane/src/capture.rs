@@ -37,7 +37,7 @@ pub enum SourceError {
     #[error("another capture is under way on this node: wait for its end (they end by themselves)")]
     Busy,
     /// Anything else.
-    #[error("samples cannot be had: {0}")]
+    #[error("cannot read samples: {0}")]
     Other(String),
 }
 

@@ -325,7 +325,7 @@ impl Dataplane {
             }
         }
         for (vip, real) in self.told.keys().filter(|key| !now.contains_key(*key)) {
-            tracing::info!(%vip, %real, "nothing keeps packets from the real any more");
+            tracing::info!(%vip, %real, "packets can reach the real again");
         }
         self.told = now;
     }

@@ -131,7 +131,7 @@ impl Notifier {
         if let Err(error) = &outcome
             && !self.failing
         {
-            warn!(%error, "the service manager cannot be told how this process is");
+            warn!(%error, "cannot tell the service manager how this process is");
         }
         self.failing = outcome.is_err();
     }

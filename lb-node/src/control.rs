@@ -547,7 +547,7 @@ impl<D: Forwarding> Control<D> {
         let dataplane = Arc::clone(&self.dataplane);
         match work::<D, _>(move || locked(&dataplane).self_test()).await {
             Ok(test) => self.tested(test),
-            Err(panic) => error!("the self-test is at fault itself: {panic}"),
+            Err(panic) => error!("the self-test has panicked: {panic}"),
         }
     }
 

@@ -148,7 +148,7 @@ impl<A: Announcer> Guard<A> {
         let now = Instant::now();
         if !self.silence.lasts(self.pulse.last(), now) {
             if self.withdraw_at.take().is_some() {
-                info!("the daemon lives; what it announces is its own affair again");
+                info!("the daemon is alive again, and announces by itself");
             }
             self.problem = None;
             return;

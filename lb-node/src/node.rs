@@ -272,19 +272,21 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
         fault = supervisor.fault() => return Err(fault.into()),
     };
     drop(teller);
-    Notifier::from_env(control::SELF_TEST_EVERY)
-        .stopping(cluster.drain_wait(), "withdrawing the VIPs, and waiting for packets to find other ways");
+    Notifier::from_env(control::SELF_TEST_EVERY).stopping(
+        cluster.drain_wait(),
+        "withdrawing the VIPs, and waiting until routers send packets elsewhere",
+    );
     // Routers have to stop sending packets here before this node may stop answering for what it serves.
     let served = !announced.borrow().announced.is_empty();
     drop(withdraw);
     match front_task.ended().await {
         Some(Ok(())) => info!("withdrawn from the front"),
         Some(Err(error)) => error!("{error}"),
-        None => error!("the front is at fault itself"),
+        None => error!("the front has panicked: the VIPs may still be announced"),
     }
     // Where nothing is forwarded, nothing is worth waiting for.
     if served && lost.is_none() {
-        info!(wait = ?cluster.drain_wait(), "waiting for packets to find other ways");
+        info!(wait = ?cluster.drain_wait(), "waiting until routers send packets elsewhere");
         tokio::time::sleep(cluster.drain_wait()).await;
     }
     drop(leave);
@@ -598,7 +600,7 @@ async fn first_decision(mut followed: watch::Receiver<Followed>) -> Arc<Decided>
     let cached = decided(&followed.borrow());
     if let Some(cached) = cached {
         let (term, epoch) = cached.head.order();
-        warn!(term, epoch, "no tree in sight: going by what was kept on disk");
+        warn!(term, epoch, "ZooKeeper's tree is not in sight: using the decision kept on disk");
         return cached;
     }
     let any = followed.wait_for(|followed| followed.decided.is_some()).await.map(|any| decided(&any));
@@ -663,7 +665,7 @@ fn beat(pulse: &Pulse, supervisor: &Supervisor, log_limit: &mut LogLimit) {
         && let Some(skipped) = log_limit.allows(Instant::now())
     {
         let file = pulse.path().display();
-        warn!(%file, %error, skipped, "the guard cannot be shown that this daemon lives");
+        warn!(%file, %error, skipped, "cannot write the sign of life that the guard reads");
     }
 }
 

@@ -135,7 +135,7 @@ impl FileStore {
             tokio::select! {
                 _ = looks.tick() => self.look(),
                 () = reload() => {
-                    info!(file = %self.path.display(), "told to read the cluster file again");
+                    info!(file = %self.path.display(), "reading the cluster file again, on a signal");
                     self.reload();
                 }
             }

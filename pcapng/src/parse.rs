@@ -17,7 +17,7 @@ pub enum Error {
     #[error("it does not begin as pcapng of version 1.0 in little-endian order")]
     NotASection,
     /// A block's length is impossible, or its two copies differ.
-    #[error("a block of {0} bytes, which cannot be")]
+    #[error("a block of {0} bytes: no block has that length")]
     Length(u32),
     /// A block's content does not fit its kind.
     #[error("a damaged block: {0}")]

@@ -100,8 +100,8 @@ fn a_leader_that_stood_still_beyond_its_session_cannot_write_and_follows() {
     let log = site.node(old.0).unwrap().process().log().unwrap();
     let after = log.split(&format!("term={}", old.1)).last().unwrap_or_default().to_owned();
     assert!(
-        after.contains("leads no longer") || after.contains("session has ended"),
-        "it does not say that it leads no longer:\n{log}"
+        after.contains("no longer leads") || after.contains("session has ended"),
+        "it does not say that it no longer leads:\n{log}"
     );
     let status = site.node(old.0).unwrap().status().unwrap();
     assert!(status["cluster"]["leading"].is_null() && status["term"] == new.1, "{status:#}");

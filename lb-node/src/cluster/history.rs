@@ -143,7 +143,7 @@ impl History {
     /// Writes no events for a while, since `error` cannot be repaired.
     pub(super) fn pause(&mut self, error: &Error) {
         if self.paused_until.is_none() {
-            warn!(%error, "decisions are made and not kept for /drover/events");
+            warn!(%error, "decisions are not written to /drover/events for a while");
         }
         self.paused_until = Some(Instant::now() + PAUSE);
     }

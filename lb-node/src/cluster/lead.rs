@@ -73,7 +73,7 @@ enum End {
     Expired,
     /// Somebody else leads, or may.
     SteppedDown(String),
-    /// This node leads no longer since it cannot.
+    /// This node no longer leads, since it cannot.
     CannotDecide(String),
     /// Its place in the line was taken away, or somebody else was faster.
     Overtaken(Error),
@@ -146,7 +146,7 @@ impl Campaign {
                 Ok(End::Expired) | Err(ElectionError::Store(Error::Expired)) => return,
                 Ok(End::SteppedDown(why)) => {
                     if let Some(skipped) = log_limit.allows(tokio::time::Instant::now()) {
-                        info!(why, skipped, "leads no longer");
+                        info!(why, skipped, "no longer leads");
                     }
                     spread.around(AGAIN)
                 }
@@ -302,7 +302,9 @@ impl Campaign {
                 let delete = Change::Delete { path: paths::applied(&old), version: None };
                 match leadership.commit(vec![delete]).await {
                     Err(error) if leadership.is_over(&error) => return End::SteppedDown(error.to_string()),
-                    Ok(()) | Err(Error::NoNode(_)) => info!(node = %old, "forgotten, since it is long gone"),
+                    Ok(()) | Err(Error::NoNode(_)) => {
+                        info!(node = %old, "forgot a node that has been gone for long")
+                    }
                     Err(error) if error.is_of_one_znode() => {
                         warn!(%error, node = %old, "cannot be forgotten")
                     }

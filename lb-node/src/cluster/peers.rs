@@ -120,7 +120,7 @@ impl Peers {
                     if let Err(error) = sockets.open(self.sources, self.port).await
                         && let Some(skipped) = log_limit.allows(Instant::now())
                     {
-                        warn!(port = self.port, %error, skipped, "other nodes cannot be asked, nor answered");
+                        warn!(port = self.port, %error, skipped, "cannot ask other nodes, nor answer them");
                     }
                     let now = self.judge(&known, &mut opinion);
                     overtaken.send_if_modified(|before| std::mem::replace(before, now) != now);

@@ -86,7 +86,7 @@ pub async fn follow(
             && let Some((omitted, bytes)) = bounded(vote(&now, &found, since))
         {
             if omitted > 0 && told == 0 {
-                warn!(omitted, "so much is down that not all of it finds room in this node's vote");
+                warn!(omitted, "too many targets are down for one vote: the rest is left out");
             }
             told = omitted;
             content.send_if_modified(|content| {

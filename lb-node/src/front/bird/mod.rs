@@ -107,7 +107,7 @@ impl Bird {
             let reply = control.ask("disable \"drover_v*\"").await?;
             warn!(
                 bird = reply.text(),
-                "BIRD's protocols for VIPs are disabled, since it cannot be told otherwise"
+                "BIRD's protocols for VIPs are disabled: its configuration could not be changed"
             );
             self.look(&mut control).await?;
         }
