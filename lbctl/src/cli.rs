@@ -1,4 +1,4 @@
-//! What can be typed.
+//! The command line.
 
 use crate::commands;
 use crate::context::{Context, Global};

@@ -1,4 +1,4 @@
-//! What every command needs: settings, and a session with the tree.
+//! The context of every command: settings, and a session with the tree.
 
 use crate::output::Format;
 use anyhow::{Context as _, Result, bail};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 use zk_schema::{NodeFile, OperatorFile};
 
-/// Where settings are looked for when none are named.
+/// The files in which settings are looked for when none are named.
 const FILES: [&str; 2] = ["/etc/drover/lbctl.toml", "/etc/drover/node.toml"];
 
 /// Options of every command.
@@ -23,16 +23,16 @@ pub struct Global {
     #[arg(long, short, global = true, env = "DROVER_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// How results look.
+    /// Format of results.
     #[arg(long, short, global = true, value_enum, default_value_t)]
     pub output: Format,
 
-    /// Who you are, for the flags and the history that others read.
+    /// Your name, for the flags and the history that others read.
     #[arg(long, global = true, env = "DROVER_BY", value_name = "NAME")]
     pub by: Option<String>,
 }
 
-/// What every command needs.
+/// The context of every command.
 #[derive(Clone, Debug)]
 pub struct Context {
     global: Global,
@@ -54,7 +54,7 @@ impl Context {
         let _ = log.try_init();
     }
 
-    /// How results are to look.
+    /// Returns the format of results.
     #[must_use]
     pub fn format(&self) -> Format {
         self.global.output
@@ -66,7 +66,7 @@ impl Context {
         self.global.config.as_deref()
     }
 
-    /// Who gives the orders, for others to read: `--by`, else the user's name, be it behind sudo.
+    /// Returns who gives the orders, for others to read: `--by`, else the user's name, be it behind sudo.
     #[must_use]
     pub fn by(&self) -> String {
         let names = ["SUDO_USER", "USER", "LOGNAME"];
@@ -74,7 +74,7 @@ impl Context {
         self.global.by.clone().or_else(user).unwrap_or_else(|| "unknown".to_owned())
     }
 
-    /// How tree and nodes are reached.
+    /// Reads how tree and nodes are reached.
     ///
     /// # Errors
     /// If nothing says where ZooKeeper is, or what says so is wrong.

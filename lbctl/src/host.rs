@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// What nodes on this host write into the tree as theirs ([`Member::boot`](zk_schema::tree::Member::boot)).
+/// The boot ids that nodes on this host write into the tree ([`Member::boot`](zk_schema::tree::Member::boot)).
 ///
 /// There may be two: systemd-nspawn gives a container a boot id of its own by a mount over the kernel's, and a service
 /// with a `/proc` of its own (`ProtectProc=`) sees the kernel's. So a daemon that runs here is looked at through its own

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
-/// How results look.
+/// The format of results.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.

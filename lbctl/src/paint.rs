@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use unicode_width::UnicodeWidthStr as _;
 
-/// What a piece of text is to the eye.
+/// The tone of a piece of text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tone {
     /// As it is.
@@ -80,7 +80,7 @@ impl<T: Into<String>> From<T> for Span {
 /// A line.
 pub type Line = Vec<Span>;
 
-/// Whether tones become colours, and how wide lines may be.
+/// The paper to paint on: colours or none, and the width of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Paper {
     /// True if tones become colours.
@@ -128,7 +128,7 @@ impl Paper {
     }
 }
 
-/// How the cells of a column stand.
+/// The alignment of a column's cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     /// At the left: words.

@@ -1,4 +1,4 @@
-//! Where flows go by what is in force. Pure: what the data plane computes, computed from the tree.
+//! Places flows by what is in force. Pure: what the data plane computes, computed from the tree.
 
 use crate::overview::text::service;
 use crate::tree::{Found, Tree};
@@ -81,7 +81,7 @@ pub struct Service {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
-    /// What keeps packets of a client together.
+    /// The rule that keeps packets of a client together.
     pub affinity: Affinity,
 }
 
@@ -91,7 +91,7 @@ impl fmt::Display for Service {
     }
 }
 
-/// What is in force for a VIP, and what is announced.
+/// The tables of a VIP: the one in force, and the one announced.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outlook {
     /// The VIP.
@@ -103,7 +103,7 @@ pub struct Outlook {
     pub epoch: u64,
     /// The epoch at which other weights were announced, if any are.
     pub next_epoch: Option<u64>,
-    /// Where this is in force.
+    /// The nodes on which this is in force.
     pub nodes: Holders,
     #[serde(skip)]
     ground: Ground,
@@ -115,7 +115,7 @@ pub struct Outlook {
     next: Option<Table>,
 }
 
-/// Which nodes have an assignment in force.
+/// The nodes that have an assignment in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Holders {
     /// Those that have.
@@ -124,7 +124,7 @@ pub struct Holders {
     pub may_differ: BTreeMap<NodeName, String>,
 }
 
-/// Where a flow goes.
+/// The place of a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fate {
     /// The client, as it was asked for.
@@ -142,7 +142,7 @@ pub struct Fate {
 }
 
 impl Outlook {
-    /// What `tree` has in force for a VIP.
+    /// Returns what `tree` has in force for a VIP.
     ///
     /// # Errors
     /// If there is no such VIP, or nothing was decided on it.
@@ -172,7 +172,7 @@ impl Outlook {
         })
     }
 
-    /// Where a flow from `source` to `port` of the VIP goes.
+    /// Returns the place of a flow from `source` to `port` of the VIP.
     ///
     /// # Errors
     /// If such a flow cannot be: the address is of another family, or the port is missing where it counts.

@@ -85,7 +85,7 @@ fn section(text: &mut String, title: &str) {
     let _ = writeln!(text, "### {title}");
 }
 
-/// What the command does, and how it is typed.
+/// Writes what the command does, and how it is typed.
 fn describe(text: &mut String, name: &str, command: &Command) {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string).unwrap_or_default();
     paragraphs(text, &about);
@@ -93,7 +93,7 @@ fn describe(text: &mut String, name: &str, command: &Command) {
     let _ = write!(text, "\n```text\n{}\n```\n", usage.trim_start_matches("Usage: ").trim());
 }
 
-/// What stands behind the options: prose, then examples as they are typed.
+/// Writes what stands behind the options: prose, then examples as they are typed.
 fn epilogue(text: &mut String, more: &str) {
     let examples = more.find("Examples:").unwrap_or(more.len());
     paragraphs(text, &more[..examples]);

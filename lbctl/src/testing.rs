@@ -7,7 +7,7 @@ pub(crate) use zk_schema::testing::name;
 use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Term, Vote, Znode};
 use zk_schema::{CheckKind, Cluster, HealthCheck, Protocol, Real, RealName, Vip};
 
-/// When it is, in seconds since 1970.
+/// The time in tests, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_795_233_979;
 
 pub(crate) fn found<T>(record: T) -> Found<T> {

@@ -24,13 +24,13 @@ pub struct Tree {
     pub flags: Flags,
     /// Nodes that are there.
     pub nodes: BTreeMap<NodeName, Found<Member>>,
-    /// What each node has in force; nodes that have left are in it, too.
+    /// The heads that nodes have in force; nodes that have left are in it, too.
     pub applied: BTreeMap<NodeName, Found<Applied>>,
-    /// What each node's probes find.
+    /// The votes of nodes.
     pub health: BTreeMap<NodeName, Found<Vote>>,
-    /// What reals tell of their load.
+    /// The load of reals, as they tell.
     pub loads: BTreeMap<Target, Found<Load>>,
-    /// Who leads, or led last.
+    /// The leadership, or the last one.
     pub leader: Option<Found<Term>>,
     /// The head: what is in force.
     pub head: Option<Found<Head>>,
@@ -40,7 +40,7 @@ pub struct Tree {
     pub line: Option<Line>,
     /// Paths of znodes with invalid names.
     pub strangers: Vec<String>,
-    /// What is there and cannot be read, by path, with the reason. Of a list, none of its znodes are known.
+    /// Znodes that are there and cannot be read, by path, with the reason. Of a list, none of its znodes are known.
     pub unreadable: BTreeMap<String, String>,
 }
 
@@ -204,8 +204,8 @@ impl Tree {
         Ok((tree, reader.refused))
     }
 
-    /// Who leads, by all that the tree tells: whose term is the newest, is there, and is the first in the line of
-    /// candidates, all of them the same process.
+    /// Returns the node that leads, by all that the tree tells: whose term is the newest, is there, and is the first in
+    /// the line of candidates, all of them the same process.
     #[must_use]
     pub fn leads(&self) -> Option<&NodeName> {
         let node = &self.leader.as_ref()?.ok()?.node;
@@ -220,7 +220,7 @@ impl Tree {
         (is_node && is_process).then_some(node)
     }
 
-    /// What is in force for a VIP, if its record is one.
+    /// Returns what is in force for a VIP, if its record is one.
     #[must_use]
     pub fn assignment(&self, vip: &VipName) -> Option<&Assignment> {
         self.assignments.get(vip).and_then(Found::ok)
@@ -267,9 +267,9 @@ impl Tree {
 
 /// A znode that is there.
 struct There {
-    /// What is known of it.
+    /// The record, as far as it is known.
     znode: Znode,
-    /// Why its content is not known, if so.
+    /// The reason why its content is not known, if it is not.
     unreadable: Option<String>,
 }
 

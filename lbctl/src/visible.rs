@@ -63,7 +63,7 @@ fn replaced(text: &str, which: impl Fn(char) -> bool, escape: impl Fn(&mut Strin
 mod tests {
     use super::*;
 
-    /// What a flag's reason might say to look like something else.
+    /// Texts that a flag's reason might hold to look like something else.
     const HOSTILE: &str = "a\x1b[2J\u{9b}31m\u{7f}\u{202e}b\u{2066}\nOK\r\u{200b}\u{feff}\u{e0041}";
 
     #[test]

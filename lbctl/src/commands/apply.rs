@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use zk_schema::DesiredFile;
 use zk_schema::tree::{Target, paths};
 
-/// What is wanted.
+/// Options of `lbctl apply`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Only VIPs and reals of the file are written; a table [node], as a standalone node's file has it, is \
@@ -70,7 +70,7 @@ fn parse(text: &str, name: &str) -> Result<DesiredFile> {
     })
 }
 
-/// What it takes to make the tree say what the file says.
+/// Returns the plan that makes the tree say what the file says.
 ///
 /// # Errors
 /// If the file does not go with the tree.
@@ -112,7 +112,7 @@ pub fn plan(tree: &Tree, file: &DesiredFile, prune: bool, now: u64) -> Result<Pl
     Ok(plan)
 }
 
-/// What cannot change must be what it is.
+/// Checks that what cannot change stays as it is.
 fn check_cluster(tree: &Tree, file: &DesiredFile) -> Result<()> {
     let Some(cluster) = tree.cluster.as_ref().and_then(Found::ok) else {
         bail!("{} is broken; fix it first: see docs/znodes.md", paths::CLUSTER);

@@ -23,12 +23,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use zk_schema::{NodeName, VipName};
 
-/// How long a node may take to begin.
+/// Time that a node may take to begin.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Pieces that wait for this program to write them.
 const WAITING: usize = 64;
 
-/// What to capture.
+/// Options of `lbctl capture`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A node takes samples of the packets that it sends on to reals, as they arrived, at most 256 bytes \
@@ -67,7 +67,7 @@ pub struct Options {
     write: PathBuf,
 }
 
-/// What was captured.
+/// The outcome of a capture.
 #[derive(Debug, Serialize)]
 struct Captured {
     vip: VipName,
@@ -75,7 +75,7 @@ struct Captured {
     nodes: Vec<NodeCaptured>,
 }
 
-/// What one node gave.
+/// The part that one node gave.
 #[derive(Debug, Serialize)]
 struct NodeCaptured {
     node: String,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap_complete::Shell;
 use std::process::ExitCode;
 
-/// What to complete for.
+/// Options of `lbctl completions`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   lbctl completions bash > /etc/bash_completion.d/lbctl

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use zk_schema::DesiredFile;
 
-/// How the file looks.
+/// The format of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Syntax {
     /// As in docs/cluster-file.md.
@@ -18,7 +18,7 @@ pub enum Syntax {
     Json,
 }
 
-/// What to print.
+/// Options of `lbctl export`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "What it prints, `lbctl apply` takes: right away it changes nothing. Reals that register themselves are \
@@ -30,7 +30,7 @@ Examples:
   lbctl export --format json | jq '.vips | keys'"
 )]
 pub struct Options {
-    /// How the file looks; TOML, unless -o json is given.
+    /// Format of the file; TOML, unless -o json is given.
     #[arg(long, value_enum)]
     format: Option<Syntax>,
 }

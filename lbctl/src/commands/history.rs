@@ -17,7 +17,7 @@ const AT_ONCE: usize = 200;
 /// Pause before another session is begun while ZooKeeper is away.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Which decisions to show.
+/// Options of `lbctl history`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Each line: time (UTC), term/epoch, who led, what kind of decision, VIP or real, what and why.
@@ -109,7 +109,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Which events are shown.
+/// The events to show.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wanted {
     since_ms: u64,

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use zk_schema::tree::paths;
 use zk_schema::{Cluster, ClusterSeed, TABLE_SIZES};
 
-/// What the cluster is to be.
+/// Options of `lbctl init`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   lbctl init                                          a random seed, tables of 65537 slots
@@ -37,7 +37,7 @@ pub struct Options {
     rights: Rights,
 }
 
-/// What there is.
+/// The cluster that there is.
 #[derive(Debug, Serialize)]
 struct Outcome {
     /// True if it was made just now.

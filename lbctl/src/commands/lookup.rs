@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zk_schema::Affinity;
 
-/// Which flows to look up.
+/// Options of `lbctl lookup`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The answer is that of the assignment in force, which every node computes alike. A node that has \
@@ -102,7 +102,7 @@ fn port(service: &Service, asked: Option<u16>) -> Result<u16> {
     }
 }
 
-/// What is printed.
+/// The document to print.
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! What each command does. A command's module has its options and its `run`.
+//! The commands. A command's module has its options and its `run`.
 
 pub mod apply;
 pub mod capture;

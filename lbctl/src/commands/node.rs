@@ -23,10 +23,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use zk_schema::NodeName;
 
-/// How often a node is looked at.
+/// Time between looks at a node.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// What to do.
+/// Commands of `lbctl node`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List the nodes that are there, and those that were.
@@ -40,7 +40,7 @@ pub enum Command {
     Rm {
         /// The node.
         node: NodeName,
-        /// How it is edited.
+        /// Options of editing.
         #[command(flatten)]
         edit: run::Editing,
     },
@@ -54,7 +54,7 @@ pub enum Command {
         /// Why, and for how long.
         #[command(flatten)]
         reason: Reason,
-        /// How it is edited.
+        /// Options of editing.
         #[command(flatten)]
         edit: run::Editing,
     },
@@ -62,7 +62,7 @@ pub enum Command {
     Undrain {
         /// The node.
         node: NodeName,
-        /// How it is edited.
+        /// Options of editing.
         #[command(flatten)]
         edit: run::Editing,
     },
@@ -143,7 +143,7 @@ async fn drain(
         .await
 }
 
-/// What to know before a node is taken out of service at `now`.
+/// Returns remarks to read before a node is taken out of service at `now`.
 fn remarks(tree: &Tree, node: &NodeName, now: u64) -> Vec<Remark> {
     if !tree.nodes.contains_key(node) {
         return vec![Remark::note(format!(
@@ -196,7 +196,7 @@ fn list(addresses: Option<&BTreeSet<IpAddr>>) -> String {
     }
 }
 
-/// What became of a node that is to be out of service.
+/// The outcome of taking a node out of service.
 #[derive(Debug, Serialize)]
 struct Drained {
     #[serde(flatten)]
@@ -204,7 +204,7 @@ struct Drained {
     node: String,
     /// True if its withdrawal was waited for.
     waited: bool,
-    /// What it announces, if it was waited for and it tells.
+    /// The addresses that it announces, if it was waited for and it tells.
     announced: Option<BTreeSet<IpAddr>>,
 }
 
@@ -247,20 +247,20 @@ struct Line {
     leads: bool,
     /// The epoch that it has in force.
     epoch: Option<u64>,
-    /// How many epochs it is behind the head.
+    /// The number of epochs by which it is behind the head.
     behind: Option<u64>,
-    /// How it came to what it has in force: `live`, `static` or `autonomous`.
+    /// The way in which it came to what it has in force: `live`, `static` or `autonomous`.
     mode: Option<String>,
     /// Addresses that it announces; null: it does not tell.
     announced: Option<BTreeSet<IpAddr>>,
-    /// Who took it out of service, and why.
+    /// The person who took it out of service, and why.
     maintenance: Option<String>,
     software: Option<String>,
-    /// When it started, in seconds since 1970.
+    /// The time at which it started, in seconds since 1970.
     started: Option<u64>,
-    /// What ails it.
+    /// Its problem.
     problem: Option<String>,
-    /// Which other machine had its name until lately.
+    /// The other machine that had its name until lately.
     replaced: Option<String>,
 }
 

@@ -12,10 +12,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 use zk_schema::VipName;
 
-/// How long a confirmation counts unless told otherwise: it switches protection off.
+/// Time for which a confirmation counts unless told otherwise: it switches protection off.
 const CONFIRMED_FOR: Span = Span(Duration::from_secs(600));
 
-/// What is frozen: everything.
+/// Options of `lbctl freeze`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   lbctl freeze --why 'moving racks' --for 1h
@@ -34,7 +34,7 @@ pub struct Unfreeze {
     edit: run::Editing,
 }
 
-/// What is confirmed.
+/// Options of `lbctl confirm`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The leader holds what looks like an accident: most reals of a VIP down or gone, most VIPs or nodes gone. \
@@ -53,7 +53,7 @@ pub struct Confirm {
     edit: run::Editing,
 }
 
-/// What is confirmed no more.
+/// Options of `lbctl unconfirm`.
 #[derive(Debug, clap::Args)]
 pub struct Unconfirm {
     #[command(flatten)]
@@ -85,7 +85,7 @@ impl What {
         }
     }
 
-    /// What the leader holds of it now, in words.
+    /// Returns what the leader holds of it now, in words.
     fn held(&self, tree: &Tree) -> Vec<String> {
         let confirm = self.flag().path();
         let problems = tree.head.as_ref().and_then(Found::ok).map(|head| &head.problems);

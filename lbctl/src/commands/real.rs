@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use zk_schema::tree::{Registrant, Target, paths};
 use zk_schema::{Real, RealName, VipName};
 
-/// What to do. A real is named as VIP/REAL, or as VIP REAL.
+/// Commands of `lbctl real`. A real is named as VIP/REAL, or as VIP REAL.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List the reals.
@@ -300,7 +300,7 @@ async fn put_back<S: Session>(session: &S, tree: &Tree, target: &Target, how: &s
     Ok(vec![flags::removal(session, name, &format!("{target} is not {how}")).await?])
 }
 
-/// What became of a real that is to have no slots.
+/// The outcome of taking a real's slots away.
 #[derive(Debug, Serialize)]
 struct Drained {
     #[serde(flatten)]
@@ -309,7 +309,7 @@ struct Drained {
     weight: Option<u16>,
     /// Connections that its agent counted last; null: no agent tells.
     connections: Option<u64>,
-    /// When they were counted, in seconds since 1970.
+    /// The time at which they were counted, in seconds since 1970.
     counted_at: Option<u64>,
     #[serde(skip)]
     target: String,
@@ -369,11 +369,11 @@ pub(crate) struct Line {
     weight: Option<u16>,
     /// The weight in the table in force; null: it has no slots.
     in_table: Option<u16>,
-    /// Who wrote its record: `operator`, or `agent`, its own.
+    /// The writer of its record: `operator`, or `agent`, its own.
     by: &'static str,
     /// By whom and why it is drained or disabled.
     out: Option<String>,
-    /// What is wrong with its record.
+    /// Its record's problem.
     broken: Option<String>,
 }
 
@@ -431,15 +431,15 @@ struct Details {
     version: i32,
     /// Its record's fields, by dotted name.
     record: BTreeMap<String, Value>,
-    /// Which agent registered it.
+    /// The agent that registered it.
     registered_by: Option<String>,
-    /// What nodes find, by name: that it is down, since when, and why.
+    /// The findings of nodes, by name: that it is down, since when, and why.
     down: BTreeMap<String, Finding>,
     /// Connections that its agent counted last.
     connections: Option<u64>,
 }
 
-/// What a node's probe found.
+/// The finding of a node's probe.
 #[derive(Debug, Serialize)]
 struct Finding {
     since: u64,

@@ -12,13 +12,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use zk_schema::VipName;
 
-/// How long what is passing may take until it counts.
+/// Time that a passing problem may last until it counts.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The exit code when something needs attention.
 const ATTENTION: u8 = 2;
 
-/// What to show.
+/// Options of `lbctl status`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code: 0 all is well, 1 it could not be told, 2 something needs attention.
 

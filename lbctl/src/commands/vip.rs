@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use zk_schema::VipName;
 use zk_schema::tree::paths;
 
-/// What to do.
+/// Commands of `lbctl vip`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// List the VIPs.
@@ -46,7 +46,7 @@ Examples:
     Rm {
         /// The VIP.
         vip: VipName,
-        /// How it is edited.
+        /// Options of editing.
         #[command(flatten)]
         edit: run::Editing,
     },
@@ -69,10 +69,10 @@ pub struct Add {
     /// tcp or udp.
     #[arg(long)]
     protocol: String,
-    /// How packets travel to the reals: gue, ipip or l2.
+    /// Encapsulation of packets to the reals: gue, ipip or l2.
     #[arg(long)]
     encapsulation: Option<String>,
-    /// How reals are checked: tcp, http, https or mqtt. Without, every real counts as up.
+    /// Health check of the reals: tcp, http, https or mqtt. Without, every real counts as up.
     #[arg(long, value_name = "TYPE")]
     health: Option<String>,
     /// Other fields, e.g. health.interval_ms=500.
@@ -87,7 +87,7 @@ pub struct Add {
 pub struct Set {
     /// The VIP.
     vip: VipName,
-    /// What to change.
+    /// Fields to change.
     #[arg(value_name = "FIELD=VALUE")]
     fields: Vec<Assignment>,
     /// Give a field its default; of a table such as health or limits, take it out.
@@ -189,7 +189,7 @@ struct Line {
     reals: usize,
     /// Reals that have slots.
     in_table: usize,
-    /// What is wrong with it, or held.
+    /// Its problem, or what is held.
     problem: Option<String>,
 }
 
@@ -249,23 +249,23 @@ struct Details {
     version: i32,
     /// Its record's fields, by dotted name.
     record: BTreeMap<String, Value>,
-    /// What is wrong with the record.
+    /// The record's problem.
     broken: Option<String>,
     /// Its reals' records.
     reals: Vec<super::real::Line>,
-    /// What is in force.
+    /// The VIP in force.
     in_force: Option<InForce>,
     #[serde(skip)]
     service: String,
 }
 
-/// What is in force of a VIP.
+/// A VIP in force.
 #[derive(Debug, Serialize)]
 struct InForce {
     epoch: u64,
     why: String,
     held: Option<String>,
-    /// What is announced, if anything.
+    /// The weights that are announced, if any.
     next: Option<BTreeMap<String, u16>>,
 }
 

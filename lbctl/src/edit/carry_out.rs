@@ -16,13 +16,13 @@ const MOST_BYTES: usize = 512 * 1024;
 /// Writing came to a halt.
 #[derive(Debug, thiserror::Error)]
 pub struct Halt {
-    /// What was written before.
+    /// The steps that were written before.
     pub done: Vec<Object>,
-    /// What was not: the first of it is what failed, together with some that follow.
+    /// The steps that were not written: the first of it is what failed, together with some that follow.
     pub left: Vec<Object>,
     /// Why.
     pub error: Error,
-    /// What somebody else did to it, as far as that was looked up.
+    /// The change that somebody else made to it, as far as that was looked up.
     pub what: Option<String>,
 }
 
@@ -122,7 +122,7 @@ fn fits(steps: &[&Step]) -> bool {
     changes().count() <= MOST_CHANGES && changes().map(bytes).sum::<usize>() <= MOST_BYTES
 }
 
-/// What became of the znode on which a plan failed, in words; `None` where there is nothing to tell.
+/// Tells what became of the znode on which a plan failed; `None` where there is nothing to tell.
 #[must_use]
 pub fn what_changed(path: &str, before: &Tree, now: &Tree) -> Option<String> {
     let parts: Vec<&str> = path.strip_prefix(paths::VIPS)?.split('/').skip(1).collect();

@@ -1,4 +1,4 @@
-//! What a plan does to those who use the cluster, in words. Pure.
+//! The effects of a plan on those who use the cluster, in words. Pure.
 
 use super::flags;
 use super::plan::Remark;
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use zk_schema::tree::{Registrant, Target, paths};
 use zk_schema::{Protocol, RealName, Vip, VipName, VipState};
 
-/// What is to be said of `after`, with these `drains`, in place of what is in force now for the VIPs that are `touched`.
+/// Returns remarks on `after`, with these `drains`, in place of what is in force now for the VIPs that are `touched`.
 pub(super) fn of(
     tree: &Tree,
     after: &BTreeMap<VipName, VipState>,
@@ -72,9 +72,9 @@ pub(super) fn of(
     remarks
 }
 
-/// What is gone of what is in force, once `after` is what there is: with what is missing already, since the leader judges
-/// all of it together. What vanished and was let go within the last seconds, which it counts as well, the tree does not
-/// tell.
+/// Returns what is gone of what is in force, once `after` is what there is: with what is missing already, since the
+/// leader judges all of it together. What vanished and was let go within the last seconds, which it counts as well, the
+/// tree does not tell.
 fn losses(tree: &Tree, after: &BTreeMap<VipName, VipState>, drains: &BTreeSet<Target>) -> Losses {
     let mut losses = Losses::default();
     for node in tree.head.as_ref().and_then(Found::ok).iter().flat_map(|head| &head.nodes) {
@@ -245,7 +245,7 @@ fn reals(
     remarks
 }
 
-/// How much of a table changes hands between two sets of weights; `None`: nothing.
+/// Returns the part of a table that changes hands between two sets of weights; `None`: nothing.
 fn moved(tree: &Tree, before: &BTreeMap<&RealName, u16>, after: &BTreeMap<&RealName, u16>) -> Option<String> {
     let cluster = tree.cluster.as_ref().and_then(Found::ok)?;
     let (k0, k1) = cluster.seed();

@@ -1,4 +1,4 @@
-//! What the leader and the nodes make of what operators wrote.
+//! The effect of an edit: what the leader and the nodes make of it.
 
 use super::flags;
 use crate::tree::{Found, Tree};
@@ -13,12 +13,12 @@ use tokio::time::Instant;
 use zk_schema::tree::{Assignment, Mode, Target, paths};
 use zk_schema::{Real, RealName, VipName};
 
-/// How often the tree is looked at again.
+/// Time between looks at the tree.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
-/// How long a problem that was there before may still be told of something that was fixed.
+/// Time for which a problem that was there before may still be told of something that was fixed.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What became of an edit.
+/// The effect of an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum Effect {
@@ -28,12 +28,12 @@ pub enum Effect {
         epoch: u64,
         /// Nodes that have applied it.
         nodes: usize,
-        /// What the leader does other than was asked for, and why.
+        /// Things that the leader does other than was asked for, and why.
         held: Vec<String>,
     },
     /// Not yet.
     Pending {
-        /// What it waits for.
+        /// The things that it waits for.
         waits_for: Vec<String>,
     },
     /// The leader refuses it or holds it back.
@@ -46,7 +46,7 @@ pub enum Effect {
 }
 
 impl Effect {
-    /// What it waits for, if it waits, on one line.
+    /// Returns what it waits for, if it waits, on one line.
     #[must_use]
     pub fn waits_for(&self) -> String {
         match self {
@@ -80,7 +80,7 @@ impl Effect {
     }
 }
 
-/// What is to take effect.
+/// The changes that are to take effect.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     /// VIPs whose assignments are to follow their records and flags.
@@ -96,7 +96,7 @@ impl Expected {
         self.vips.is_empty() && self.paths.is_empty()
     }
 
-    /// What the leader complains of that concerns this.
+    /// Returns the leader's complaints that concern this.
     #[must_use]
     pub fn problems(&self, tree: &Tree) -> BTreeSet<String> {
         let Some(head) = tree.head.as_ref().and_then(Found::ok) else { return BTreeSet::new() };
@@ -122,7 +122,8 @@ fn lacks_reals(tree: &Tree, vip: &VipName) -> bool {
     })
 }
 
-/// What has become of `expected`, as the tree shows it at `now` (seconds since 1970), but for the leader's complaints.
+/// Returns what has become of `expected`, as the tree shows it at `now` (seconds since 1970), but for the leader's
+/// complaints.
 #[must_use]
 pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
     let Some(head) = tree.head.as_ref().and_then(Found::ok) else { return Effect::NoLeader };
@@ -155,7 +156,7 @@ pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
     }
 }
 
-/// What the leader waits for before it lets go what vanished.
+/// Says what the leader waits for before it lets go what vanished.
 fn waits_for_company() -> String {
     format!(
         " until nothing else has vanished for {} s, or {} s if several things have",
@@ -164,7 +165,7 @@ fn waits_for_company() -> String {
     )
 }
 
-/// What an assignment lacks of what its VIP's records and flags say.
+/// Returns what an assignment lacks of what its VIP's records and flags say.
 fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Option<String> {
     let wanted = tree.vips.get(name)?;
     let vip = wanted.vip.settled()?;

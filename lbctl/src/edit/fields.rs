@@ -9,14 +9,14 @@ use std::fmt;
 use std::str::FromStr;
 use zk_schema::{DesiredFile, HealthCheck, Real, RealName, Record, Vip, VipName, VipState, to_json};
 
-/// What differs between two records in one field.
+/// The difference between two records in one field.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct FieldChange {
     /// Dotted path.
     pub field: String,
-    /// What it was; `None`: it was not there.
+    /// The old value; `None`: it was not there.
     pub old: Option<Value>,
-    /// What it is to be; `None`: it is to go.
+    /// The new value; `None`: it is to go.
     pub new: Option<Value>,
 }
 
@@ -67,7 +67,7 @@ fn flatten(path: &str, value: Value, fields: &mut BTreeMap<String, Value>) {
     }
 }
 
-/// What differs.
+/// Returns the differences.
 #[must_use]
 pub fn difference(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) -> Vec<FieldChange> {
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();

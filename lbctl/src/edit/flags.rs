@@ -32,7 +32,7 @@ pub enum FlagName {
 }
 
 impl FlagName {
-    /// Where it stands.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> String {
         match self {
@@ -59,7 +59,7 @@ impl fmt::Display for FlagName {
     }
 }
 
-/// What there is of a flag.
+/// A flag as it stands in the tree.
 ///
 /// # Errors
 /// If the store fails.
@@ -89,7 +89,7 @@ pub fn flag(by: &str, why: &str, span: Option<Span>, now: u64) -> Flag {
     }
 }
 
-/// Why a flag is set, and for how long.
+/// The reason for a flag, and the time for which it counts.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct Reason {
     /// Why, for others to read.
@@ -114,7 +114,7 @@ pub fn is_disabling(flag: &Flag) -> bool {
     flag.extra.get(DISABLED).and_then(Value::as_bool) == Some(true)
 }
 
-/// Who set it, what for, and until when: `by anna: disk, until 2027-01-15T08:00:00Z`.
+/// Tells who set it, what for, and until when: `by anna: disk, until 2027-01-15T08:00:00Z`.
 #[must_use]
 pub fn told(flag: &Flag) -> String {
     let mut text =

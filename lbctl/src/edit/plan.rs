@@ -34,29 +34,29 @@ pub enum Edit {
     ForgetNode(NodeName),
 }
 
-/// What is to be written, and what to think of it.
+/// A plan: what to write, with remarks.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
-    /// What changes, in the order in which it is to be written.
+    /// The changes, in the order in which they are to be written.
     pub steps: Vec<Step>,
-    /// What to know before.
+    /// Remarks to read before.
     pub remarks: Vec<Remark>,
 }
 
 /// A change of one object.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
-    /// What changes.
+    /// The thing that changes.
     pub object: Object,
     /// How.
     pub action: Action,
     /// In which fields; none where it goes.
     pub fields: Vec<FieldChange>,
-    /// What is to be written for it.
+    /// The writes that it takes.
     pub changes: Vec<Change>,
 }
 
-/// What can change.
+/// The kinds of things that can change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// A VIP.
@@ -65,11 +65,11 @@ pub enum Object {
     Real(Target),
     /// A flag.
     Flag(FlagName),
-    /// What a node has in force.
+    /// The record of what a node has in force.
     Node(NodeName),
 }
 
-/// How something changes.
+/// The way in which something changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -84,13 +84,13 @@ pub enum Action {
 /// Something to know before a plan is carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Remark {
-    /// How much it matters.
+    /// Its severity.
     pub severity: Severity,
     /// In words.
     pub text: String,
 }
 
-/// How much a [`Remark`] matters.
+/// The severity of a [`Remark`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -128,7 +128,7 @@ impl fmt::Display for Remark {
 }
 
 impl Object {
-    /// What kind of thing it is: `vip`, `real`, `flag` or `node`.
+    /// Returns the kind of thing: `vip`, `real`, `flag` or `node`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -235,7 +235,7 @@ pub fn plan(tree: &Tree, edits: Vec<Edit>, now: u64) -> Result<Plan> {
 
 struct Planner<'t> {
     tree: &'t Tree,
-    /// What there will be, as far as it is sound.
+    /// The state that there will be, as far as it is sound.
     after: Desired,
     /// The drains that will count.
     drains: BTreeSet<Target>,
@@ -351,7 +351,7 @@ impl<'t> Planner<'t> {
         Ok(())
     }
 
-    /// What it takes to write a record; `None`: it is there as it should be.
+    /// Returns the writes that a record takes; `None`: it is there as it should be.
     fn put<T: Record + PartialEq>(
         &mut self,
         object: &Object,

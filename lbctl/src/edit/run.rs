@@ -1,4 +1,4 @@
-//! How every editing command goes: show what will be, ask, write, tell what became of it.
+//! The course of every editing command: show what will be, ask, write, tell what became of it.
 
 use super::carry_out::{carry_out, what_changed};
 use super::effect::{self, Effect, Expected};
@@ -20,7 +20,7 @@ use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How long a command looks what becomes of its edit when it is not told to wait.
+/// Time for which a command watches its edit when it is not told to wait.
 const LOOK: Duration = Duration::from_millis(1_500);
 
 /// Options of every editing command.
@@ -36,12 +36,12 @@ pub struct Editing {
     /// Wait until it is in force on every node. Exit code 1 if the leader refuses it, or the time is up.
     #[arg(long)]
     pub wait: bool,
-    /// How long to wait with --wait.
+    /// Longest time to wait with --wait.
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub timeout: Span,
 }
 
-/// When a command asks before it writes.
+/// The cases in which a command asks before it writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// If something about it is dangerous.
@@ -50,27 +50,27 @@ pub enum Ask {
     Always,
 }
 
-/// What an editing command did: the document that `-o json` prints.
+/// The outcome of an editing command: the document that `-o json` prints.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
     /// True if anything was written.
     pub written: bool,
     /// True if it was only to be shown.
     pub dry_run: bool,
-    /// What was, or would be, written.
+    /// The changes that were, or would be, written.
     pub changes: Vec<Changed>,
-    /// What to know about it.
+    /// Remarks on them.
     pub remarks: Vec<Remark>,
-    /// What became of it; `None` if nothing was written.
+    /// The effect; `None` if nothing was written.
     pub effect: Option<Effect>,
 }
 
 /// A change of one object.
 #[derive(Clone, Debug, Serialize)]
 pub struct Changed {
-    /// How it changes.
+    /// The way in which it changes.
     pub action: Action,
-    /// What kind of thing it is.
+    /// The kind of thing.
     pub kind: &'static str,
     /// Its name.
     pub name: String,
@@ -232,7 +232,7 @@ pub async fn decide<S: Session>(
     Ok(outcome)
 }
 
-/// How long to look without being told to wait: what is deleted stays in force for a moment in any case.
+/// Returns the time to look without being told to wait: what is deleted stays in force for a moment in any case.
 fn look(plan: &Plan) -> Duration {
     let is_removal = |step: &super::Step| {
         step.action == Action::Delete && matches!(step.object, Object::Vip(_) | Object::Real(_))
@@ -240,7 +240,7 @@ fn look(plan: &Plan) -> Duration {
     if plan.steps.iter().any(is_removal) { removal::ALONE + LOOK } else { LOOK }
 }
 
-/// What is to follow from a plan.
+/// Returns what is to follow from a plan.
 #[must_use]
 pub fn expected(plan: &Plan) -> Expected {
     let vips = plan.vips();

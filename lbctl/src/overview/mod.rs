@@ -22,7 +22,7 @@ use zk_schema::tree::{Applied, Assignment, Head, Mode, Target, Vote, paths};
 use zk_schema::{NodeName, RealName, VipName};
 
 impl Overview {
-    /// What `tree` shows at `now`, in seconds since 1970, read by `link`.
+    /// Returns what `tree` shows at `now`, in seconds since 1970, read by `link`.
     #[must_use]
     pub fn of(tree: &Tree, link: Link, now: u64, shares: &mut Shares) -> Self {
         let head = tree.head.as_ref().and_then(Found::ok);

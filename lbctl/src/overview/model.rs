@@ -1,4 +1,4 @@
-//! What an overview holds. Its JSON is what `lbctl status -o json` prints: docs/lbctl.md describes it.
+//! The content of an overview. Its JSON is what `lbctl status -o json` prints: docs/lbctl.md describes it.
 
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,11 +9,11 @@ use zk_schema::{Affinity, Encapsulation, NodeName, Protocol, RealName, VipName};
 /// A cluster at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Overview {
-    /// When the tree was read, in seconds since 1970.
+    /// The time at which the tree was read, in seconds since 1970.
     pub at: u64,
     /// The session that it was read in.
     pub zookeeper: Link,
-    /// Who leads, or led last.
+    /// The node that leads, or led last.
     pub leader: Option<LeaderView>,
     /// The head: what every node is to have in force.
     pub head: Option<Order>,
@@ -23,7 +23,7 @@ pub struct Overview {
     pub nodes: BTreeMap<NodeName, NodeView>,
     /// VIPs, as operators define them or as they are served.
     pub vips: BTreeMap<VipName, VipView>,
-    /// What needs attention; empty when all is well.
+    /// The things that need attention; empty when all is well.
     pub problems: Vec<Problem>,
 }
 
@@ -34,11 +34,11 @@ pub struct Link {
     pub servers: String,
     /// The session's number, in hexadecimal.
     pub session: String,
-    /// How long it took to read the tree, in milliseconds.
+    /// Time that it took to read the tree, in milliseconds.
     pub read_ms: u64,
 }
 
-/// What heads are ordered by.
+/// Term and epoch, by which heads are ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Order {
     /// The leadership.
@@ -50,11 +50,11 @@ pub struct Order {
 /// A leadership.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeaderView {
-    /// Who leads.
+    /// The node that leads.
     pub node: NodeName,
     /// The leadership's number.
     pub term: u64,
-    /// When it began, in seconds since 1970.
+    /// The time at which it began, in seconds since 1970.
     pub since: u64,
     /// True if that node is there.
     pub present: bool,
@@ -67,11 +67,11 @@ pub struct LeaderView {
 /// An operator's flag that counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FlagView {
-    /// Who set it; may be empty.
+    /// The person who set it; may be empty.
     pub by: String,
-    /// What for; may be empty.
+    /// The reason; may be empty.
     pub why: String,
-    /// When it ceases to count, in seconds since 1970.
+    /// The time at which it ceases to count, in seconds since 1970.
     pub until: Option<u64>,
 }
 
@@ -98,23 +98,23 @@ pub struct NodeView {
     pub present: bool,
     /// True if it leads.
     pub leader: bool,
-    /// Where its admin pages are.
+    /// The address of its admin pages.
     pub admin: Option<SocketAddr>,
     /// Its daemon's version.
     pub software: Option<String>,
-    /// When its daemon started, in seconds since 1970.
+    /// The time at which its daemon started, in seconds since 1970.
     pub started: Option<u64>,
-    /// What it has in force.
+    /// The head that it has in force.
     pub applied: Option<Order>,
-    /// How many epochs that is behind the head.
+    /// The number of epochs by which that is behind the head.
     pub behind: Option<u64>,
-    /// How it came to what it has in force.
+    /// The way in which it came to what it has in force.
     pub mode: Option<Mode>,
     /// Digest of the tables in its maps.
     pub digest: Option<String>,
     /// True if other nodes have another digest at the same term and epoch.
     pub differs: bool,
-    /// Why something newer is not in force there, by its own words.
+    /// The reason why something newer is not in force there, in its own words.
     pub problem: Option<String>,
     /// Another machine that had its name until lately.
     pub replaced: Option<ReplacedView>,
@@ -131,16 +131,16 @@ pub struct NodeView {
 pub struct ReplacedView {
     /// Its boot id.
     pub boot: String,
-    /// Where its packets to reals came from.
+    /// The source addresses of its packets to reals.
     pub sources: BTreeSet<IpAddr>,
-    /// When the other one took over, in seconds since 1970.
+    /// The time at which the other one took over, in seconds since 1970.
     pub at: u64,
     /// All of it in words, and what to do.
     pub words: String,
 }
 
 impl ReplacedView {
-    /// What is to be told at `now`, in seconds since 1970, of the node that wrote this record.
+    /// Returns what to tell at `now`, in seconds since 1970, of the node that wrote this record.
     #[must_use]
     pub fn of(applied: &Applied, now: u64) -> Option<Self> {
         let replaced = applied.replaced.as_ref().filter(|replaced| replaced.counts(now))?;
@@ -163,27 +163,27 @@ pub struct VipView {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
-    /// How its packets travel to the reals.
+    /// The encapsulation of its packets to the reals.
     pub encapsulation: Encapsulation,
-    /// What keeps packets of a client together.
+    /// The rule that keeps packets of a client together.
     pub affinity: Affinity,
-    /// How it stands between operators and leader.
+    /// Its standing between operators and leader.
     pub standing: Standing,
     /// The epoch of its assignment; `None` until it has one.
     pub epoch: Option<u64>,
     /// The epoch at which its weights came into force.
     pub since: Option<u64>,
-    /// What its assignment was written for.
+    /// The reason for which its assignment was written.
     pub why: Option<String>,
-    /// Why reals that are down keep their slots, if they do.
+    /// The reasons why reals that are down keep their slots, if they do.
     pub held: Option<String>,
-    /// What is announced.
+    /// The weights that are announced.
     pub next: Option<NextView>,
     /// Its reals, defined or in the table.
     pub reals: BTreeMap<RealName, RealView>,
 }
 
-/// How a VIP stands between operators and leader.
+/// The standing of a VIP between operators and leader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
@@ -211,11 +211,11 @@ pub struct NextView {
 pub struct RealView {
     /// Address that packets are sent to.
     pub address: IpAddr,
-    /// What the nodes' votes come to.
+    /// The verdict of the nodes' votes.
     pub health: Health,
     /// Since when it is down, in seconds since 1970, if it is.
     pub down_since: Option<u64>,
-    /// Who finds it down, and why.
+    /// The nodes that find it down, and why.
     pub found_down_by: BTreeMap<NodeName, FindingView>,
     /// The weight in the operator's record; `None` where there is none that can be read.
     pub operator_weight: Option<u16>,
@@ -235,13 +235,13 @@ pub struct RealView {
     pub self_registered: bool,
     /// Connections that its agent counted last.
     pub connections: Option<u64>,
-    /// When they were counted, in seconds since 1970.
+    /// The time at which they were counted, in seconds since 1970.
     pub counted: Option<u64>,
-    /// Why it has the weight that it has, where that is not simply its weight.
+    /// The reason for its weight in force, if that is not simply the operator's.
     pub why: String,
 }
 
-/// What the nodes' votes on a real come to.
+/// The verdict of the nodes' votes on a real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Health {
@@ -268,7 +268,7 @@ impl Health {
     }
 }
 
-/// What a node's probes found.
+/// The finding of a node's probes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FindingView {
     /// Since when, in seconds since 1970.
@@ -284,7 +284,7 @@ pub struct Problem {
     pub vip: Option<VipName>,
     /// The node that it is about, if it is about one.
     pub node: Option<NodeName>,
-    /// What is wrong, and how to fix it where that can be said.
+    /// The problem, and how to fix it where that can be said.
     pub text: String,
     /// True if it is likely to be over in a moment, as when a node is about to apply what was just decided.
     pub passing: bool,

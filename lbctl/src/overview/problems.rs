@@ -1,4 +1,4 @@
-//! What needs attention.
+//! The things that need attention.
 
 use super::model::{Health, NodeView, Overview, Problem, Standing, VipView};
 use super::real;
@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use zk_schema::tree::{Mode, paths};
 use zk_schema::{NodeName, VipName};
 
-/// What needs attention, the gravest first: nobody decides, nodes, VIPs, records.
+/// The things that need attention, the gravest first: nobody decides, nodes, VIPs, records.
 pub(super) fn problems(overview: &Overview, tree: &Tree) -> Vec<Problem> {
     let mut list = List(Vec::new());
     leadership(overview, tree, &mut list);
@@ -37,7 +37,7 @@ impl List {
         self.0.push(Problem { vip: Some(vip.clone()), node: None, text: text.into(), passing });
     }
 
-    /// What a record is wrong with, by its path.
+    /// The problem of each broken record, by its path.
     fn record(&mut self, text: &str) {
         let below = text.strip_prefix(paths::VIPS).and_then(|rest| rest.strip_prefix('/'));
         let name = below.and_then(|rest| rest.split(['/', ':']).next());
@@ -191,7 +191,7 @@ fn of_vip(name: &VipName, vip: &VipView, now: u64, list: &mut List) {
     }
 }
 
-/// What the leader refuses or holds back, and what cannot be read here.
+/// Things that the leader refuses or holds back, and those that cannot be read here.
 fn records(tree: &Tree, list: &mut List) {
     let head = tree.head.as_ref().and_then(|found| found.ok());
     let mut told = BTreeSet::new();

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use zk_schema::tree::{Assignment, Registrant, Target, Vote};
 use zk_schema::{NodeName, Real};
 
-/// What a real's view follows from.
+/// The inputs of a real's view.
 pub(super) struct Sources<'a> {
     pub(super) tree: &'a Tree,
     pub(super) votes: &'a BTreeMap<NodeName, Vote>,
@@ -82,8 +82,8 @@ impl Sources<'_> {
     }
 }
 
-/// Why `real` of `vip` has the weight that it has; empty where it simply has the operator's. `frozen`: whether the
-/// leader changes nothing.
+/// Returns the reason for the weight of `real` of `vip`; empty where it simply has the operator's. `frozen`: whether
+/// the leader changes nothing.
 pub(super) fn why(vip: &VipView, real: &RealView, now: u64, frozen: bool) -> String {
     let cause = cause(real, now);
     let in_table = real.weight > 0;
@@ -124,7 +124,7 @@ pub(super) fn why(vip: &VipView, real: &RealView, now: u64, frozen: bool) -> Str
     }
 }
 
-/// What speaks against its taking connections.
+/// Returns what speaks against its taking connections.
 fn cause(real: &RealView, now: u64) -> Option<String> {
     if let Some(drain) = &real.drain {
         let until = drain.until.map(|until| format!(", for another {}", span(until.saturating_sub(now))));

@@ -1,4 +1,4 @@
-//! How many slots each real holds.
+//! The number of slots that each real holds.
 
 use slot_table::placement::Ground;
 use std::collections::HashMap;

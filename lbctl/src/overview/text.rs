@@ -23,7 +23,7 @@ pub fn screen(overview: &Overview, paper: Paper) -> Vec<Line> {
     lines
 }
 
-/// Who leads, what is in force, how ZooKeeper is.
+/// Prints who leads, what is in force, and how ZooKeeper is.
 #[must_use]
 pub fn header(overview: &Overview) -> Vec<Line> {
     let label = |text: &str| Span::new(format!("{text:<10} "), Tone::Dim);
@@ -224,7 +224,7 @@ fn weight(real: &RealView) -> String {
     }
 }
 
-/// What needs attention.
+/// Prints what needs attention.
 #[must_use]
 pub fn problems(overview: &Overview, width: usize) -> Vec<Line> {
     let count = overview.problems.len();

@@ -11,7 +11,7 @@ pub(super) struct Merge {
 
 struct Stream {
     parser: Parser,
-    /// What the stream is called, whatever it says of itself.
+    /// The name of the stream, whatever it says of itself.
     name: Option<String>,
     /// Its interface in what is written.
     interface: Option<u32>,
@@ -25,7 +25,7 @@ impl Merge {
         Self { streams: names.map(stream).collect(), interfaces: 0, packets: 0 }
     }
 
-    /// What the merged stream begins with.
+    /// The beginning of the merged stream.
     pub(super) fn begin(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         pcapng::emit(&Block::Section, &mut bytes);
@@ -77,7 +77,7 @@ impl Merge {
         self.streams[stream].packets
     }
 
-    /// What a stream is called, if it is known by now.
+    /// Returns the name of a stream, if it is known by now.
     pub(super) fn name(&self, stream: usize) -> Option<String> {
         self.streams[stream].name.clone()
     }

@@ -1,4 +1,4 @@
-//! Which nodes are asked, and where.
+//! The nodes that are asked, and their addresses.
 
 use super::Options;
 use crate::context::Context;
@@ -14,9 +14,9 @@ use zk_schema::tree::Member;
 pub(super) struct Place {
     /// Its name in the tree; one that is asked by address tells itself.
     pub(super) name: Option<String>,
-    /// Where its admin pages are.
+    /// The address of its admin pages.
     pub(super) admin: SocketAddr,
-    /// Why it cannot be asked.
+    /// The reason why it cannot be asked.
     pub(super) problem: Option<String>,
 }
 
@@ -66,7 +66,7 @@ pub(super) async fn places(options: &Options, context: &Context) -> Result<Vec<P
     Ok(places)
 }
 
-/// Where a node can be asked from here, if it can be.
+/// Returns the address at which a node can be asked from here, if it can be.
 fn reachable(member: &Member, here: &Here) -> Option<SocketAddr> {
     let here = here.is(&member.boot);
     let ip = match member.admin.ip() {

@@ -1,11 +1,11 @@
-//! Whether the kernel's clock follows another.
+//! Checks that the kernel's clock follows another.
 
 use super::report::Finding;
 
 /// `STA_UNSYNC` of `linux/timex.h`.
 const UNSYNCHRONISED: i32 = 0x40;
 
-/// What the kernel says of its clock (adjtimex(2)).
+/// The kernel's answer about its clock (adjtimex(2)).
 pub(super) fn synchronised() -> Finding {
     const CHECK: &str = "clock.sync";
     // SAFETY: the structure is plain numbers, for which zeros are valid.

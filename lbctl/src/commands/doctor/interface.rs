@@ -8,10 +8,10 @@ use std::net::IpAddr;
 use std::path::Path;
 use zk_schema::{VipName, XdpMode};
 
-/// What is looked for.
+/// The interface that is looked at.
 pub(super) struct Wanted<'a> {
     pub(super) interface: &'a str,
-    /// Where pins are, if that is on a BPF file system.
+    /// The folder of pins, if that is on a BPF file system.
     pub(super) bpffs: Option<&'a Path>,
     pub(super) xdp_mode: XdpMode,
     /// Outer sources that the node file names.
@@ -175,7 +175,7 @@ pub(super) fn own_vips(
     findings
 }
 
-/// What the kernel tells of its network.
+/// The kernel's answers about its network.
 pub(super) async fn picture(netlink: &Netlink) -> Result<(Vec<Link>, Vec<Address>), NetlinkError> {
     Ok((netlink.links().await?, netlink.addresses().await?))
 }

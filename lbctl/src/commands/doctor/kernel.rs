@@ -14,7 +14,7 @@ use zk_schema::{OLDEST_KERNEL, kernel_version};
 const NO_MEMLOCK: (u32, u32) = (5, 11);
 /// `f_type` of a bpffs, from the kernel's `linux/magic.h`.
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// What the kernel must be built with, each with what needs it.
+/// Options that the kernel must be built with, each with what needs it.
 const OPTIONS: [(&str, &str); 4] = [
     ("CONFIG_BPF", "programs"),
     ("CONFIG_BPF_SYSCALL", "programs"),
@@ -41,7 +41,7 @@ pub(super) fn kernel() -> Vec<Finding> {
     findings
 }
 
-/// Whether a node runs on this release.
+/// Checks that a node runs on this release.
 fn found_kernel(release: &str) -> Finding {
     match kernel_version(release) {
         Some(found) if found < OLDEST_KERNEL => Finding::fault(
@@ -173,7 +173,7 @@ pub(super) fn bpffs(
     vec![mount, state]
 }
 
-/// Where a node's pins for an interface are.
+/// Returns the folder of a node's pins for an interface.
 pub(super) fn pins(directory: &Path, interface: &str) -> PathBuf {
     directory.join(interface.replace('.', ":")).join("lb")
 }

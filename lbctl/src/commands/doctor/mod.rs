@@ -28,14 +28,14 @@ use std::time::Duration;
 use zk_schema::tree::Target;
 use zk_schema::{FrontDriver, NodeName, NodeOverrides, Protocol, Real, Vip, VipName};
 
-/// Where a node's file is, unless told otherwise.
+/// A node's file, unless told otherwise.
 const NODE_FILE: &str = "/etc/drover/node.toml";
-/// How long the daemon may take to answer.
+/// Time that the daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The exit code when it could not run at all.
 const NOT_RUN: u8 = 2;
 
-/// Where to look.
+/// Options of `lbctl doctor`.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Run it as root on the node's host, before the first start as well as afterwards. It takes some seconds.
@@ -195,7 +195,7 @@ async fn examine(options: &Options, context: &Context) -> Result<Report> {
 /// VIPs with their reals.
 type Services = BTreeMap<VipName, (Vip, BTreeMap<zk_schema::RealName, Real>)>;
 
-/// What operators want; where a record is wrong, what is in force.
+/// Returns what operators want; where a record is wrong, what is in force.
 fn services(tree: &Tree) -> Services {
     let mut services = Services::new();
     for (name, found) in &tree.vips {

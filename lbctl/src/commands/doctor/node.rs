@@ -27,7 +27,7 @@ const ROOM_NEEDED: u64 = 1024 * 1024;
 /// Room below which a disk is as good as full.
 const ROOM_WARNING: u64 = 64 * 1024 * 1024;
 
-/// What the file says: a node file, or the cluster file of a node that stands alone.
+/// The file's content: a node file, or the cluster file of a node that stands alone.
 #[derive(Debug)]
 pub(super) struct Told {
     pub(super) node: Node,
@@ -109,7 +109,7 @@ fn secret(path: &Path) -> Finding {
     finding.of(name)
 }
 
-/// Where the last decision is kept.
+/// Checks the folder in which the last decision is kept.
 pub(super) fn state_dir(path: &Path) -> Finding {
     let name = path.display();
     // lb-node makes what is missing of it.
@@ -144,7 +144,7 @@ fn judge_room(path: &Path, free: u64) -> Finding {
     }
 }
 
-/// Who answers at the admin address, and what the daemon says there.
+/// Checks who answers at the admin address, and what the daemon says there.
 pub(super) async fn daemon(node: &Node, patience: Duration, process: Option<u32>) -> Vec<Finding> {
     let (name, address) = (&node.name, node.admin);
     let rest = |checks: &[&'static str], why: &str| {
@@ -272,7 +272,7 @@ fn mode(status: &serde_json::Value) -> &str {
     }
 }
 
-/// What the data plane has dropped: much of it is a fault of somebody's.
+/// Checks what the data plane has dropped: much of it is a fault of somebody's.
 fn drops(metrics: &str) -> Finding {
     let sum = |name: &str| {
         let samples = metrics.lines().filter(|line| line.starts_with(name));

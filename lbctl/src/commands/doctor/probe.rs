@@ -12,14 +12,14 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// How long answers are waited for.
+/// Time for which answers are waited for.
 const PATIENCE: Duration = Duration::from_millis(700);
 /// Probes of a round. The first answers settle most of it.
 const SIZES: u16 = 8;
 /// A packet that every path takes (RFC 791 says 68, and that every host takes 576).
 const SMALL: u16 = 128;
 
-/// What came through.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Through {
     /// Nothing.
@@ -59,7 +59,7 @@ pub(super) fn largest(to: IpAddr, wanted: u16) -> Result<Through> {
     Ok(Through::UpTo(fits))
 }
 
-/// Whether an address answers at all.
+/// Returns whether an address answers at all.
 ///
 /// # Errors
 /// If echoes cannot be sent.

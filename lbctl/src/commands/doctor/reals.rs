@@ -20,7 +20,7 @@ const GUE: &str = "real.gue";
 
 /// The largest packet that clients are expected to send, in bytes.
 const CLIENTS: u16 = 1500;
-/// How long a real may take to answer.
+/// Time that a real may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A real's address, and what goes there.
@@ -56,7 +56,8 @@ pub(super) async fn reals(
     futures_util::future::join_all(looks).await.into_iter().flatten().collect()
 }
 
-/// Whether an address on an interface's segment answers by ARP or neighbour discovery; `None`: nobody has asked.
+/// Returns whether an address on an interface's segment answers by ARP or neighbour discovery; `None`: nobody has
+/// asked.
 async fn neighbour(netlink: &Netlink, ifindex: u32, address: IpAddr) -> Option<bool> {
     let neighbours = netlink.neighbours().await.ok()?;
     match neighbours.get(&(ifindex, address))?.state {
@@ -189,7 +190,7 @@ fn mtu(fits: u16, overhead: u16, own: u32, device: &str, address: IpAddr) -> Fin
     }
 }
 
-/// What a TCP port tells: refused is an answer, too.
+/// Judges a TCP port: refused is an answer, too.
 async fn service(to: SocketAddr) -> Option<&'static str> {
     match timeout(PATIENCE, TcpStream::connect(to)).await {
         Ok(Ok(_)) => Some("takes connections"),

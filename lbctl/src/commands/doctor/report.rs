@@ -1,4 +1,4 @@
-//! What was found.
+//! The report.
 
 use crate::output::Shown;
 use crate::visible;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-/// How bad it is.
+/// Its severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
@@ -34,16 +34,16 @@ impl Level {
 /// One check's outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
-    /// Which check: its id in `docs/lbctl.md`.
+    /// The check: its id in `docs/lbctl.md`.
     pub(super) check: &'static str,
-    /// What was looked at, where there are several.
+    /// The thing that was looked at, if there are several.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) subject: String,
-    /// How bad it is.
+    /// Its severity.
     pub(super) level: Level,
-    /// What was seen.
+    /// The observation.
     pub(super) seen: String,
-    /// What to do about it.
+    /// The fix.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) fix: String,
 }
@@ -118,7 +118,7 @@ impl Shown for Report {
     }
 }
 
-/// What others wrote may have more lines.
+/// Text that others wrote may have several lines.
 fn one_line(text: &str) -> String {
     visible::line(&text.trim().replace('\n', "; ")).into_owned()
 }

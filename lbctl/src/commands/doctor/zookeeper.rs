@@ -24,7 +24,7 @@ const RECORDS: &str = "tree.records";
 const NAME: &str = "tree.name";
 const DECISION: &str = "tree.decision";
 
-/// How long a server may take to answer.
+/// Time that a server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time that a session is tried for.
 const SESSION_LIMIT: u32 = 4000;
@@ -35,7 +35,7 @@ const CLOCK_WARNING: f64 = 0.5;
 /// Clocks that differ so much make flags and records of others wrong.
 const CLOCK_FAULT: f64 = 5.0;
 
-/// What was found, and the tree, if it could be read.
+/// The findings, and the tree, if it could be read.
 pub(super) struct Outcome {
     pub(super) findings: Vec<Finding>,
     pub(super) tree: Option<Tree>,
@@ -44,11 +44,11 @@ pub(super) struct Outcome {
 /// One server as seen from here.
 struct Seen {
     connected: Result<Duration, String>,
-    /// What it says of itself, if it says it.
+    /// Its own words about itself, if there are any.
     mode: Option<String>,
     /// A session with it alone, or why there is none.
     session: Result<Duration, Error>,
-    /// Whether the subtree's znode is there, if that was to be asked.
+    /// True if the subtree's znode is there; `None`: not asked.
     chroot: Option<bool>,
 }
 
@@ -396,7 +396,7 @@ fn judge_clock(theirs: f64, before: f64, after: f64) -> Finding {
     }
 }
 
-/// Whether the node's name is free, or its own.
+/// Checks that the node's name is free, or its own.
 fn name(tree: &Tree, node: &NodeName, daemon_runs: bool) -> Finding {
     match tree.nodes.get(node).map(|found| &found.record) {
         None if daemon_runs => Finding::warning(
@@ -419,7 +419,7 @@ fn name(tree: &Tree, node: &NodeName, daemon_runs: bool) -> Finding {
     }
 }
 
-/// What the leader says of this node, and of what it refuses.
+/// Checks what the leader says of this node, and of what it refuses.
 fn decision(tree: &Tree, node: &NodeName) -> Finding {
     let Some(head) = tree.head.as_ref().and_then(Found::ok) else {
         let seen = "no leader has decided anything yet";

@@ -1,4 +1,4 @@
-//! Who may do what in a tree that is closed.
+//! Rights in a closed tree.
 
 use crate::context::Context;
 use anyhow::{Context as _, Result, bail};
@@ -36,7 +36,7 @@ pub(super) struct Rights {
 }
 
 impl Rights {
-    /// Who may do what, if the tree is to be closed.
+    /// Returns the rights, if the tree is to be closed.
     pub(super) fn access(&self, context: &Context) -> Result<Option<Access>> {
         if !self.secure {
             return Ok(None);
@@ -66,7 +66,7 @@ fn of_file(path: &Path) -> Result<AccessId> {
     access::digest(&login.user, &login.password).with_context(|| path.display().to_string())
 }
 
-/// Who types, as ZooKeeper knows them.
+/// The ids of the person at the keyboard, as ZooKeeper knows them.
 fn own(settings: &ZookeeperSettings) -> Result<Option<AccessId>> {
     let Some(path) = &settings.credentials_file else { return Ok(None) };
     match settings.auth {

@@ -23,11 +23,11 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// How often the terminal is asked for keys, and ages are drawn anew.
+/// Time between looks for keys, and redraws of ages.
 const POLL: Duration = Duration::from_millis(100);
 const REDRAW: Duration = Duration::from_millis(500);
 
-/// How to look.
+/// Options of `lbctl top`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Keys: up, down, j, k select a VIP; / filters; ? explains; q ends.")]
 pub struct Options {

@@ -20,7 +20,7 @@ const WIDE: usize = 88;
 /// Rows of the terminal from which on there is room for decisions.
 const HIGH: u16 = 24;
 
-/// What the keys do.
+/// The help on keys.
 const HELP: &str = "\
  up, k      the VIP before     down, j   the next VIP
  home, g    the first VIP      end, G    the last VIP

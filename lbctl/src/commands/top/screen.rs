@@ -1,4 +1,4 @@
-//! What there is to show, and what keys do to it.
+//! The content of the screen, and the effect of keys on it.
 
 use super::watcher::Sample;
 use crate::overview::VipView;
@@ -45,14 +45,14 @@ impl Key {
     }
 }
 
-/// What there is to show.
+/// The content of the screen.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Screen {
-    /// What was found last.
+    /// The last finding.
     pub(super) sample: Option<Sample>,
     /// The VIP that is selected, if one was.
     pub(super) selected: Option<VipName>,
-    /// What VIPs' names, or those of their reals, must contain to be listed.
+    /// Text that VIPs' names, or those of their reals, must contain to be listed.
     pub(super) filter: String,
     /// True if the filter is being typed.
     pub(super) typing: bool,

@@ -17,14 +17,14 @@ use zk_schema::tree::Event;
 /// Decisions that are kept for the tail.
 const DECISIONS: usize = 50;
 
-/// What was found, and when.
+/// A finding, and its time.
 #[derive(Clone, Debug)]
 pub(super) struct Sample {
     /// The cluster as it was seen last.
     pub(super) overview: Arc<Overview>,
     /// The last decisions, the oldest first.
     pub(super) events: Arc<[Event]>,
-    /// When that was, in milliseconds since 1970.
+    /// Its time, in milliseconds since 1970.
     pub(super) at_ms: u64,
     /// Set while the tree cannot be read.
     pub(super) away: Option<Away>,
@@ -70,7 +70,7 @@ impl Watcher {
         Ok(watcher)
     }
 
-    /// What was found last.
+    /// The last finding.
     pub(super) fn sample(&self) -> Sample {
         self.sample.clone()
     }
