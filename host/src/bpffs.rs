@@ -7,6 +7,9 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+/// Where Drover's pins live unless configured otherwise.
+pub const DEFAULT: &str = "/sys/fs/bpf/drover";
+
 /// Distributions mount the bpffs here. [`ensure`] mounts it here if they did not.
 const STANDARD_BPFFS: &str = "/sys/fs/bpf";
 

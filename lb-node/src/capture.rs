@@ -39,7 +39,7 @@ pub struct Options {
     #[arg(long, short)]
     write: PathBuf,
     /// Directory on a BPF file system that the node's pins are below.
-    #[arg(long, default_value = "/sys/fs/bpf/drover")]
+    #[arg(long, default_value = bpffs::DEFAULT)]
     bpffs: PathBuf,
 }
 

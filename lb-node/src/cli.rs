@@ -1,15 +1,16 @@
 //! The command line.
 
 use crate::{capture, guard, node, real};
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dataplane::probe_route;
+use host::bpffs;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
-use zk_schema::{ClusterFile, FrontDriver, Node, NodeFile, NodeName, NodeOverrides, Vip};
+use zk_schema::{ClusterFile, FrontDriver, Node, NodeFile, NodeName, NodeOverrides, Vip, is_interface_name};
 
 /// Balances long-lived connections over many servers, in XDP.
 ///
@@ -128,7 +129,7 @@ struct Run {
     instead: Instead,
 
     /// Directory on a BPF file system that keeps programs and tables while no process runs.
-    #[arg(long, value_name = "DIRECTORY", default_value = real::DEFAULT_BPFFS)]
+    #[arg(long, value_name = "DIRECTORY", default_value = bpffs::DEFAULT)]
     bpffs: PathBuf,
 }
 
@@ -163,7 +164,7 @@ struct Instead {
     name: Option<NodeName>,
 
     /// Interface that clients' packets arrive on.
-    #[arg(long, value_name = "NAME", value_parser = real::parse_interface)]
+    #[arg(long, value_name = "NAME", value_parser = parse_interface)]
     interface: Option<String>,
 
     /// Address and port of the admin pages.
@@ -184,7 +185,7 @@ struct Detach {
     interface: String,
 
     /// Directory on a BPF file system that the daemon was started with.
-    #[arg(long, value_name = "DIRECTORY", default_value = real::DEFAULT_BPFFS)]
+    #[arg(long, value_name = "DIRECTORY", default_value = bpffs::DEFAULT)]
     bpffs: PathBuf,
 }
 
@@ -253,6 +254,12 @@ fn start_log(format: LogFormat) {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => log.json().try_init(),
     };
+}
+
+/// Parses the name of a network interface.
+fn parse_interface(name: &str) -> Result<String> {
+    ensure!(is_interface_name(name), "not the name of a network interface (`ip link` lists them)");
+    Ok(name.to_owned())
 }
 
 /// A cluster file belongs to one node, so all of that node is in it.

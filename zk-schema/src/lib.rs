@@ -44,3 +44,4 @@ pub use node_file::{
 pub use operator_file::{AdminAccess, OperatorFile};
 pub use problem::{FieldPath, Problem, Problems, nearest};
 pub use records::*;
+pub use validate::is_interface_name;

@@ -259,13 +259,17 @@ impl Rules for HttpCheck {
     }
 }
 
+/// Returns whether the kernel would let a network interface have this name.
+#[must_use]
+pub fn is_interface_name(name: &str) -> bool {
+    let unfit = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+    (1..=MAX_INTERFACE).contains(&name.len()) && !matches!(name, "." | "..") && !name.contains(unfit)
+}
+
 impl Rules for Node {
     fn check(&self, scope: &mut Scope<'_>) {
         let interface = self.interface.as_str();
-        let unfit = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
-        let length = 1..=MAX_INTERFACE;
-        if !length.contains(&interface.len()) || matches!(interface, "." | "..") || interface.contains(unfit)
-        {
+        if !is_interface_name(interface) {
             let rule = format!("1 to {MAX_INTERFACE} bytes without `/`, `:` or blanks");
             scope.problem("interface", format!("{} is not an interface's name: {rule}", quoted(interface)));
         }

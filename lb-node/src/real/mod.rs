@@ -24,6 +24,7 @@ pub use prefix::{Prefix, PrefixError};
 use self::host::{Host, Journal};
 use ::admin::auth::ServerFiles;
 use ::host::attached;
+use ::host::bpffs;
 use ::host::log_limit::LogLimit;
 use ::host::netlink::Netlink;
 use ::host::notify::Notifier;
@@ -44,6 +45,7 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
+use zk_schema::is_interface_name;
 
 /// How often the host is looked at even though netlink has told of no change: notifications can be
 /// lost, and ARP settings change without one.
@@ -51,9 +53,6 @@ const REREAD: Duration = Duration::from_secs(30);
 
 /// How long changes are collected before they are acted upon; they come in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
-
-/// Where pins live unless configured otherwise.
-pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/drover";
 
 /// What `lb-node real` is told.
 #[derive(Clone, Debug, clap::Args)]
@@ -96,7 +95,7 @@ pub struct Options {
     /// Directory on a BPF file system that keeps program and counters while no process runs.
     ///
     /// A BPF file system is mounted on /sys/fs/bpf if there is none.
-    #[arg(long, value_name = "DIRECTORY", default_value = DEFAULT_BPFFS)]
+    #[arg(long, value_name = "DIRECTORY", default_value = bpffs::DEFAULT)]
     pub bpffs: PathBuf,
 
     /// How the program is attached.
@@ -164,22 +163,11 @@ impl Options {
 
 /// The name is part of file names, so it must be one that the kernel would take.
 fn validate_interface(name: &str) -> Result<()> {
-    let valid = !name.is_empty()
-        && name.len() < libc::IFNAMSIZ
-        && name != "."
-        && name != ".."
-        && !name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
-    ensure!(valid, "--interface {name:?}: not the name of a network interface (`ip link` lists them)");
+    ensure!(
+        is_interface_name(name),
+        "--interface {name:?}: not the name of a network interface (`ip link` lists them)"
+    );
     Ok(())
-}
-
-/// The name of a network interface, as a command line has it.
-///
-/// # Errors
-///
-/// If no interface could be called so.
-pub(crate) fn parse_interface(name: &str) -> Result<String> {
-    validate_interface(name).map(|()| name.to_owned())
 }
 
 /// Makes this host a real and keeps it one until SIGTERM or SIGINT. Program and VIPs stay when this

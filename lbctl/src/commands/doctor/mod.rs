@@ -69,7 +69,7 @@ pub struct Options {
     admin: Option<SocketAddr>,
 
     /// Directory on a BPF file system that lb-node is started with.
-    #[arg(long, value_name = "DIRECTORY", default_value = "/sys/fs/bpf/drover")]
+    #[arg(long, value_name = "DIRECTORY", default_value = host::bpffs::DEFAULT)]
     bpffs: PathBuf,
 }
 
