@@ -5,10 +5,13 @@
 //! takes the time that it takes with ZooKeeper. Time is tokio's, there is no randomness, and nothing depends on the
 //! order of hashes: under tokio's paused clock and on one thread, a run is the same each time.
 
+mod noted;
 mod server;
 #[cfg(test)]
 mod tests;
 mod tree;
+
+pub use noted::{Noted, crowd};
 
 use self::server::{Kind, Server};
 use crate::{Change, Error, Outcome, Session, State, Store, Watch};

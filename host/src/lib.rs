@@ -1,7 +1,7 @@
 //! The machine that Drover's programs run on, and their life on it.
 //!
 //! - The kernel: [`bpffs`] and [`attached`] (pins), [`netlink`] and [`interface`] (the network), [`identity`] (which
-//!   boot of which machine).
+//!   boot of which machine), [`clock`].
 //! - The process: [`signals`] end it, [`supervisor`] ends it when a core task does, [`notify`] reports to the service
 //!   manager, [`process_metrics`] to Prometheus, [`log_limit`] bounds its log, [`files`] reads its configuration.
 //!
@@ -9,6 +9,7 @@
 
 pub mod attached;
 pub mod bpffs;
+pub mod clock;
 pub mod files;
 pub mod identity;
 pub mod interface;

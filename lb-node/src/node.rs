@@ -30,6 +30,7 @@ use health::metrics::ProbeMetrics;
 use health::probe::Prober;
 use health::scheduler;
 use host::bpffs;
+use host::clock::wall;
 use host::files::read_text;
 use host::identity::{self, boot_id, network_namespace};
 use host::log_limit::LogLimit;
@@ -406,7 +407,7 @@ impl Base {
             source_v6: self.outer.v6,
             admin: self.node.admin,
             software: env!("CARGO_PKG_VERSION").to_owned(),
-            started: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            started: wall(),
             extra: Default::default(),
         })
     }

@@ -6,6 +6,7 @@ use dataplane::SelfTest;
 use dataplane::nexthop::{Mac, NextHop, NextHops, Obstacle};
 use dataplane::program::Program;
 use health::{Key, State, Verdicts};
+use host::clock::wall;
 use policy::local::Assignment;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -219,7 +220,7 @@ impl ClusterStatus {
                 Name::Taken(problem) => Some(problem.clone()),
                 Name::Unknown | Name::Own => None,
             },
-            replaced: learnt.past.borrow().words(crate::cluster::lead::wall()),
+            replaced: learnt.past.borrow().words(wall()),
             election_problem: leading.problem,
             maintenance: *learnt.maintenance.borrow(),
             overtaken: *learnt.overtaken.borrow(),

@@ -3,7 +3,7 @@
 //! All of it runs in one task: following the head, keeping what tells of this node, watching its flags, and standing for
 //! election.
 
-use super::lead::{Campaign, Leading, wall};
+use super::lead::{Campaign, Leading};
 use super::peers::Overtaken;
 use super::vote::shortened;
 use crate::control::{Report, locked};
@@ -12,6 +12,7 @@ use coordination::pace::{Backoff, Spread};
 use coordination::presence::{Kept, Obstacle, keep};
 use coordination::setup::ensure_skeleton;
 use coordination::{Error, Session, State, Store};
+use host::clock::wall;
 use host::log_limit::LogLimit;
 use policy::leader;
 use std::collections::BTreeSet;

@@ -5,9 +5,10 @@
 //! cannot be deleted stays, and either is told once.
 
 use coordination::{Change, Error, Session};
+use host::clock::wall_ms;
 use policy::leader::Publication;
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 use zk_schema::NodeName;
@@ -181,12 +182,6 @@ impl History {
             self.strays.remove(&epoch);
         }
     }
-}
-
-/// Milliseconds since 1970.
-fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

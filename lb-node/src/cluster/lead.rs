@@ -7,12 +7,13 @@ use coordination::follow::Followed;
 use coordination::pace::{Backoff, Spread};
 use coordination::setup::ensure_skeleton;
 use coordination::{Change, Error, Mirror, Pattern, Session, State};
+use host::clock::wall;
 use host::log_limit::LogLimit;
 use policy::desk::Desk;
 use policy::leader::{self, Leader, PATTERNS, Publication, Published};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -559,9 +560,4 @@ fn tell(publication: &Publication, log_limit: &mut LogLimit) {
             _ => info!(term, epoch, kind, vip, real, text, skipped, "decided"),
         }
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn wall() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -1,8 +1,8 @@
 use super::*;
 use crate::cluster::simulated::SimulatedNode;
 use crate::status::ClusterStatus;
-use crate::testing::{Noted, checked_vip, crowd, desired, name};
-use coordination::memory::MemoryStore;
+use crate::testing::{checked_vip, desired, name};
+use coordination::memory::{MemoryStore, Noted, crowd};
 use coordination::setup::{init, write_desired};
 use health::Target;
 use health::scheduler::Probe;

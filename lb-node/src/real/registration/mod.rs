@@ -14,11 +14,11 @@ pub use options::Options;
 pub(super) use task::Registration;
 
 use super::load;
-use crate::cluster::lead::wall;
 use coordination::pace::{Backoff, Spread};
 use coordination::presence::{self, Kept, Obstacle, keep};
 use coordination::{Change, Error, Mirror, Pattern, Session, State, Store};
 use futures_util::future::join_all;
+use host::clock::wall;
 use learn::{Fitness, Remembered, SOURCE_GRACE, Seen, VIP_GRACE, fitness};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};

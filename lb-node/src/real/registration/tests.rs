@@ -1,9 +1,9 @@
 use super::*;
-use crate::testing::{Noted, crowd, name};
-use coordination::memory::{MemoryClient, MemorySession, MemoryStore};
+use coordination::memory::{MemoryClient, MemorySession, MemoryStore, Noted, crowd};
 use coordination::setup::{init, write_desired};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use zk_schema::testing::name;
 use zk_schema::tree::{Applied, Member, Mode, StateRecord as _};
 use zk_schema::{Cluster, Desired, NodeName, Protocol, Vip, VipState};
 
