@@ -13,7 +13,9 @@ use lb_node::real::{Options, Prefix, XdpMode, detach, run_until};
 use rustix::mount::UnmountFlags;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
+use std::env;
 use std::fs::{self, File};
+use std::future::pending;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd as _;
@@ -26,6 +28,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
+/// Tells the agent's process where its pins live.
+const BPFFS: &str = "DROVER_TEST_BPFFS";
 const PATIENCE: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 const ADMIN: &str = "127.0.0.1:9941";
@@ -156,17 +160,7 @@ impl Lab {
     }
 
     fn options(&self, vips: &[&str]) -> Options {
-        Options {
-            interface: "r0".into(),
-            vips: vips.iter().map(|vip| ip(vip)).collect(),
-            from: ["10.77.0.1", "fd77::1"].map(|from| Prefix::from(ip(from))).to_vec(),
-            gue_port: GUE_PORT,
-            admin: Some(ADMIN.parse().unwrap()),
-            admin_files: Default::default(),
-            bpffs: self.bpffs.clone(),
-            xdp_mode: XdpMode::Auto,
-            registration: Default::default(),
-        }
+        options(self.bpffs.clone(), vips)
     }
 
     /// Starts what is tested, and waits until it says that it is healthy.
@@ -263,6 +257,20 @@ impl Lab {
                 }
             });
         }
+    }
+}
+
+fn options(bpffs: PathBuf, vips: &[&str]) -> Options {
+    Options {
+        interface: "r0".into(),
+        vips: vips.iter().map(|vip| ip(vip)).collect(),
+        from: ["10.77.0.1", "fd77::1"].map(|from| Prefix::from(ip(from))).to_vec(),
+        gue_port: GUE_PORT,
+        admin: Some(ADMIN.parse().unwrap()),
+        admin_files: Default::default(),
+        bpffs,
+        xdp_mode: XdpMode::Auto,
+        registration: Default::default(),
     }
 }
 
@@ -585,6 +593,13 @@ fn settings_that_only_the_host_can_change_are_named_and_end_neither_the_agent_no
     running.stop();
 }
 
+/// The agent as a process of its own, which a test starts. Among the tests, where nobody says what it is to do, it is none.
+#[test]
+fn agent() {
+    let Ok(bpffs) = env::var(BPFFS) else { return };
+    runtime().block_on(run_until(options(bpffs.into(), &[VIP_4]), pending())).unwrap();
+}
+
 #[test]
 fn settings_that_only_the_host_can_change_do_not_starve_the_watchdog() {
     let lab = Lab::new();
@@ -596,9 +611,9 @@ fn settings_that_only_the_host_can_change_do_not_starve_the_watchdog() {
     manager.set_nonblocking(true).unwrap();
     let bpffs = lab.bpffs.clone();
     let agent = lab.real.run(move || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lb-node"));
-        command.args(["real", "--interface", "r0", "--vip", VIP_4, "--from", "10.77.0.1", "--bpffs"]);
-        Killed(command.arg(bpffs).env("NOTIFY_SOCKET", path).spawn().unwrap())
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["--exact", "host::agent", "--nocapture"]);
+        Killed(command.env(BPFFS, bpffs).env("NOTIFY_SOCKET", path).spawn().unwrap())
     });
     let mut looks = 0;
     let mut hear = |what: &str| {
