@@ -1,10 +1,10 @@
 //! Packets from anybody, through a real's program in the kernel: only tunnel packets of known nodes to a VIP are
 //! unwrapped, and what is inside is delivered as it was sent.
 
-#[path = "../../lb-node/tests/real/bench.rs"]
+#[path = "../../agent/tests/real/bench.rs"]
 #[allow(dead_code, reason = "the tests use all of it")]
 mod bench;
-#[path = "../../lb-node/tests/real/packet.rs"]
+#[path = "../../agent/tests/real/packet.rs"]
 mod packet;
 
 use crate::frames::{join, reached, split};

@@ -1,6 +1,6 @@
 //! The command line.
 
-use crate::{capture, guard, node, real};
+use crate::{capture, guard, node};
 use anyhow::{Result, bail, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dataplane::probe_route;
@@ -109,7 +109,7 @@ enum Command {
   lb-node real --interface eth0 --vip 198.51.100.10 --vip 2001:db8::10 \\
                --from 10.0.0.0/24 --from 2001:db8:1::/64
   lb-node real --interface eth0 --register mqtt --zookeeper zk-1:2181,zk-2:2181,zk-3:2181")]
-    Real(Box<real::Options>),
+    Real(Box<agent::Options>),
 
     /// Remove programs, pins and all else that `run` and `real` left on an interface.
     ///
@@ -213,7 +213,7 @@ impl Cli {
                 print!("{}", check(&file, &instead.into())?);
                 Ok(())
             }
-            Command::Real(options) => real::run(*options).await,
+            Command::Real(options) => agent::run(*options).await,
             Command::Detach(detach) => detach.execute().await,
             Command::Capture(options) => {
                 let seen = capture::run(options).await?;
@@ -239,7 +239,7 @@ impl Detach {
         {
             failures.push(error.to_string());
         }
-        if let Err(error) = real::detach(&self.interface, &self.bpffs).await {
+        if let Err(error) = agent::detach(&self.interface, &self.bpffs).await {
             failures.push(format!("{error:#}"));
         }
         if failures.is_empty() { Ok(()) } else { bail!("{}", failures.join("\n")) }

@@ -13,15 +13,11 @@ pub mod front;
 pub mod guard;
 pub mod metrics;
 pub mod node;
-pub mod real;
 pub mod standalone;
 mod standing;
 pub mod status;
 pub mod tree_metrics;
 mod wanted;
-
-/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
-pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
 
 #[cfg(test)]
 mod testing;

@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The program's sources: where two commits are alike in these, so are their programs.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "lb-node/src",
     "lb-ebpf/src",
     "coordination/src",
@@ -22,6 +22,7 @@ const SOURCES: [&str; 10] = [
     "admin/src",
     "health/src",
     "dataplane/src",
+    "agent/src",
 ];
 /// The most commits that are looked at.
 const MOST_COMMITS: &str = "500";

@@ -137,7 +137,7 @@ fn assignment(has_slots: bool) -> Vec<u8> {
     let reals = BTreeMap::from([(name::<RealName>("broker-1"), Real::new(ip("10.0.0.1")))]);
     let desired = VipState { vip: vip(VIP), reals };
     let desired = Desired { vips: [(name("mqtt"), desired)].into(), ..Desired::default() };
-    let decided = crate::testing::decided(1, 1, &desired);
+    let decided = zk_schema::testing::decided(1, 1, &desired);
     let mut assignment = Assignment::clone(&decided.assignments[&name::<VipName>("mqtt")]);
     if !has_slots {
         assignment.weights.clear();

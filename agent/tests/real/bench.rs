@@ -75,7 +75,7 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn load() -> Self {
-        let mut ebpf = Ebpf::load(lb_node::DECAPSULATION).unwrap();
+        let mut ebpf = Ebpf::load(agent::DECAPSULATION).unwrap();
         let program: &mut Xdp = ebpf.program_mut(PROGRAM).unwrap().try_into().unwrap();
         program.load().unwrap();
         let mut local = HashMap::<_, Address, u8>::try_from(ebpf.map_mut(maps::LOCAL).unwrap()).unwrap();

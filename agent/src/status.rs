@@ -1,19 +1,19 @@
 //! `/livez`, `/healthz`, `/readyz`, `/status` and `/metrics` of a real.
 
-use super::host::Host;
+use super::network::Host;
 use super::program::Counters;
 use super::registration::Standing;
-use ::admin::auth::{Auth, ServerFiles};
-use ::admin::pages::{self, verdict};
-use ::admin::server::{self, Limits};
-use ::host::attached;
-use ::host::process_metrics::ProcessMetrics;
+use admin::auth::{Auth, ServerFiles};
+use admin::pages::{self, verdict};
+use admin::server::{self, Limits};
 use anyhow::{Context as _, Result};
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
+use host::attached;
+use host::process_metrics::ProcessMetrics;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge, info::Info};

@@ -8,8 +8,8 @@
 //! ```
 
 use crate::packet::{self, GUE_PORT, inner_protocol};
+use agent::{Options, Prefix, XdpMode, detach, run_until};
 use lb_ebpf::real::Encapsulation;
-use lb_node::real::{Options, Prefix, XdpMode, detach, run_until};
 use rustix::mount::UnmountFlags;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::BTreeMap;

@@ -11,28 +11,28 @@
 //! For a real that is reached without encapsulation (L2 direct server return) there is nothing to
 //! decapsulate, but the VIPs on the loopback and the ARP settings are what it needs too.
 
-mod admin;
-mod host;
 mod load;
+mod network;
 mod pins;
 mod prefix;
 mod program;
 pub mod registration;
+mod status;
 
 pub use prefix::{Prefix, PrefixError};
 
-use self::host::{Host, Journal};
-use ::admin::auth::ServerFiles;
-use ::host::attached;
-use ::host::bpffs;
-use ::host::log_limit::LogLimit;
-use ::host::netlink::Netlink;
-use ::host::notify::Notifier;
-use ::host::signals::Signals;
-use ::host::supervisor::Supervisor;
+use admin::auth::ServerFiles;
 use anyhow::{Context as _, Result, ensure};
 use futures_util::StreamExt as _;
+use host::attached;
+use host::bpffs;
+use host::log_limit::LogLimit;
+use host::netlink::Netlink;
+use host::notify::Notifier;
+use host::signals::Signals;
+use host::supervisor::Supervisor;
 use lb_ebpf::real::{DEFAULT_GUE_PORT, LAYOUT, MAX_ADDRESSES};
+use network::{Host, Journal};
 use pins::Pins;
 use program::Program;
 use registration::{Learnt, Registration, Standing};
@@ -46,6 +46,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use zk_schema::is_interface_name;
+
+/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
+pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
 
 /// How often the host is looked at even though netlink has told of no change: notifications can be
 /// lost, and ARP settings change without one.
@@ -212,7 +215,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
     let _admin = match real.options.admin {
         Some(address) => {
             let pages =
-                admin::serve(address, &real.options.admin_files, real.status(standing.clone()), counters)
+                status::serve(address, &real.options.admin_files, real.status(standing.clone()), counters)
                     .await?;
             Some(supervisor.spawn("admin pages", pages))
         }
@@ -403,8 +406,8 @@ impl Real {
         format!("decapsulating on {} for {vips} VIPs{problems}", self.options.interface)
     }
 
-    fn status(&self, registration: Option<watch::Receiver<Standing>>) -> admin::Status {
-        admin::Status {
+    fn status(&self, registration: Option<watch::Receiver<Standing>>) -> status::Status {
+        status::Status {
             host: self.host.clone(),
             interface: self.options.interface.clone(),
             program: self.program.id(),

@@ -1,6 +1,6 @@
 //! The registration as a task of the agent's process.
 
-use super::super::{Options, host::Host};
+use super::super::{Options, network::Host};
 use super::{Learnt, Registrar, Settings, Standing};
 use anyhow::{Context as _, Result};
 use coordination::zookeeper::ZooKeeper;
@@ -14,13 +14,13 @@ use zk_schema::tree::Registrant;
 
 /// A registration that can begin.
 #[derive(Debug)]
-pub(in crate::real) struct Prepared {
+pub(crate) struct Prepared {
     store: ZooKeeper,
     settings: Settings,
 }
 
 /// A registration that is being kept.
-pub(in crate::real) struct Registration {
+pub(crate) struct Registration {
     learnt: watch::Receiver<Option<Learnt>>,
     standing: watch::Receiver<Standing>,
     stop: oneshot::Sender<()>,
@@ -29,7 +29,7 @@ pub(in crate::real) struct Registration {
 
 impl Registration {
     /// Finds out where and as what this host is to be registered. Connects to nothing, changes nothing.
-    pub(in crate::real) async fn prepare(options: &Options, host: &Host) -> Result<Prepared> {
+    pub(crate) async fn prepare(options: &Options, host: &Host) -> Result<Prepared> {
         let interface = &options.interface;
         let wanted = &options.registration;
         let store = coordination::zookeeper::store(&wanted.zookeeper()?)?;
@@ -51,7 +51,7 @@ impl Registration {
     }
 
     /// What is learnt next; `None` when nothing will be any more.
-    pub(in crate::real) async fn learnt(&mut self) -> Option<Learnt> {
+    pub(crate) async fn learnt(&mut self) -> Option<Learnt> {
         loop {
             self.learnt.changed().await.ok()?;
             let learnt = self.learnt.borrow_and_update().clone();
@@ -62,12 +62,12 @@ impl Registration {
     }
 
     /// How it stands.
-    pub(in crate::real) fn standing(&self) -> watch::Receiver<Standing> {
+    pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.clone()
     }
 
     /// Takes the host out of the tree.
-    pub(in crate::real) async fn stop(self) {
+    pub(crate) async fn stop(self) {
         drop(self.stop);
         if self.task.ended().await.is_none() {
             tracing::error!("the registration is at fault itself");
@@ -78,7 +78,7 @@ impl Registration {
 impl Prepared {
     /// Registers the host for the VIPs whose addresses are `in_place`. Until the tree has been seen it goes by what it
     /// went by `before`.
-    pub(in crate::real) fn start(
+    pub(crate) fn start(
         self,
         supervisor: &Supervisor,
         in_place: watch::Receiver<BTreeSet<IpAddr>>,

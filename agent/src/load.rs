@@ -133,8 +133,8 @@ pub(super) fn is_due(last: Option<(u64, Duration)>, count: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::name;
     use std::net::{TcpListener, TcpStream};
+    use zk_schema::testing::name;
 
     #[test]
     fn connections_are_counted_by_the_address_and_port_that_clients_use() {

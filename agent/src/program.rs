@@ -1,6 +1,6 @@
 //! The loaded program: its maps and its link to the interface.
 
-use super::{Prefix, XdpMode, host::Host, pins::Pins};
+use super::{Prefix, XdpMode, network::Host, pins::Pins};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray};
