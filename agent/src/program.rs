@@ -1,6 +1,6 @@
 //! The loaded program: its maps and its link to the interface.
 
-use super::{Prefix, XdpMode, network::Host, pins::Pins};
+use super::{Prefix, XdpMode, network::Network, pins::Pins};
 use anyhow::{Context as _, Result, bail};
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, MapError, MapInfo, PerCpuArray};
@@ -117,7 +117,7 @@ impl Program {
     /// holds the interface in the wanted mode, else by a new link.
     pub(super) async fn attach(
         &mut self,
-        host: &Host,
+        network: &Network,
         interface: &str,
         mode: XdpMode,
         pins: &Pins,
@@ -126,7 +126,7 @@ impl Program {
         if pin.exists() {
             match self.replace(&pin) {
                 Ok(()) => {
-                    let attached = host.attached(interface).await?;
+                    let attached = network.attached(interface).await?;
                     let mode_fits = match mode {
                         XdpMode::Auto => true,
                         XdpMode::Native => attached.is_some_and(|found| found.native),
@@ -145,7 +145,7 @@ impl Program {
             }
             fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
         }
-        let index = host.interface_index(interface).await?;
+        let index = network.interface_index(interface).await?;
         let link = self.new_link(index, interface, mode).await?;
         link.pin(&pin).with_context(|| format!("cannot pin {}", pin.display()))?;
         Ok(())
@@ -278,7 +278,7 @@ fn os_error(error: &ProgramError) -> Option<&std::io::Error> {
 }
 
 /// Takes the program off the interface, if it is there by our link, and waits until it is.
-pub(super) async fn remove_link(host: &Host, interface: &str, pins: &Pins) -> Result<()> {
+pub(super) async fn remove_link(network: &Network, interface: &str, pins: &Pins) -> Result<()> {
     let pin = pins.link();
     if !pin.exists() {
         return Ok(());
@@ -288,7 +288,7 @@ pub(super) async fn remove_link(host: &Host, interface: &str, pins: &Pins) -> Re
     fs::remove_file(&pin).with_context(|| format!("cannot remove {}", pin.display()))?;
     let Ok(program) = program else { return Ok(()) };
     for _ in 0..RELEASE_POLLS {
-        match host.attached(interface).await {
+        match network.attached(interface).await {
             Ok(Some(found)) if found.program == program => tokio::time::sleep(RELEASE_POLL).await,
             // Gone, or the whole interface is.
             _ => return Ok(()),

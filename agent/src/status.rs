@@ -1,6 +1,6 @@
 //! `/livez`, `/healthz`, `/readyz`, `/status` and `/metrics` of a real.
 
-use super::network::Host;
+use super::network::Network;
 use super::program::Counters;
 use super::registration::Standing;
 use admin::auth::{Auth, ServerFiles};
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 /// What the endpoints look at.
 #[derive(Debug)]
 pub(super) struct Status {
-    pub(super) host: Host,
+    pub(super) network: Network,
     pub(super) interface: String,
     /// The kernel's number of the program that should be on the interface.
     pub(super) program: u32,
@@ -58,7 +58,7 @@ impl Status {
     /// What keeps this real from serving its VIPs; empty when nothing does.
     async fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
-        match self.host.interface_index(&self.interface).await {
+        match self.network.interface_index(&self.interface).await {
             Ok(index) => {
                 if let Err(why) = attached::check(&self.link, self.program, index) {
                     problems.push(format!("the decapsulation program is not on {}: {why}", self.interface));
@@ -67,7 +67,7 @@ impl Status {
             Err(error) => problems.push(format!("{error:#}")),
         }
         problems.extend(self.obstacle.borrow().clone());
-        match self.host.loopback_addresses().await {
+        match self.network.loopback_addresses().await {
             Ok(present) => {
                 let vips = self.vips.borrow();
                 let missing = vips.difference(&present);

@@ -1,6 +1,6 @@
 //! The registration as a task of the agent's process.
 
-use super::super::{Options, network::Host};
+use super::super::{Options, network::Network};
 use super::{Learnt, Registrar, Settings, Standing};
 use anyhow::{Context as _, Result};
 use coordination::zookeeper::ZooKeeper;
@@ -29,7 +29,7 @@ pub(crate) struct Registration {
 
 impl Registration {
     /// Finds out where and as what this host is to be registered. Connects to nothing, changes nothing.
-    pub(crate) async fn prepare(options: &Options, host: &Host) -> Result<Prepared> {
+    pub(crate) async fn prepare(options: &Options, network: &Network) -> Result<Prepared> {
         let interface = &options.interface;
         let wanted = &options.registration;
         let store = coordination::zookeeper::store(&wanted.zookeeper()?)?;
@@ -37,7 +37,7 @@ impl Registration {
         let namespace = network_namespace().context("cannot tell the network namespace")?;
         let this_host = identity::host_id(&boot, namespace);
         let served: BTreeSet<IpAddr> = options.vips.iter().copied().collect();
-        let addresses = &host.primary_addresses(interface).await? - &served;
+        let addresses = &network.primary_addresses(interface).await? - &served;
         let mut real = Real::new(wanted.real_address(interface, &addresses)?);
         real.weight = wanted.weight;
         let settings = Settings {
