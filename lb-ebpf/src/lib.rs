@@ -6,6 +6,8 @@
 
 pub mod harness;
 pub mod lb;
+#[cfg(feature = "bpf")]
+pub mod packet;
 pub mod real;
 pub mod wire;
 

@@ -17,7 +17,6 @@ use crate::maps::{
     self, FRAGMENT_LIMITER, ICMP_LIMITERS, PENDING, PREFIX_LIMITERS, PREFIX_PACKET_LIMITERS, VIP_LIMITERS,
     VIPS,
 };
-use crate::packet::{Frame, Ipv4, Ipv6};
 use crate::rare::Step;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_jiffies64};
@@ -26,6 +25,7 @@ use lb_ebpf::lb::{
     Config, DropReason, Event, FRAGMENT_INTERVAL, FRAGMENT_TOLERANCE, PACKET_TICK_SHIFT, PREFIX_LINES,
     PREFIX_TICK_SHIFT, PrefixLine, Rate, VipEntry, vip_flags,
 };
+use lb_ebpf::packet::{Frame, Ipv4, Ipv6};
 
 /// Attempts to change a word that other CPUs change at the same instant.
 const ATTEMPTS: usize = 4;

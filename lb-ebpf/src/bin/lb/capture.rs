@@ -1,10 +1,10 @@
 //! Samples of packets for people to look at.
 
 use crate::maps::{self, CAPTURES, CONFIG};
-use crate::packet::bounded;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_xdp_load_bytes};
 use lb_ebpf::lb::{CAPTURE_LENGTH, Capture, Event};
+use lb_ebpf::packet::bounded;
 
 /// Puts the frame into the ring if sampling is on, the VIP is meant and the dice say so.
 ///

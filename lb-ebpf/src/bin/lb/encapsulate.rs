@@ -5,10 +5,10 @@
 //! therefore needs no identification (RFC 6864). GUE's UDP checksum is zero, which IPv6 allows for
 //! tunnels (RFC 6935): the inner packet carries its own.
 
-use crate::packet::{Ethernet, Frame, Header, Ipv4, Ipv6};
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
 use lb_ebpf::lb::{NextHop, RealEntry, encapsulation};
+use lb_ebpf::packet::{Ethernet, Frame, Header, Ipv4, Ipv6};
 use lb_ebpf::wire::{
     ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH,
     UDP_LENGTH, VLAN_LENGTH, fold, protocol,

@@ -2,9 +2,9 @@
 
 use crate::encapsulate::{self, Outcome};
 use crate::maps::{self, COUNTERS, NEXT_HOPS, REALS, SLOTS, VIPS};
-use crate::packet::{Frame, TCP_ACK, TCP_SYN, Tcp, Udp};
 use crate::{admission, capture, icmp};
 use lb_ebpf::lb::{Config, DropReason, RealEntry, SLOT_REAL_MASK, VipEntry, vip_flags};
+use lb_ebpf::packet::{Frame, TCP_ACK, TCP_SYN, Tcp, Udp};
 use lb_ebpf::wire::{TCP_LENGTH, UDP_LENGTH, protocol};
 use slot_table::flow::{self, Seed};
 

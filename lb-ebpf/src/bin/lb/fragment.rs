@@ -11,7 +11,6 @@
 use crate::forward;
 use crate::index::Served;
 use crate::maps::{self, CONFIG, FRAGMENTS, PENDING, VIPS};
-use crate::packet::{self, Frame, IPV4_FRAGMENT_OFFSET, Ipv4, Ipv6};
 use crate::rare::{Pending, Step};
 use crate::{admission, ipv6};
 use aya_ebpf::bindings::xdp_md;
@@ -19,6 +18,7 @@ use aya_ebpf::helpers::generated::bpf_ktime_get_coarse_ns;
 use lb_ebpf::lb::{
     DropReason, Event, FRAGMENT_LIFETIME, FragmentKey, FragmentOwner, VipEntry, ipv4_key, vip_flags,
 };
+use lb_ebpf::packet::{self, Frame, IPV4_FRAGMENT_OFFSET, Ipv4, Ipv6};
 use lb_ebpf::wire::{IPV6_LENGTH, protocol};
 use slot_table::flow::{self, Seed};
 

@@ -9,16 +9,16 @@ use crate::forward;
 use crate::index::Served;
 use crate::ipv6::{self, Walk, traffic_class};
 use crate::maps::{self, CONFIG, SCRATCH, VIPS};
-use crate::packet::{
-    Ethernet, Frame, IPV4_DONT_FRAGMENT, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum,
-    bounded, second_port,
-};
 use crate::rare::Pending;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_xdp_adjust_head, bpf_xdp_adjust_tail, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use lb_ebpf::lb::{DropReason, Event, ipv4_key, vip_flags};
+use lb_ebpf::packet::{
+    Ethernet, Frame, IPV4_DONT_FRAGMENT, IPV4_FRAGMENT_OFFSET, Icmp, Ipv4, Ipv6, Ports, adjust_checksum,
+    bounded, second_port,
+};
 use lb_ebpf::wire::{IPV4_LENGTH, IPV6_LENGTH, fold, icmp, icmpv6, protocol};
 use slot_table::flow::{self, Seed};
 

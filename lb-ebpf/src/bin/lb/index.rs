@@ -1,12 +1,12 @@
 //! From a destination to a VIP.
 
 use crate::maps::{ADDRESSES, CONFIG, SERVICES};
-use crate::packet::{Destination, Frame};
 use aya_ebpf::bindings::xdp_md;
 use lb_ebpf::lb::{
     ADDRESS_SLOTS, AddressEntry, Config, MAC_MASK, SERVICE_SLOTS, address_positions, service_key,
     service_positions,
 };
+use lb_ebpf::packet::{Destination, Frame};
 use lb_ebpf::wire::protocol;
 
 /// A destination that VIPs live on, and the tables that it was found in.

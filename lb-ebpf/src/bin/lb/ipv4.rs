@@ -3,10 +3,10 @@
 use crate::forward::{self, Inner, Packet};
 use crate::index::{self, Served};
 use crate::maps;
-use crate::packet::{self, Frame, IPV4_FRAGMENT, Ipv4};
 use crate::rare::Step;
 use aya_ebpf::bindings::xdp_md;
 use lb_ebpf::lb::{DropReason, Event, ipv4_key};
+use lb_ebpf::packet::{self, Frame, IPV4_FRAGMENT, Ipv4};
 use lb_ebpf::wire::{IPV4_LENGTH, protocol};
 use slot_table::flow;
 

@@ -3,10 +3,10 @@
 use crate::forward::{self, Inner, Packet};
 use crate::index::{self, Served};
 use crate::maps;
-use crate::packet::{self, Extension, Fragment, Frame, Ipv6};
 use crate::rare::Step;
 use aya_ebpf::bindings::xdp_md;
 use lb_ebpf::lb::{DropReason, Event, IPV4_KEY};
+use lb_ebpf::packet::{self, Extension, Fragment, Frame, Ipv6};
 use lb_ebpf::wire::{IPV6_LENGTH, protocol};
 use slot_table::flow;
 

@@ -26,7 +26,6 @@ mod index;
 mod ipv4;
 mod ipv6;
 mod maps;
-mod packet;
 mod probe;
 mod rare;
 
@@ -37,8 +36,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use lb_ebpf::lb::Event;
+use lb_ebpf::packet::{self, Ethernet, Frame, Vlan};
 use lb_ebpf::wire::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN_LENGTH};
-use packet::{Ethernet, Frame, Vlan};
 
 /// XDP on the interface that clients' packets arrive on.
 #[xdp]

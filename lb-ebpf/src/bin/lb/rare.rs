@@ -5,10 +5,10 @@
 
 use crate::forward::{self, Chosen, Inner, Kind};
 use crate::maps::{self, CONFIG, PENDING, VIPS};
-use crate::packet::Frame;
 use crate::{admission, fragment, icmp, ipv4, ipv6};
 use aya_ebpf::bindings::{xdp_action, xdp_md};
 use lb_ebpf::lb::DropReason;
+use lb_ebpf::packet::Frame;
 
 /// The next thing to do; all values are larger than any XDP action.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,17 +1,23 @@
-//! Bounds-checked access to a frame, and the headers as they stand on the wire.
+//! Bounds-checked access to a frame, and the headers as they stand on the wire: the packet parser of all BPF programs.
+//!
+//! Numbers of protocols are in [`wire`](crate::wire).
 
+use crate::wire::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, fold};
 use aya_ebpf::bindings::xdp_md;
-use lb_ebpf::wire::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, fold};
 
 /// A frame under XDP. Any change of its length makes earlier copies stale; make a new one then.
 #[derive(Clone, Copy)]
 pub struct Frame {
+    /// The program's context.
     pub ctx: *mut xdp_md,
+    /// Address of the first byte.
     pub data: usize,
+    /// Address behind the last byte; in a frame of several buffers, behind the first buffer.
     pub end: usize,
 }
 
 impl Frame {
+    /// The frame of a context, as it is now.
     #[inline(always)]
     pub fn new(ctx: *mut xdp_md) -> Self {
         // Volatile, or LLVM hoists the loads into a caller and passes their halves as arguments, which
@@ -24,7 +30,7 @@ impl Frame {
         }
     }
 
-    /// Bytes in the frame.
+    /// Bytes in the frame's first buffer.
     #[inline(always)]
     pub fn length(&self) -> u32 {
         (self.end - self.data) as u32
@@ -59,32 +65,44 @@ macro_rules! header {
     };
 }
 
-header!(Ethernet { addresses: [u8; 12], ethertype: u16 });
+header!(
+    /// Ethernet header without tags.
+    Ethernet { addresses: [u8; 12], ethertype: u16 }
+);
 header!(
     /// The destination's MAC address, and two bytes of the source's.
     Destination { word: u64 }
 );
-header!(Vlan { control: u16, ethertype: u16 });
-header!(Ipv4 {
-    version_ihl: u8,
-    tos: u8,
-    total_length: u16,
-    identification: u16,
-    fragment: u16,
-    ttl: u8,
-    protocol: u8,
-    checksum: u16,
-    source: u32,
-    destination: u32,
-});
-header!(Ipv6 {
-    version_class_label: u32,
-    payload_length: u16,
-    next_header: u8,
-    hop_limit: u8,
-    source: [u64; 2],
-    destination: [u64; 2],
-});
+header!(
+    /// What follows the EtherType of a tag (IEEE 802.1Q, 802.1ad).
+    Vlan { control: u16, ethertype: u16 }
+);
+header!(
+    /// IPv4 header without options (RFC 791).
+    Ipv4 {
+        version_ihl: u8,
+        tos: u8,
+        total_length: u16,
+        identification: u16,
+        fragment: u16,
+        ttl: u8,
+        protocol: u8,
+        checksum: u16,
+        source: u32,
+        destination: u32,
+    }
+);
+header!(
+    /// IPv6 header without extensions (RFC 8200).
+    Ipv6 {
+        version_class_label: u32,
+        payload_length: u16,
+        next_header: u8,
+        hop_limit: u8,
+        source: [u64; 2],
+        destination: [u64; 2],
+    }
+);
 header!(
     /// An extension header's common start (RFC 8200, section 4).
     Extension { next_header: u8, length: u8 }
@@ -97,28 +115,41 @@ header!(
     /// The ports that TCP and UDP start with, as one word.
     Ports { word: u32 }
 );
-header!(Tcp {
-    ports: u32,
-    sequence: u32,
-    acknowledgment: u32,
-    offset: u8,
-    flags: u8,
-    window: u16,
-    checksum: u16,
-    urgent: u16
-});
-header!(Udp { ports: u32, length: u16, checksum: u16 });
-header!(Icmp { kind: u8, code: u8, checksum: u16, rest: u32 });
+header!(
+    /// TCP header without options (RFC 9293).
+    Tcp {
+        ports: u32,
+        sequence: u32,
+        acknowledgment: u32,
+        offset: u8,
+        flags: u8,
+        window: u16,
+        checksum: u16,
+        urgent: u16
+    }
+);
+header!(
+    /// UDP header (RFC 768).
+    Udp { ports: u32, length: u16, checksum: u16 }
+);
+header!(
+    /// Start of an ICMP or ICMPv6 message (RFC 792, RFC 4443).
+    Icmp { kind: u8, code: u8, checksum: u16, rest: u32 }
+);
 
-/// TCP flags.
+/// SYN, in the TCP header's flags.
 pub const TCP_SYN: u8 = 0x02;
+/// ACK.
 pub const TCP_ACK: u8 = 0x10;
 
 /// "More fragments" and the offset, in the IPv4 header's fragment word (host order).
 pub const IPV4_FRAGMENT: u16 = 0x3fff;
+/// The offset alone.
 pub const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
+/// "Don't fragment".
 pub const IPV4_DONT_FRAGMENT: u16 = 0x4000;
 
+/// Whether an EtherType (host order) announces a VLAN tag.
 #[inline(always)]
 pub fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
