@@ -2,7 +2,7 @@
 //!
 //! Numbers of protocols are in [`wire`](crate::wire).
 
-use crate::wire::{ETHERTYPE_QINQ, ETHERTYPE_VLAN, fold};
+use crate::wire::{ETHERNET_LENGTH, ETHERTYPE_QINQ, ETHERTYPE_VLAN, VLAN_LENGTH, fold};
 use aya_ebpf::bindings::xdp_md;
 
 /// A frame under XDP. Any change of its length makes earlier copies stale; make a new one then.
@@ -19,6 +19,7 @@ pub struct Frame {
 impl Frame {
     /// The frame of a context, as it is now.
     #[inline(always)]
+    #[allow(clippy::not_unsafe_ptr_arg_deref, reason = "a program has one context, which the verifier knows")]
     pub fn new(ctx: *mut xdp_md) -> Self {
         // Volatile, or LLVM hoists the loads into a caller and passes their halves as arguments, which
         // the verifier refuses.
@@ -58,6 +59,7 @@ pub unsafe trait Header {}
 macro_rules! header {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }) => {
         $(#[$doc])*
+        #[derive(Clone, Copy)]
         #[repr(C, packed)]
         pub struct $name { $(pub $field: $type),* }
         // SAFETY: packed, integers only.
@@ -68,6 +70,10 @@ macro_rules! header {
 header!(
     /// Ethernet header without tags.
     Ethernet { addresses: [u8; 12], ethertype: u16 }
+);
+header!(
+    /// Both MAC addresses as words: as bytes they would be copied one by one.
+    Macs { words: [u32; 3] }
 );
 header!(
     /// The destination's MAC address, and two bytes of the source's.
@@ -133,9 +139,43 @@ header!(
     Udp { ports: u32, length: u16, checksum: u16 }
 );
 header!(
+    /// GUE variant 0 header without optional fields (draft-ietf-intarea-gue-09, section 3). Its first byte: variant (2
+    /// bits), control (1), length of what follows in 32-bit words (5).
+    Gue { variant_length: u8, protocol: u8, flags: u16 }
+);
+header!(
     /// Start of an ICMP or ICMPv6 message (RFC 792, RFC 4443).
     Icmp { kind: u8, code: u8, checksum: u16, rest: u32 }
 );
+
+impl Ipv4 {
+    /// Length of the header by its own account, in bytes: 0..=60.
+    #[inline(always)]
+    pub fn header_length(&self) -> usize {
+        usize::from(self.version_ihl & 0x0f) * 4
+    }
+}
+
+impl Ipv6 {
+    /// The version.
+    #[inline(always)]
+    pub fn version(&self) -> u8 {
+        (u32::from_be(self.version_class_label) >> 28) as u8
+    }
+
+    /// The traffic class: DSCP and ECN.
+    #[inline(always)]
+    pub fn traffic_class(&self) -> u8 {
+        (u32::from_be(self.version_class_label) >> 20) as u8
+    }
+
+    /// Sets the traffic class.
+    #[inline(always)]
+    pub fn set_traffic_class(&mut self, class: u8) {
+        let others = u32::from_be(self.version_class_label) & !(0xff << 20);
+        self.version_class_label = (others | u32::from(class) << 20).to_be();
+    }
+}
 
 /// SYN, in the TCP header's flags.
 pub const TCP_SYN: u8 = 0x02;
@@ -155,10 +195,31 @@ pub fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
 
+/// Where the network header starts, and its EtherType (host order). Behind more tags than two, the type is a tag's.
+#[inline(always)]
+pub fn network(frame: &Frame) -> Option<(usize, u16)> {
+    let ethertype = u16::from_be(frame.header::<Ethernet>(0)?.ethertype);
+    if is_vlan(ethertype) { behind_tags(frame) } else { Some((ETHERNET_LENGTH, ethertype)) }
+}
+
+/// The same for a frame that has a tag, or two (IEEE 802.1Q, 802.1ad).
+#[inline(always)]
+pub fn behind_tags(frame: &Frame) -> Option<(usize, u16)> {
+    let outer = frame.header::<Vlan>(ETHERNET_LENGTH)?;
+    let mut l3 = ETHERNET_LENGTH + VLAN_LENGTH;
+    let mut ethertype = u16::from_be(outer.ethertype);
+    if is_vlan(ethertype) {
+        let inner = frame.header::<Vlan>(l3)?;
+        l3 += VLAN_LENGTH;
+        ethertype = u16::from_be(inner.ethertype);
+    }
+    Some((l3, ethertype))
+}
+
 /// The second port of a [`Ports`] word, as on the wire.
 #[inline(always)]
 pub fn second_port(ports: u32) -> u16 {
-    (ports >> 16) as u16
+    if cfg!(target_endian = "big") { ports as u16 } else { (ports >> 16) as u16 }
 }
 
 /// A checksum after one of its 16-bit words changed (RFC 1624, equation 3).

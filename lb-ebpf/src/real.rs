@@ -51,18 +51,6 @@ pub struct Address {
 }
 
 impl Address {
-    /// The IPv4 address whose halves are these, in memory order.
-    #[inline(always)]
-    pub const fn v4(halves: [u16; 2]) -> Self {
-        Self { family: 4, pieces: [halves[0], halves[1], 0, 0, 0, 0, 0, 0] }
-    }
-
-    /// The IPv6 address whose 16-bit pieces are these, in memory order.
-    #[inline(always)]
-    pub const fn v6(pieces: [u16; 8]) -> Self {
-        Self { family: 6, pieces }
-    }
-
     /// The trie's prefix length in bits for a prefix of `length` bits of the address.
     pub const fn prefix_bits(length: u8) -> u32 {
         u32::BITS + length as u32

@@ -8,7 +8,7 @@
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::helpers::generated::{bpf_redirect, bpf_xdp_adjust_head};
 use lb_ebpf::lb::{NextHop, RealEntry, encapsulation};
-use lb_ebpf::packet::{Ethernet, Frame, Header, Ipv4, Ipv6};
+use lb_ebpf::packet::{Ethernet, Frame, Header, Ipv4, Ipv6, Macs};
 use lb_ebpf::wire::{
     ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, GUE_LENGTH, IPV4_LENGTH, IPV6_LENGTH,
     UDP_LENGTH, VLAN_LENGTH, fold, protocol,
@@ -115,7 +115,7 @@ fn push<const OUTER: usize>(
     if frame.data + ETHERNET_LENGTH + VLAN_LENGTH > frame.end || start + OUTER > frame.end {
         return false;
     }
-    let Some(ethernet) = frame.header::<Words>(0) else { return false };
+    let Some(ethernet) = frame.header::<Macs>(0) else { return false };
     ethernet.words = hop.ethernet;
     if hop.vlan == 0 {
         let Some(ethernet) = frame.header::<Ethernet>(0) else { return false };
@@ -129,14 +129,6 @@ fn push<const OUTER: usize>(
     outer(start as *mut u8);
     true
 }
-
-/// Both MAC addresses as words.
-#[repr(C, packed)]
-struct Words {
-    words: [u32; 3],
-}
-// SAFETY: packed, integers only.
-unsafe impl Header for Words {}
 
 /// An Ethernet header with one tag.
 #[repr(C, packed)]

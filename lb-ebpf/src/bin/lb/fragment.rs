@@ -49,7 +49,7 @@ pub extern "C" fn fragment_v4(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
         protocol::ICMP => return maps::discard(0, DropReason::IcmpFragment),
         _ => return maps::unserved(),
     }
-    let header = u32::from(ip.version_ihl & 0x0f) * 4;
+    let header = ip.header_length() as u32;
     let total = u32::from(u16::from_be(ip.total_length));
     if total < header {
         return maps::discard(0, DropReason::MalformedIp);
@@ -95,7 +95,7 @@ pub extern "C" fn fragment_v6(ctx: *mut xdp_md, l3: u32, admitted: u32) -> u32 {
     };
     let pending = Pending {
         total: payload + IPV6_LENGTH as u32,
-        tos: ipv6::traffic_class(ip),
+        tos: ip.traffic_class(),
         ttl: ip.hop_limit,
         v6: true,
         ..Pending::NOTHING

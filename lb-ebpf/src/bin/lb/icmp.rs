@@ -7,7 +7,7 @@
 use crate::admission::{self, Answers};
 use crate::forward;
 use crate::index::Served;
-use crate::ipv6::{self, Walk, traffic_class};
+use crate::ipv6::{self, Walk};
 use crate::maps::{self, CONFIG, SCRATCH, VIPS};
 use crate::rare::Pending;
 use aya_ebpf::bindings::{xdp_action, xdp_md};
@@ -141,7 +141,7 @@ pub extern "C" fn icmp_error_v4(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     let (Some(ip), Some(embedded)) = (frame.header::<Ipv4>(l3), frame.header::<Ipv4>(inner)) else {
         return maps::discard(0, DropReason::MalformedIcmp);
     };
-    let header = usize::from(embedded.version_ihl & 0x0f) * 4;
+    let header = embedded.header_length();
     if embedded.version_ihl >> 4 != 4 || header < IPV4_LENGTH {
         return maps::discard(0, DropReason::MalformedIcmp);
     }
@@ -199,7 +199,7 @@ pub extern "C" fn icmp_error_v6(ctx: *mut xdp_md, l3: u32, l4: u32) -> u32 {
     if (walk.offset + size_of::<Ports>()) as u32 > l3 as u32 + total {
         return maps::discard(0, DropReason::MalformedIcmp);
     }
-    let (tos, ttl) = (traffic_class(ip), ip.hop_limit);
+    let (tos, ttl) = (ip.traffic_class(), ip.hop_limit);
     let error = Pending { l3: l3 as u32, total, tos, ttl, v6: true, icmp_error: true, ..Pending::NOTHING };
     to_holder(error, destination, word, walk.protocol, |seed, ports| flow::hash_v6(seed, client, ports))
 }

@@ -36,7 +36,7 @@ pub extern "C" fn ipv4_with_options(ctx: *mut xdp_md, l3: u32) -> u32 {
     let Some(ip) = frame.header::<Ipv4>(l3) else { return maps::pass(Event::Passed) };
     let Some(served) = Served::find(ipv4_key(ip.destination)) else { return maps::pass(Event::Passed) };
     let total = u32::from(u16::from_be(ip.total_length));
-    let header = usize::from(ip.version_ihl & 0x0f) * 4;
+    let header = ip.header_length();
     if ip.version_ihl >> 4 != 4 || header < IPV4_LENGTH || total < header as u32 {
         return maps::discard(0, DropReason::MalformedIp);
     }

@@ -89,16 +89,10 @@ fn payload(frame: Frame, served: Served, ip: &Ipv6, l3: usize, transport: Transp
         frame,
         served.config,
         vip,
-        Packet { ports, syn, inner: Inner { l3, total, tos: traffic_class(ip), ttl: ip.hop_limit } },
+        Packet { ports, syn, inner: Inner { l3, total, tos: ip.traffic_class(), ttl: ip.hop_limit } },
         |entry| source[0] & entry.prefix_mask_v6,
         |seed, ports| flow::hash_v6(seed, source, ports),
     )
-}
-
-/// The traffic class octet.
-#[inline(always)]
-pub fn traffic_class(ip: &Ipv6) -> u8 {
-    (u32::from_be(ip.version_class_label) >> 20) as u8
 }
 
 #[inline(always)]
