@@ -28,10 +28,9 @@ mod status;
 pub use options::{Options, XdpMode};
 pub use prefix::{Prefix, PrefixError};
 
-use anyhow::{Context as _, Result};
-use futures_util::StreamExt as _;
+use anyhow::Result;
 use host::log_limit::LogLimit;
-use host::netlink::Netlink;
+use host::netlink::{self, MulticastGroup, Netlink};
 use host::notify::Notifier;
 use host::signals::Signals;
 use host::supervisor::Supervisor;
@@ -42,7 +41,6 @@ use options::validate_interface;
 use pins::Pins;
 use real::Real;
 use registration::Registration;
-use rtnetlink::MulticastGroup;
 use std::future::Future;
 use std::path::Path;
 use std::pin::pin;
@@ -79,15 +77,14 @@ pub async fn run(options: Options) -> Result<()> {
 /// As [`run`].
 pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Result<()> {
     options.validate()?;
-    let (connection, netlink, mut changes) = rtnetlink::new_multicast_connection(&[
+    let (connection, netlink, mut changes) = netlink::with_changes(&[
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,
         MulticastGroup::Ipv6Ifaddr,
-    ])
-    .context("cannot open a netlink socket")?;
+    ])?;
     let supervisor = Supervisor::default();
     let _connection = supervisor.spawn("netlink", connection);
-    let network = Network::new(Netlink::from(netlink));
+    let network = Network::new(netlink);
     let registrar = match options.registration.is_wanted() {
         true => Some(Registration::prepare(&options, &network).await?),
         false => None,
@@ -126,13 +123,13 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
                     None => return Err(supervisor.fault().await.into()),
                 }
             }
-            change = changes.next(), if listening => {
-                if change.is_none() {
+            is_change = changes.next(), if listening => {
+                if !is_change {
                     tracing::warn!("netlink tells of no more changes: looking every {REREAD:?} instead");
                     listening = false;
                 }
                 tokio::time::sleep(SETTLE).await;
-                while changes.try_recv().is_ok() {}
+                changes.clear();
             }
         }
         let outcome = real.reconcile().await;

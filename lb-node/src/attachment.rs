@@ -2,8 +2,7 @@
 
 use crate::control::{Forwarding, Shared, locked};
 use dataplane::attachment::Attachment;
-use futures_util::StreamExt as _;
-use rtnetlink::MulticastGroup;
+use host::netlink::{self, Changes, MulticastGroup};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -20,10 +19,10 @@ pub(crate) fn follow<D: Forwarding>(dataplane: Shared<D>) -> watch::Receiver<Att
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut news = match rtnetlink::new_multicast_connection(&[MulticastGroup::Link]) {
-            Ok((connection, _, news)) => {
+        let mut changes = match netlink::with_changes(&[MulticastGroup::Link]) {
+            Ok((connection, _, changes)) => {
                 tokio::spawn(connection);
-                Some(news)
+                Some(changes)
             }
             Err(error) => {
                 warn!(%error, "the kernel does not tell of interfaces that come and go: looking every {EVERY:?}");
@@ -42,14 +41,20 @@ pub(crate) fn follow<D: Forwarding>(dataplane: Shared<D>) -> watch::Receiver<Att
             tokio::select! {
                 () = attachment.closed() => return,
                 _ = ticks.tick() => {}
-                told = async { news.as_mut()?.next().await }, if news.is_some() => match told {
-                    Some(_) => while news.as_mut().is_some_and(|news| news.try_recv().is_ok()) {},
-                    None => news = None,
-                },
+                () = changed(&mut changes), if changes.is_some() => {}
             }
         }
     });
     receiver
+}
+
+/// Waits for a change of an interface, unless no more will be told.
+async fn changed(changes: &mut Option<Changes>) {
+    let Some(told) = changes else { return };
+    match told.next().await {
+        true => told.clear(),
+        false => *changes = None,
+    }
 }
 
 /// Publishes how it is now, and tells what is new of that.

@@ -1,17 +1,20 @@
 //! Asks the kernel about its network by rtnetlink: interfaces, addresses, routes, neighbours.
 //!
-//! [`Netlink`] asks, and gives up after five seconds. Requests that only one program makes, and all changes, stay with
+//! [`Netlink`] asks, and gives up after five seconds; [`Changes`] tells when to ask again. Requests that only one program makes, and all changes, stay with
 //! that program, which sends them through [`Netlink::handle`].
 
 mod decode;
 
 pub use decode::neighbour;
+pub use rtnetlink::MulticastGroup;
 
-use futures_util::{Stream, TryStreamExt as _};
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -181,11 +184,38 @@ impl Drop for Connection {
     }
 }
 
-/// Uses a connection that the caller runs.
-impl From<rtnetlink::Handle> for Netlink {
-    fn from(handle: rtnetlink::Handle) -> Self {
-        Self { handle, _connection: None }
+/// Tells that something changed in the kernel's network, not what: whoever needs to know asks.
+pub struct Changes(BoxStream<'static, ()>);
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").finish_non_exhaustive()
     }
+}
+
+impl Changes {
+    /// Waits for a change. Returns `false` when no more will be told, as the connection has ended.
+    pub async fn next(&mut self) -> bool {
+        self.0.next().await.is_some()
+    }
+
+    /// Forgets the changes that were told until now.
+    pub fn clear(&mut self) {
+        while self.0.next().now_or_never().flatten().is_some() {}
+    }
+}
+
+/// Opens a connection that is also told of changes in `groups`. It lives while the caller runs the returned future. Must be
+/// called within a tokio runtime.
+///
+/// # Errors
+///
+/// [`NetlinkError::Socket`].
+pub fn with_changes(
+    groups: &[MulticastGroup],
+) -> Result<(impl Future<Output = ()> + use<>, Netlink, Changes), NetlinkError> {
+    let (connection, handle, messages) = rtnetlink::new_multicast_connection(groups)?;
+    Ok((connection, Netlink { handle, _connection: None }, Changes(messages.map(drop).boxed())))
 }
 
 impl Netlink {
@@ -329,5 +359,15 @@ mod tests {
         assert!(found.ifindex == 1 && !found.global && found.lasting, "{found:?}");
         assert_eq!(netlink.messages_of(1, own).await.unwrap().len(), 1);
         assert_eq!(netlink.route(own).await.unwrap(), Err(NoPath::Local));
+    }
+
+    #[tokio::test]
+    async fn changes_end_with_their_connection() {
+        let (connection, netlink, mut changes) = with_changes(&[MulticastGroup::Link]).unwrap();
+        let connection = tokio::spawn(connection);
+        assert!(netlink.link("lo").await.unwrap().is_some(), "it also answers");
+        changes.clear();
+        connection.abort();
+        while changes.next().await {}
     }
 }
