@@ -28,7 +28,7 @@ impl Setting {
         PathBuf::from(format!("/proc/sys/net/ipv4/conf/{interface}/{}", self.name))
     }
 
-    /// What an operator is to write to have it so.
+    /// The line of a sysctl file that sets it.
     fn wanted(self, interface: &str) -> String {
         format!("net.ipv4.conf.{interface}.{} = {}", self.name, self.value)
     }
@@ -104,7 +104,7 @@ impl Change {
     }
 }
 
-/// What was changed on the host, so that exactly this can be undone.
+/// The changes made to the host, so that exactly these can be undone.
 ///
 /// It is kept in a pinned map: that lives through crashes and upgrades of the daemon, and vanishes
 /// with a reboot as the changes do. An entry is written before its change is made; a crash between
@@ -142,7 +142,7 @@ impl Journal {
     }
 
     /// Puts every VIP on the loopback that is not there, takes those off that this journal put there
-    /// and that are no longer wanted, and mends the interface's ARP settings.
+    /// and that are no longer wanted, and sets the interface's ARP settings right.
     pub(crate) async fn apply(
         &mut self,
         network: &Network,

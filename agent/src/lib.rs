@@ -48,14 +48,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
-/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for who runs it without the agent.
+/// The BPF object of a real's decapsulation (`drover-real` of `lb-ebpf`), for tests that run it without the agent.
 pub static DECAPSULATION: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/drover-real"));
 
-/// How often the host is looked at even though netlink has told of no change: notifications can be
-/// lost, and ARP settings change without one.
+/// Interval of looks at the host without news from netlink: notifications can be lost, and ARP settings change without
+/// one.
 const REREAD: Duration = Duration::from_secs(30);
 
-/// How long changes are collected before they are acted upon; they come in bursts.
+/// Pause after a change, in which others are collected: they come in bursts.
 const SETTLE: Duration = Duration::from_millis(50);
 
 /// Makes this host a real and keeps it one until SIGTERM or SIGINT. Program and VIPs stay when this
@@ -63,8 +63,8 @@ const SETTLE: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 ///
-/// When the options are wrong, when another process is at work on the interface, or when the kernel
-/// refuses something; the host may then be left half-way, which a later call or [`detach`] mends.
+/// If the options are wrong, another process is at work on the interface, or the kernel refuses something. The host may
+/// then be left half-way; a later call or [`detach`] fixes that.
 pub async fn run(options: Options) -> Result<()> {
     run_until(options, Signals::new()?.wait()).await
 }
@@ -164,8 +164,7 @@ pub async fn run_until(options: Options, stop: impl Future<Output = ()>) -> Resu
 ///
 /// # Errors
 ///
-/// When a process is still at work on the interface, or the kernel refuses something; what was not
-/// undone yet is undone by the next call.
+/// If a process is still at work on the interface, or the kernel refuses something. The next call undoes the rest.
 pub async fn detach(interface: &str, bpffs: &Path) -> Result<()> {
     validate_interface(interface)?;
     let Some(pins) = Pins::open_existing(bpffs, interface, LAYOUT)? else {

@@ -1,5 +1,5 @@
-//! How many connections clients hold to a VIP on this host, as the kernel tells by `sock_diag` (sock_diag(7)), and when
-//! that is worth telling others.
+//! Counts the connections that clients hold to a VIP on this host, by the kernel's `sock_diag` (sock_diag(7)), and
+//! decides when a count is worth telling others.
 
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 use zk_schema::VipName;
 
-/// How often connections are counted.
+/// Interval of counts.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
 /// The least time between two writes of a record.
 const LEAST_PAUSE: Duration = Duration::from_secs(4);
@@ -16,7 +16,7 @@ const LEAST_PAUSE: Duration = Duration::from_secs(4);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Connections that a step has at least; more where there are many: a twentieth of them.
 const LEAST_STEP: u64 = 10;
-/// How long the kernel may take to answer.
+/// Longest wait for the kernel's answer.
 const LIMIT: Duration = Duration::from_secs(5);
 /// Of a part of the answer.
 const BUFFER: usize = 64 * 1024;
@@ -122,7 +122,7 @@ fn array<const N: usize>(bytes: &[u8], from: usize) -> Option<[u8; N]> {
     bytes.get(from..from + N)?.try_into().ok()
 }
 
-/// Whether `count` is to be written, where `last` was: how many, and how long ago.
+/// Returns whether `count` is to be written. `last` is the count that was written before, and its age.
 pub(super) fn is_due(last: Option<(u64, Duration)>, count: u64) -> bool {
     let Some((before, ago)) = last else { return true };
     let moved = before.abs_diff(count);

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use zk_schema::is_interface_name;
 
-/// What `lb-node real` is told.
+/// The options of `lb-node real`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// Interface that the nodes' packets arrive on.
@@ -44,7 +44,7 @@ pub struct Options {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9941")]
     pub admin: Option<SocketAddr>,
 
-    /// Who may ask there.
+    /// Files that say who may ask there.
     #[command(flatten)]
     pub admin_files: ServerFiles,
 
@@ -54,18 +54,18 @@ pub struct Options {
     #[arg(long, value_name = "DIRECTORY", default_value = bpffs::DEFAULT)]
     pub bpffs: PathBuf,
 
-    /// How the program is attached.
+    /// Mode in which the program is attached.
     ///
     /// Native mode needs support by the interface's driver; generic mode works everywhere and is slower.
     #[arg(long, value_enum, default_value_t)]
     pub xdp_mode: XdpMode,
 
-    /// How the host is registered with a cluster.
+    /// Registration with a cluster.
     #[command(flatten)]
     pub registration: registration::Options,
 }
 
-/// How an XDP program is attached.
+/// The mode in which an XDP program is attached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum XdpMode {
     /// Native where the driver can, else generic with a warning.

@@ -1,4 +1,4 @@
-//! Where a real's maps and link are pinned, and how a crash in the middle of a change is mended.
+//! The pins of a real's maps and link, and recovery from a crash in the middle of a change.
 //!
 //! ```text
 //! <bpffs>/<interface>/real/

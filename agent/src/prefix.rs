@@ -24,7 +24,7 @@ impl Prefix {
     }
 }
 
-/// Why a text is no prefix.
+/// A text is no prefix.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PrefixError {
     /// The part before the slash is no address.
@@ -33,7 +33,7 @@ pub enum PrefixError {
     /// The part after the slash is no length for the address's family.
     #[error("/{length} is not a prefix length: 0 to {max} fit this address")]
     Length {
-        /// What was found after the slash.
+        /// The text after the slash.
         length: String,
         /// The family's number of bits.
         max: u8,

@@ -19,9 +19,9 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-/// How often, and for how long, an attach is tried again while the kernel still lets go of the link
-/// that was there before.
+/// Pause between attempts to attach while the kernel still lets go of the link that was there before.
 const RELEASE_POLL: Duration = Duration::from_millis(20);
+/// Most such attempts.
 const RELEASE_POLLS: u32 = 100;
 
 /// The loaded program.
@@ -313,7 +313,7 @@ impl fmt::Debug for Counters {
 }
 
 impl Counters {
-    /// What was decapsulated, summed over the CPUs.
+    /// Packets and bytes decapsulated, summed over the CPUs.
     pub(super) fn decapsulated(&self) -> Result<Vec<(Encapsulation, Inner, Traffic)>, MapError> {
         let mut all = Vec::with_capacity(TRAFFIC_ENTRIES as usize);
         for encapsulation in Encapsulation::ALL {

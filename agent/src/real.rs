@@ -22,14 +22,14 @@ pub(crate) struct Real {
     /// The VIPs to take packets for.
     vips: watch::Sender<BTreeSet<IpAddr>>,
     from: BTreeSet<Prefix>,
-    /// What it goes by until it has learnt better.
+    /// VIPs and nodes that it goes by until it has learnt better.
     pub(crate) before: Learnt,
     has_learnt: bool,
     network: Network,
     pins: Pins,
     program: Program,
     journal: Journal,
-    /// What keeps the VIPs from being on the loopback as they should, if anything.
+    /// The obstacle that keeps VIPs from the loopback, if any.
     pub(crate) obstacle: watch::Sender<Option<String>>,
 }
 
@@ -57,7 +57,7 @@ impl Real {
             Self { options, vips, from, before, has_learnt, network, pins, program, journal, obstacle };
         match real.reconcile().await {
             Err(error) if real.obstacle.borrow().is_some() => {
-                // Somebody else has to mend it; a process that ended would be started again and again meanwhile.
+                // Somebody else has to fix it; a process that ended would be started again and again meanwhile.
                 tracing::error!("this host cannot serve its VIPs, trying again later: {error:#}");
             }
             outcome => outcome?,
@@ -76,7 +76,7 @@ impl Real {
         Ok((real, counters))
     }
 
-    /// Whether nothing is left to be learnt before packets can be taken as they should.
+    /// Returns whether VIPs and nodes are known, by the command line or from the tree.
     fn is_complete(&self) -> bool {
         self.has_learnt || !(self.options.vips.is_empty() || self.options.from.is_empty())
     }
@@ -118,7 +118,7 @@ impl Real {
         applied
     }
 
-    /// How it is, in one line.
+    /// Sums up the state in one line.
     pub(crate) fn summary(&self, standing: Option<&watch::Receiver<Standing>>) -> String {
         let mut problems: Vec<String> = self.obstacle.borrow().iter().cloned().collect();
         problems.extend(standing.into_iter().flat_map(|standing| standing.borrow().problems()));

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// What the endpoints look at.
+/// The state that the pages show.
 #[derive(Debug)]
 pub(super) struct Status {
     pub(super) network: Network,
@@ -38,13 +38,13 @@ pub(super) struct Status {
     pub(super) link: PathBuf,
     /// The VIPs that should be in place.
     pub(super) vips: watch::Receiver<BTreeSet<IpAddr>>,
-    /// What keeps them from it, if anything.
+    /// The obstacle to that, if any.
     pub(super) obstacle: watch::Receiver<Option<String>>,
-    /// How the registration stands, if there is to be one.
+    /// State of the registration, if there is to be one.
     pub(super) registration: Option<watch::Receiver<Standing>>,
 }
 
-/// What `/status` shows.
+/// The content of `/status`.
 #[derive(Debug, Serialize)]
 struct Shown {
     interface: String,
@@ -55,7 +55,7 @@ struct Shown {
 }
 
 impl Status {
-    /// What keeps this real from serving its VIPs; empty when nothing does.
+    /// Finds what keeps this real from serving its VIPs; empty when nothing does.
     async fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         match self.network.interface_index(&self.interface).await {
@@ -78,7 +78,7 @@ impl Status {
         problems
     }
 
-    /// What keeps this real from serving, or from being asked to; empty when nothing does.
+    /// Finds what keeps this real from serving, or from being asked to; empty when nothing does.
     async fn shortcomings(&self) -> Vec<String> {
         let mut shortcomings = self.problems().await;
         if let Some(registration) = &self.registration {
@@ -118,7 +118,7 @@ pub(super) async fn serve(
     Ok(server::serve(listener, auth, router, Limits::default()))
 }
 
-/// What is wrong is for the agent itself to mend, or for people: a restart mends nothing.
+/// Always well: problems are for the agent itself to fix, or for people. A restart fixes none.
 async fn livez() -> &'static str {
     "ok\n"
 }

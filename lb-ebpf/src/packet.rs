@@ -80,7 +80,7 @@ header!(
     Destination { word: u64 }
 );
 header!(
-    /// What follows the EtherType of a tag (IEEE 802.1Q, 802.1ad).
+    /// The bytes behind the EtherType of a tag (IEEE 802.1Q, 802.1ad).
     Vlan { control: u16, ethertype: u16 }
 );
 header!(
@@ -189,13 +189,13 @@ pub const IPV4_FRAGMENT_OFFSET: u16 = 0x1fff;
 /// "Don't fragment".
 pub const IPV4_DONT_FRAGMENT: u16 = 0x4000;
 
-/// Whether an EtherType (host order) announces a VLAN tag.
+/// Returns whether an EtherType (host order) announces a VLAN tag.
 #[inline(always)]
 pub fn is_vlan(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
 
-/// Where the network header starts, and its EtherType (host order). Behind more tags than two, the type is a tag's.
+/// Finds the network header: its offset, and its EtherType (host order). Behind more than two tags, that is a tag's.
 #[inline(always)]
 pub fn network(frame: &Frame) -> Option<(usize, u16)> {
     let ethertype = u16::from_be(frame.header::<Ethernet>(0)?.ethertype);

@@ -1,4 +1,4 @@
-//! What a real learns from the tree. Pure: time is an argument.
+//! Derives from the tree what a real needs to know. Pure: time is an argument.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,25 +7,25 @@ use tokio::time::Instant;
 use zk_schema::tree::{Applied, Contents, Member, StateRecord as _, paths};
 use zk_schema::{Desired, Real, RealName, Vip, VipName, VipState, from_json};
 
-/// How long a VIP's address is served as before that the tree names no more.
+/// Time for which a VIP's address is still served after the tree names it no more.
 ///
 /// A VIP that was deleted, or moved to another address, is served as before while the leader holds that. To take its
 /// packets for a while longer costs next to nothing.
 pub(super) const VIP_GRACE: Duration = Duration::from_secs(24 * 3600);
 
-/// How long packets are taken from a node that the tree names no more.
+/// Time for which packets are still taken from a node after the tree names it no more.
 ///
 /// Trust goes by the address alone, so it must not outlive its reason. A node that left in good order has withdrawn before;
 /// this is for packets on their way, and for a session that has expired before the next one begins. One that was killed is
 /// named for as long as it may forward: see [`Seen::parse`].
 pub(super) const SOURCE_GRACE: Duration = Duration::from_secs(600);
 
-/// What the tree says, as far as it concerns a real.
+/// The part of the tree that concerns a real.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Seen {
     /// The records of the VIPs that it is to serve, or what is wrong with them; `None` where there is none.
     pub(super) vips: BTreeMap<VipName, Option<Result<Vip, String>>>,
-    /// Where the nodes' packets come from.
+    /// Source addresses of the nodes' packets.
     pub(super) sources: BTreeSet<IpAddr>,
 }
 
@@ -58,7 +58,7 @@ impl Seen {
     }
 }
 
-/// Where packets may still come from of nodes that are not in the tree, by what each said last of what it has in force.
+/// Source addresses of nodes that are not in the tree but may still forward, by the last `applied` record of each.
 ///
 /// The kernel of a node that was killed goes on forwarding, also to reals whose agents start only now, while what the node
 /// announced stays announced. One that left in good order has withdrawn. The record is there until the node is back, or
@@ -73,7 +73,7 @@ pub(super) fn lingering<'a>(applied: impl IntoIterator<Item = &'a [u8]>) -> BTre
 /// Addresses that the tree names, or named until recently.
 #[derive(Clone, Debug)]
 pub(super) struct Remembered {
-    /// How long they are remembered then.
+    /// Time for which an address is remembered after the tree names it no more.
     grace: Duration,
     /// Since when the tree names each no more.
     missing_since: BTreeMap<IpAddr, Option<Instant>>,
@@ -105,7 +105,7 @@ impl Remembered {
     }
 }
 
-/// Whether a real may be registered for a VIP.
+/// The answer to whether a real may be registered for a VIP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fitness {
     /// It may.
@@ -116,8 +116,9 @@ pub(super) enum Fitness {
     Unfit(String),
 }
 
-/// Whether `real` may be registered for the VIP `name`, given what the tree has of that, and the VIPs' addresses that
-/// the host has `in_place`. `served` are those that it is to have, where they do not come from the tree.
+/// Decides whether `real` may be registered for the VIP `name`, whose record in the tree is `vip`. `in_place` are the
+/// VIPs' addresses that the host takes packets for, `served` those that it is to take, where they do not come from the
+/// tree.
 pub(super) fn fitness(
     name: &VipName,
     vip: Option<&Result<Vip, String>>,
@@ -132,7 +133,7 @@ pub(super) fn fitness(
                 "{path}: no such znode; there will be one when the VIP is defined"
             ));
         }
-        Some(Err(problem)) => return Fitness::Unclear(format!("{path}: {problem}; mend the VIP's record")),
+        Some(Err(problem)) => return Fitness::Unclear(format!("{path}: {problem}; fix the VIP's record")),
         Some(Ok(vip)) => vip,
     };
     // One record that does not go with its VIP would keep the leader from taking over any change of the VIP.
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(remembered.addresses(), addresses(["10.0.0.1"]));
     }
 
-    /// What a node said last of itself.
+    /// The last `applied` record of a node.
     fn applied(announced: Option<&[&str]>, sources: &[&str]) -> Vec<u8> {
         let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
         let record = Applied {

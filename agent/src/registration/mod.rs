@@ -37,63 +37,63 @@ use zk_schema::{Protocol, Real, RealName, VipName, from_json, to_json};
 const RETRY: Duration = Duration::from_millis(500);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
-/// How long an agent that ends waits until its real has no slots any more.
+/// Longest wait of an agent that ends until its real has no slots any more.
 const LEAVE: Duration = Duration::from_secs(5);
 /// About how often the tree is read anew though nothing was told, and what it names no more is looked through.
 const REREAD: Duration = Duration::from_secs(60);
 /// Records that are read in one request.
 const READ_AT_ONCE: usize = 64;
 
-/// What a real registers as.
+/// The identity that a real registers with.
 #[derive(Clone, Debug)]
 pub(super) struct Settings {
-    /// For these VIPs,
+    /// The VIPs.
     pub(super) vips: BTreeSet<VipName>,
-    /// by this name,
+    /// The real's name.
     pub(super) name: RealName,
-    /// as this real,
+    /// The real's record.
     pub(super) real: Real,
-    /// by this agent.
+    /// This agent, as records name it.
     pub(super) registrant: Registrant,
     /// The VIPs' addresses that the host has; `None`: those that the tree says.
     pub(super) served: Option<BTreeSet<IpAddr>>,
 }
 
-/// What a real learns from the tree.
+/// Addresses that a real learns from the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Learnt {
     /// The addresses of its VIPs.
     pub(super) vips: BTreeSet<IpAddr>,
-    /// Where the nodes' packets come from.
+    /// Source addresses of the nodes' packets.
     pub(super) sources: BTreeSet<IpAddr>,
 }
 
-/// How the registration stands.
+/// State of the registration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Standing {
-    /// Whether a server of ZooKeeper answers.
+    /// A server of ZooKeeper answers.
     pub(super) connected: bool,
-    /// Why not, if so.
+    /// The reason why none does, if so.
     pub(super) problem: Option<String>,
-    /// How it stands for each VIP.
+    /// State for each VIP.
     pub(super) vips: BTreeMap<VipName, Place>,
 }
 
-/// How the registration for a VIP stands.
+/// State of the registration for a VIP.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Place {
-    /// Whether the record is there, as far as is known: while no server answers, it may be gone.
+    /// The record is there, as far as is known: while no server answers, it may be gone.
     pub(super) registered: bool,
-    /// Why it is not wanted to be there, or not to be as it should.
+    /// The reason why the record is not wanted, or not wanted to change.
     unfit: Option<String>,
-    /// What keeps the record from being written.
+    /// The obstacle to writing the record.
     obstacle: Option<String>,
     /// Clients' connections that are established; `None` while they are not counted.
     pub(super) connections: Option<u64>,
 }
 
 impl Place {
-    /// What is wrong, if anything.
+    /// The problem, if there is one.
     pub(super) fn problem(&self) -> Option<&str> {
         self.unfit.as_deref().or(self.obstacle.as_deref())
     }
@@ -122,9 +122,9 @@ pub(super) struct Registrar<S> {
     /// The VIPs' addresses that packets can be taken for.
     in_place: watch::Receiver<BTreeSet<IpAddr>>,
     seen: watch::Sender<Option<Seen>>,
-    /// What each VIP's record of this real is to hold. It outlives sessions, and so does what it was decided on.
+    /// The content that each VIP's record of this real is to have. It outlives sessions, and so does its basis, `seen`.
     contents: BTreeMap<VipName, watch::Sender<Option<Vec<u8>>>>,
-    /// What each VIP's record of this real's load is to hold.
+    /// The content that each VIP's record of this real's load is to have.
     loads: BTreeMap<VipName, watch::Sender<Option<Vec<u8>>>>,
     learnt: watch::Sender<Option<Learnt>>,
     standing: watch::Sender<Standing>,
@@ -151,12 +151,12 @@ impl<S: Store> Registrar<S> {
         }
     }
 
-    /// What it learns; `None` until it has seen the tree.
+    /// Follows the addresses that it learns; `None` until it has seen the tree.
     pub(super) fn learnt(&self) -> watch::Receiver<Option<Learnt>> {
         self.learnt.subscribe()
     }
 
-    /// How it stands.
+    /// Follows its state.
     pub(super) fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
     }
@@ -524,8 +524,8 @@ impl<S: Store> Registrar<S> {
     }
 }
 
-/// Where packets may still come from of nodes that are not among those `present`. These records change with
-/// every epoch, so they are not watched.
+/// Reads the source addresses of nodes that are not among those `present` but may still forward. Their records change
+/// with every epoch, so they are not watched.
 async fn lingering_sources<S: Session>(
     session: &S,
     present: &BTreeSet<String>,
@@ -591,12 +591,12 @@ async fn make<S: Session>(session: &S, parents: &[String]) -> Result<(), Error> 
     Ok(())
 }
 
-/// Who registered what is there.
+/// The agent that registered a record, if one did.
 fn registrant(there: &Znode) -> Option<Registrant> {
     Registrant::of(&from_json(&there.data).ok()?)
 }
 
-/// Why a record that is there stays.
+/// Explains why a record that is there stays.
 fn occupied(path: &str, there: &Znode) -> String {
     match (there.owner, registrant(there)) {
         (None, _) => format!(

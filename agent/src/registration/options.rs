@@ -12,7 +12,7 @@ use zk_schema::{RealFile, RealName, VipName, ZookeeperSettings};
 /// The weight of a real unless told otherwise.
 const DEFAULT_WEIGHT: u16 = 100;
 
-/// What `lb-node real` is told of the cluster.
+/// The options of `lb-node real` about the cluster.
 #[derive(Clone, Debug, clap::Args)]
 #[group(id = "registration")]
 #[command(next_help_heading = "Registration with a cluster")]
@@ -32,7 +32,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "register")]
     pub config: Option<PathBuf>,
 
-    /// What this host is called as a real; its host name if absent.
+    /// This host's name as a real; its host name if absent.
     #[arg(long, value_name = "NAME", requires = "register")]
     pub name: Option<RealName>,
 
@@ -66,7 +66,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Whether this host is to be registered at all.
+    /// Returns whether this host is to be registered at all.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         !self.register.is_empty()
@@ -99,7 +99,7 @@ impl Options {
         self.register.iter().cloned().collect()
     }
 
-    /// How to reach ZooKeeper. Reads the file, if one is named.
+    /// The settings of ZooKeeper. Reads the file, if one is named.
     pub(crate) fn zookeeper(&self) -> Result<ZookeeperSettings> {
         match (&self.config, &self.zookeeper) {
             (Some(path), _) => Ok(RealFile::parse(&read_text(path)?, &path.display().to_string())?.zookeeper),

@@ -50,7 +50,7 @@ impl Registration {
         Ok(Prepared { store, settings })
     }
 
-    /// What is learnt next; `None` when nothing will be any more.
+    /// Waits for the next addresses; `None` when there will be none any more.
     pub(crate) async fn learnt(&mut self) -> Option<Learnt> {
         loop {
             self.learnt.changed().await.ok()?;
@@ -61,7 +61,7 @@ impl Registration {
         }
     }
 
-    /// How it stands.
+    /// Follows its state.
     pub(crate) fn standing(&self) -> watch::Receiver<Standing> {
         self.standing.clone()
     }

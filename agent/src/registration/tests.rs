@@ -132,7 +132,7 @@ impl Agent {
     }
 }
 
-/// What a leader writes of the VIP, where the real has slots or not.
+/// A leader's record of the VIP, in which the real has slots or not.
 fn assignment(has_slots: bool) -> Vec<u8> {
     let reals = BTreeMap::from([(name::<RealName>("broker-1"), Real::new(ip("10.0.0.1")))]);
     let desired = VipState { vip: vip(VIP), reals };
@@ -339,7 +339,7 @@ async fn a_vip_whose_record_breaks_keeps_its_real() {
     tree.change(broken).await;
     soon().await;
     assert_eq!(tree.znode(PATH), before);
-    assert!(agent.problems().contains("mend the VIP's record"), "{}", agent.problems());
+    assert!(agent.problems().contains("fix the VIP's record"), "{}", agent.problems());
     assert_eq!(agent.learnt.borrow().as_ref().unwrap().vips, [ip(VIP)].into());
 }
 

@@ -518,7 +518,7 @@ fn forwarding_outlives_the_process_and_a_successor_takes_over() {
 }
 
 #[test]
-fn a_start_mends_what_another_layout_or_a_crash_left_behind() {
+fn a_start_repairs_what_another_layout_or_a_crash_left_behind() {
     let lab = Lab::new();
     let running = lab.start(lab.options(&[VIP_4, VIP_6]));
     lab.serve_echo();

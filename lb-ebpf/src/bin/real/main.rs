@@ -36,7 +36,7 @@ use lb_ebpf::packet::{self, Ethernet, Frame, Macs, Vlan};
 use lb_ebpf::real::DropReason;
 use lb_ebpf::wire::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN_LENGTH};
 
-/// Why a packet is not decapsulated.
+/// The reason why a packet is not decapsulated.
 enum Refusal {
     /// It is none of this program's business: pass it on as it is.
     NotOurs,

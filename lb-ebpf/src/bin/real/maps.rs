@@ -53,19 +53,19 @@ impl Lookup {
         Self { bits: Self::BITS, family: 6, address: [first, second] }
     }
 
-    /// Whether it is an address of this host.
+    /// Returns whether it is an address of this host.
     #[inline(always)]
     pub fn is_local(self) -> bool {
         self.is_in(&LOCAL)
     }
 
-    /// Whether it is a VIP.
+    /// Returns whether it is a VIP.
     #[inline(always)]
     pub fn is_vip(self) -> bool {
         self.is_in(&VIPS)
     }
 
-    /// Whether it is a node's.
+    /// Returns whether it is a node's.
     #[inline(always)]
     pub fn is_node(self) -> bool {
         SOURCES.get(self.key()).is_some()

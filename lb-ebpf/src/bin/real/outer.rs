@@ -20,9 +20,9 @@ pub struct Outer {
     source: Lookup,
     /// Protocol after all headers that were walked.
     pub protocol: u8,
-    /// Where that protocol's header starts, as an offset in the frame.
+    /// Start of that protocol's header, as an offset in the frame.
     pub payload: usize,
-    /// Where the IP packet ends.
+    /// End of the IP packet, likewise.
     pub end: usize,
     /// Congestion mark.
     pub ecn: u8,
@@ -91,8 +91,8 @@ struct Word {
 // SAFETY: packed, an integer only.
 unsafe impl Header for Word {}
 
-/// Whether the header's one's complement sum is what RFC 791 wants. A header that is cut short is
-/// left for the length check to refuse.
+/// Returns whether the header's one's complement sum is what RFC 791 wants. A header that is cut short is left for the
+/// length check to refuse.
 #[inline(always)]
 fn ipv4_checksum_ok(frame: &Frame, network: usize, header: usize) -> bool {
     let Some(start) = frame.header::<Ipv4Words>(network) else { return true };

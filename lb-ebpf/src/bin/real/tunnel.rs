@@ -1,4 +1,4 @@
-//! What is between the outer and the inner IP header: nothing, or UDP and GUE.
+//! The headers between the outer and the inner IP header: none, or UDP and GUE.
 
 use crate::Refusal::{self, Drop};
 use crate::outer::Outer;
@@ -11,9 +11,9 @@ pub struct Tunnel {
     pub encapsulation: Encapsulation,
     /// Protocol of the inner packet, 4 or 41.
     pub protocol: u8,
-    /// Where the inner packet starts.
+    /// Start of the inner packet.
     pub inner: usize,
-    /// Where the tunnel's payload ends.
+    /// End of the tunnel's payload.
     pub end: usize,
 }
 
