@@ -36,8 +36,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use lb_ebpf::lb::Event;
-use lb_ebpf::packet::{self, Ethernet, Frame, Vlan};
-use lb_ebpf::wire::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6, VLAN_LENGTH};
+use lb_ebpf::packet::{self, Ethernet, Frame};
+use lb_ebpf::wire::{ETHERNET_LENGTH, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
 
 /// XDP on the interface that clients' packets arrive on.
 #[xdp]
@@ -59,14 +59,7 @@ pub fn drover_lb(ctx: XdpContext) -> u32 {
 #[inline(never)]
 pub extern "C" fn tagged(ctx: *mut xdp_md) -> u32 {
     let frame = Frame::new(ctx);
-    let Some(outer) = frame.header::<Vlan>(ETHERNET_LENGTH) else { return maps::pass(Event::Passed) };
-    let mut l3 = ETHERNET_LENGTH + VLAN_LENGTH;
-    let mut ethertype = u16::from_be(outer.ethertype);
-    if packet::is_vlan(ethertype) {
-        let Some(inner) = frame.header::<Vlan>(l3) else { return maps::pass(Event::Passed) };
-        l3 += VLAN_LENGTH;
-        ethertype = u16::from_be(inner.ethertype);
-    }
+    let Some((l3, ethertype)) = packet::behind_tags(&frame) else { return maps::pass(Event::Passed) };
     match ethertype {
         ETHERTYPE_IPV4 => ipv4::handle(frame, l3),
         ETHERTYPE_IPV6 => ipv6::handle(frame, l3),
