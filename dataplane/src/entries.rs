@@ -105,9 +105,13 @@ pub(super) fn identity(
     address: IpAddr,
     source: [u64; 2],
 ) -> u64 {
-    let port = if encapsulation == Encapsulation::Gue { gue_port } else { 0 };
-    let (address, source) =
-        (address.to_string(), format!("{encapsulation:?} {port} {:x} {:x}", source[0], source[1]));
+    // Part of the identity, so these stay as they are whatever the variants are called.
+    let (code, port) = match encapsulation {
+        Encapsulation::Gue => ("Gue", gue_port),
+        Encapsulation::Ipip => ("Ipip", 0),
+        Encapsulation::L2 => ("L2", 0),
+    };
+    let (address, source) = (address.to_string(), format!("{code} {port} {:x} {:x}", source[0], source[1]));
     fnv(&[b"real", vip.as_str().as_bytes(), real.as_str().as_bytes(), address.as_bytes(), source.as_bytes()])
 }
 
@@ -115,4 +119,24 @@ pub(super) fn identity(
 fn fnv(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter().copied().chain([0]));
     fnv1a(bytes).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zk_schema::testing::name;
+
+    /// A daemon that replaces another one knows the entries in the maps by these numbers: another number means another
+    /// real, whose connections move.
+    #[test]
+    fn identities_are_the_same_in_every_release() {
+        let id = |encapsulation, address: &str, source| {
+            let (vip, real) = (name("mqtt"), name("broker-1"));
+            identity(&vip, (encapsulation, 6080), &real, address.parse().unwrap(), source)
+        };
+        assert_eq!(vip_id(&name("mqtt")), 0x1af9_146e_6e20_b3c6);
+        assert_eq!(id(Encapsulation::Gue, "10.0.0.1", [0x0100_000a, 0]), 0x8adc_6753_8cc2_d2a9);
+        assert_eq!(id(Encapsulation::Ipip, "10.0.0.1", [0x0100_000a, 0]), 0x16a9_1c94_fb1f_c580);
+        assert_eq!(id(Encapsulation::L2, "2001:db8::1", [1, 2]), 0x2269_0fb0_8d2c_4441);
+    }
 }
