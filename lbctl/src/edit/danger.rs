@@ -268,3 +268,6 @@ fn moved(tree: &Tree, before: &BTreeMap<&RealName, u16>, after: &BTreeMap<&RealN
         _ => Some(format!("{} %", (moved * 100 + slots / 2) / slots)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,11 @@
 //! Both on one store in this process: `lbctl` plans against the tree, the leader takes its turns on what is written.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+use crate::edit::{Edit, plan};
+use crate::tree::Tree;
 use coordination::memory::{MemorySession, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Session as _, Store as _};
-use lbctl::edit::{Edit, plan};
-use lbctl::tree::Tree;
 use policy::desk::Desk;
 use policy::leader::{Leader, Published, Settings};
 use policy::removal::{ALONE, QUIET};
