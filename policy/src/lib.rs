@@ -4,6 +4,7 @@
 //! |---|---|
 //! | What does a leader decide? | [`leader`] |
 //! | What does it write when the tree changes? | [`desk`] |
+//! | What will it make of a change that nobody has written yet? | [`forecast`] |
 //! | Which addresses does a node announce? | [`announce`] |
 //! | Which nodes probe a real? | [`probers`] |
 //! | What do the nodes' votes on a real come to? | [`verdict`] |
@@ -18,6 +19,7 @@
 pub mod announce;
 pub mod desk;
 mod first_round;
+pub mod forecast;
 pub mod leader;
 pub mod local;
 pub mod panic;

@@ -4,13 +4,13 @@
 //! missing stays until it [may go](super::vanished).
 
 use super::bounds::{self, Problems};
-use super::explain;
 use super::memo::{is_same, without};
+use super::problem::Problem;
 use super::vanished::Vanished;
 use super::view::{Published, View, Wish};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use zk_schema::tree::{Assignment, Head, paths};
+use zk_schema::tree::{Assignment, Head, Target};
 use zk_schema::{Cluster, Desired, Real, RealName, VipName, VipState};
 
 /// The accepted part, and what was refused or held.
@@ -20,7 +20,7 @@ pub(super) struct Accepted {
     pub(super) cluster: Cluster,
     /// The VIPs to serve: each the same object until it changes.
     pub(super) vips: BTreeMap<VipName, Arc<VipState>>,
-    /// The records that were refused or held, one sentence each, with the fix.
+    /// The records that were refused or held.
     pub(super) problems: Problems,
 }
 
@@ -40,7 +40,7 @@ struct Known {
     current: Option<Arc<Assignment>>,
     gone: BTreeSet<RealName>,
     definition: Option<Definition>,
-    problems: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 /// The accepted definition of a VIP.
@@ -125,9 +125,8 @@ impl Accepted {
         let vips = published.assignments.iter();
         let vips =
             vips.map(|(name, current)| (name.clone(), before.last_good(name, current).state)).collect();
-        let frozen = format!("{}: nothing changes until it is deleted", paths::FREEZE);
         let mut problems = Problems::default();
-        problems.insert(frozen);
+        problems.insert(Problem::Frozen);
         Some(Self { cluster: head.cluster.clone(), vips, problems })
     }
 }
@@ -155,8 +154,7 @@ pub(super) fn accept(
     let mut wanted = BTreeMap::new();
     for name in names {
         if !in_head.contains(name) {
-            let problem = "there are more VIPs than a head has room for";
-            problems.insert(refused(&paths::vip(name), problem, false));
+            problems.insert(refused(name, "there are more VIPs than a head has room for", false));
             continue;
         }
         let current = published.assignments.get(name);
@@ -177,31 +175,16 @@ pub(super) fn accept(
 fn held(vanished: &Vanished, published: &Published, problems: &mut Problems) {
     let held = vanished.held();
     if !held.vips.is_empty() {
-        problems.insert(format!(
-            "{}: {} of {} VIPs vanished in a way that looks like an accident: {}; each is still served until it returns or \
-             `create {}` confirms it",
-            paths::VIPS,
-            held.vips.len(),
-            published.assignments.len(),
-            explain::few(&held.vips, ", "),
-            paths::CONFIRM_VIPS,
-        ));
+        problems.insert(Problem::HeldVips { vips: held.vips.clone(), of: published.assignments.len() });
     }
     for (vip, reals) in held.reals.iter().filter(|(vip, _)| !held.vips.contains(*vip)) {
         let Some(current) = published.assignments.get(vip) else { continue };
-        problems.insert(format!(
-            "{}: {} of {} reals vanished in a way that looks like an accident: {}{}; each stays in use until it returns or \
-             `create {}` confirms it",
-            paths::reals(vip),
-            reals.len(),
-            current.reals.len(),
-            explain::few(reals, ", "),
-            match current.weights.keys().all(|real| reals.contains(real)) {
-                true => ", and nothing is left to take connections",
-                false => "",
-            },
-            paths::confirm(vip),
-        ));
+        problems.insert(Problem::HeldReals {
+            vip: vip.clone(),
+            reals: reals.clone(),
+            of: current.reals.len(),
+            nothing_left: current.weights.keys().all(|real| reals.contains(real)),
+        });
     }
 }
 
@@ -210,24 +193,19 @@ fn cluster(view: &View, published: &Published, problems: &mut Problems) -> Optio
     match (&view.cluster, in_force) {
         (Some(Ok(wanted)), Some(in_force)) if !published.assignments.is_empty() => {
             if (wanted.seed, wanted.table_size) != (in_force.seed, in_force.table_size) {
-                problems.insert(format!(
-                    "{}: seed and table_size cannot change while there are VIPs, since every connection would move; \
-                     set them back to {} and {}",
-                    paths::CLUSTER,
-                    in_force.seed,
-                    in_force.table_size
-                ));
+                let (seed, table_size) = (in_force.seed, in_force.table_size);
+                problems.insert(Problem::FixedCluster { seed, table_size });
                 return Some(in_force.clone());
             }
             Some(wanted.clone())
         }
         (Some(Ok(wanted)), _) => Some(wanted.clone()),
         (Some(Err(problem)), _) => {
-            problems.insert(format!("{}: {problem}; the last good record stays in force", paths::CLUSTER));
+            problems.insert(Problem::BrokenCluster { why: problem.clone() });
             in_force.cloned()
         }
         (None, in_force) => {
-            problems.insert(format!("{}: no such znode; the last record stays in force", paths::CLUSTER));
+            problems.insert(Problem::NoCluster);
             in_force.cloned()
         }
     }
@@ -239,12 +217,12 @@ fn vip(
     wish: &Wish,
     current: Option<&Assignment>,
     gone: &BTreeSet<RealName>,
-    problems: &mut Vec<String>,
+    problems: &mut Vec<Problem>,
 ) -> Option<VipState> {
     let record = match (&wish.vip, current) {
         (Ok(vip), _) => vip.clone(),
         (Err(problem), current) => {
-            problems.push(refused(&paths::vip(name), problem, current.is_some()));
+            problems.push(refused(name, problem, current.is_some()));
             current?.vip.clone()
         }
     };
@@ -254,7 +232,9 @@ fn vip(
         Ok(wanted) => Some((real.clone(), wanted.clone())),
         Err(problem) => {
             let last = known.get(real);
-            problems.push(refused(&paths::real(name, real), problem, last.is_some()));
+            let real_of_vip = Target { vip: name.clone(), real: real.clone() };
+            let (why, in_force) = (problem.clone(), last.is_some());
+            problems.push(Problem::RefusedReal { real: real_of_vip, why, in_force });
             Some((real.clone(), last?.clone()))
         }
     });
@@ -264,7 +244,7 @@ fn vip(
     let state = VipState { vip: record, reals };
     let is_last = current.is_some_and(|current| current.vip == state.vip && current.reals == state.reals);
     if let Some(problem) = (!is_last).then(|| bounds::fits(&state).err()).flatten() {
-        problems.push(refused(&paths::vip(name), &problem, current.is_some()));
+        problems.push(refused(name, &problem, current.is_some()));
         return current.map(last_good);
     }
     Some(state)
@@ -299,7 +279,7 @@ fn keep_peace(
             continue;
         };
         let current = published.assignments.get(&name);
-        problems.insert(refused(&paths::vip(&name), &refusal, current.is_some()));
+        problems.insert(refused(&name, &refusal, current.is_some()));
         let last = current.map(|current| before.last_good(&name, current));
         if let Some(last) = last.filter(|last| is_sound(last) && !owners.contains_key(&claim(&last.state))) {
             owners.insert(claim(&last.state), name.clone());
@@ -322,7 +302,6 @@ fn last_good(current: &Assignment) -> VipState {
     VipState { vip: current.vip.clone(), reals: current.reals.clone() }
 }
 
-pub(super) fn refused(path: &str, problem: &str, has_last: bool) -> String {
-    let so = if has_last { "the last good record stays in force" } else { "it is not served" };
-    format!("{path}: {problem}; {so} until it is fixed")
+pub(super) fn refused(vip: &VipName, why: &str, in_force: bool) -> Problem {
+    Problem::RefusedVip { vip: vip.clone(), why: why.to_owned(), in_force }
 }

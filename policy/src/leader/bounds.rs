@@ -1,5 +1,6 @@
 //! Bounds on what a leader writes: others' input must not keep it from writing at all. Pure.
 
+use super::problem::Problem;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zk_schema::tree::{Assignment, Head, MAX_STATE_BYTES, StateRecord as _};
@@ -21,35 +22,37 @@ const PLAIN_REAL: usize = 128;
 /// Unknown fields of a head or an assignment that are copied from a predecessor's.
 pub(super) const EXTRA: usize = 4 * 1024;
 
-/// Problems in words, the most important first, as many as a head bears.
+/// Problems, the most important first; and in words, as many as a head bears.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
+    all: Vec<Problem>,
     told: BTreeSet<String>,
     more: usize,
 }
 
 impl Problems {
     /// Adds one that is as important as the last, or less.
-    pub(super) fn insert(&mut self, problem: impl Into<String>) {
-        let problem = shorten(&problem.into());
+    pub(super) fn insert(&mut self, problem: Problem) {
+        let words = shorten(&problem.to_string());
+        self.all.push(problem);
         if self.told.len() < MOST_PROBLEMS {
-            self.told.insert(problem);
-        } else if !self.told.contains(&problem) {
+            self.told.insert(words);
+        } else if !self.told.contains(&words) {
             self.more += 1;
         }
     }
 
     /// Adds several.
-    pub(super) fn extend(&mut self, problems: impl IntoIterator<Item = String>) {
+    pub(super) fn extend(&mut self, problems: impl IntoIterator<Item = Problem>) {
         problems.into_iter().for_each(|problem| self.insert(problem));
     }
 
-    /// All that are told.
-    pub(super) fn told(mut self) -> BTreeSet<String> {
+    /// All of them, and what a head tells of them.
+    pub(super) fn told(mut self) -> (Vec<Problem>, BTreeSet<String>) {
         if self.more > 0 {
             self.told.insert(format!("and {} more problems, which have no room here", self.more));
         }
-        self.told
+        (self.all, self.told)
     }
 }
 

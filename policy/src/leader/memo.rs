@@ -4,6 +4,7 @@
 //! same, nothing is worked out again. So a turn costs what changed.
 
 use super::View;
+use super::problem::{Hold, Problem};
 use super::view::{Published, Wish};
 use crate::verdict::Verdict;
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,7 +98,9 @@ pub(super) struct Rest {
     pub(super) verdicts: Option<Arc<BTreeMap<RealName, Verdict>>>,
     pub(super) circumstances: Circumstances,
     /// The reason why the new assignment is not written, if there is one.
-    pub(super) refused: Option<String>,
+    pub(super) refused: Option<Problem>,
+    /// The reason why its weights are not as asked for, if there is one.
+    pub(super) hold: Option<Hold>,
 }
 
 impl Rest {

@@ -19,6 +19,7 @@ mod hidden;
 mod judge;
 mod memo;
 mod order;
+mod problem;
 mod vanished;
 mod view;
 mod weights;
@@ -26,6 +27,7 @@ mod weights;
 use crate::removal::Loss;
 pub use hidden::Hidden;
 pub use order::credible;
+pub use problem::{Hold, Problem};
 pub use view::{PATTERNS, Published, Reading, View, Wish};
 use weights::difference;
 
@@ -39,7 +41,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use vanished::Vanished;
-use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Term, paths};
+use zk_schema::tree::{Applied, Assignment, Decision, Entry, Head, StateRecord as _, Term};
 use zk_schema::{NodeName, RecordError, VipName};
 
 /// A leader's settings.
@@ -88,6 +90,8 @@ pub struct Leader {
     predecessor: Option<Term>,
     /// The verdicts that have been told.
     told: Verdicts,
+    /// What the last turn did not follow or held back.
+    problems: Vec<Problem>,
 }
 
 /// A leader's work so far.
@@ -148,6 +152,7 @@ impl Leader {
             decided: 0,
             known_since,
             announced_since,
+            problems: Vec::new(),
         }
     }
 
@@ -167,6 +172,18 @@ impl Leader {
     #[must_use]
     pub const fn in_force(&self) -> &Published {
         &self.published
+    }
+
+    /// What the last turn did not follow or held back, the most important first. The head tells of it in words.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// Why reals of a VIP stay in its table, if so and nothing is to be written of the VIP.
+    #[must_use]
+    pub fn hold(&self, vip: &VipName) -> Option<&Hold> {
+        self.rests.get(vip)?.hold.as_ref()
     }
 
     /// Decides at `now` what is to be written; `None`: nothing. `damaged` are VIPs whose records somebody else
@@ -196,6 +213,7 @@ impl Leader {
             }
         };
         self.accepted = before;
+        self.problems.clear();
         // Without a cluster record there is nothing to go by.
         let Some(accepted) = accepted else { return Ok(None) };
         let mut problems = accepted.problems;
@@ -230,8 +248,8 @@ impl Leader {
                 }
             }
             self.decided += 1;
-            let next = match current {
-                Some(current) if view.frozen => Assignment::clone(current),
+            let (next, hold) = match current {
+                Some(current) if view.frozen => (Assignment::clone(current), None),
                 _ => self.assign(name, state, view, trust, now),
             };
             let mut refused = None;
@@ -245,8 +263,7 @@ impl Leader {
                         continue;
                     }
                     Err(problem) => {
-                        let problem =
-                            accept::refused(&paths::vip(name), &problem.to_string(), current.is_some());
+                        let problem = accept::refused(name, &problem.to_string(), current.is_some());
                         problems.insert(problem.clone());
                         refused = Some(problem);
                     }
@@ -258,6 +275,7 @@ impl Leader {
                 verdicts: verdicts.cloned(),
                 circumstances,
                 refused,
+                hold,
             };
             rests.insert(name.clone(), rest);
         }
@@ -277,7 +295,9 @@ impl Leader {
         vips.retain(|name, _| accepted.vips.contains_key(name));
         let entry = |bytes: &Vec<u8>| Entry { epoch, digest: Assignment::digest(bytes) };
         vips.extend(records.iter().map(|(name, bytes)| (name.clone(), entry(bytes))));
-        problems.extend(view.problems.iter().cloned());
+        problems.extend(view.problems.iter().cloned().map(Problem::Unreadable));
+        let (problems, told) = problems.told();
+        self.problems = problems;
         let new = Head {
             term: self.term,
             epoch,
@@ -290,7 +310,7 @@ impl Leader {
             cut_off: bounds::few_nodes(self.cut_off_since.keys().cloned().collect(), &BTreeSet::new()),
             held_vips: self.vanished.held().vips.clone(),
             held_nodes: self.vanished.held().nodes.clone(),
-            problems: problems.told(),
+            problems: told,
             vips,
             extra: head.map(|head| head.extra.clone()).unwrap_or_default(),
         };
@@ -363,31 +383,16 @@ impl Leader {
         let stay = gone.iter().filter(|node| !self.vanished.node_goes(node));
         let nodes: BTreeSet<NodeName> = view.nodes.iter().chain(stay.copied()).cloned().collect();
         if nodes.len() > bounds::MOST_NODES {
-            problems.insert(format!(
-                "{}: {} nodes, of which {} take part in probing",
-                paths::NODES,
-                nodes.len(),
-                bounds::MOST_NODES
-            ));
+            problems.insert(Problem::ManyNodes { nodes: nodes.len(), most: bounds::MOST_NODES });
         }
         let nodes = bounds::few_nodes(nodes, before);
         let most = Loss { lost: gone.len(), of: before.len() }.is_most();
         let missing = most && !view.confirmed_nodes && !settling;
         let held = &self.vanished.held().nodes;
         if missing {
-            problems.insert(format!(
-                "{}: most nodes vanished at once; nothing is removed until they return or `create {}` confirms it",
-                paths::NODES,
-                paths::CONFIRM_NODES
-            ));
+            problems.insert(Problem::MostNodesMissing);
         } else if !held.is_empty() && !settling {
-            problems.insert(format!(
-                "{}: {} vanished when most nodes did; each stays on the list until it returns or `create {}` confirms \
-                 it",
-                paths::NODES,
-                explain::few(held, ", "),
-                paths::CONFIRM_NODES
-            ));
+            problems.insert(Problem::HeldNodes(held.clone()));
         }
         (nodes, missing)
     }

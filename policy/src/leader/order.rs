@@ -3,9 +3,10 @@
 //! A node takes over only what is greater in (term, epoch) than what it has. So a leader must go on beyond what any node
 //! has; but what is written there may be made up, and must not use the numbers up.
 
+use super::problem::Problem;
 use std::collections::BTreeMap;
 use zk_schema::NodeName;
-use zk_schema::tree::{Applied, MAX_ORDER_STEP, is_plausible, paths};
+use zk_schema::tree::{Applied, MAX_ORDER_STEP, is_plausible};
 
 /// The number after `number`.
 pub(super) const fn next(number: u64) -> u64 {
@@ -25,8 +26,8 @@ pub const fn credible(order: (u64, u64), known: (u64, u64)) -> bool {
 pub(super) struct Ahead {
     /// The greatest order that any of them has, as far as it is to be believed.
     pub(super) greatest: Option<(u64, u64)>,
-    /// One sentence for each.
-    pub(super) problems: Vec<String>,
+    /// One for each.
+    pub(super) problems: Vec<Problem>,
 }
 
 /// Returns the nodes that are ahead of `head`, if `next` is written next.
@@ -35,17 +36,12 @@ pub(super) struct Ahead {
 pub(super) fn ahead(applied: &BTreeMap<NodeName, Applied>, head: (u64, u64), next: (u64, u64)) -> Ahead {
     let mut ahead = Ahead::default();
     for (node, record) in applied.iter().filter(|(_, record)| record.order() > head) {
-        let (path, order) = (paths::applied(node), record.order());
+        let (node, order) = (node.clone(), record.order());
         if credible(order, next) {
             ahead.greatest = ahead.greatest.max(Some(order));
-            ahead.problems.push(format!(
-                "{path}: (term, epoch) {order:?} is ahead of the head, so that the node follows nobody; the next head \
-                 goes beyond it"
-            ));
+            ahead.problems.push(Problem::Ahead { node, order });
         } else {
-            ahead.problems.push(format!(
-                "{path}: (term, epoch) {order:?} is made up: no leader has come near it; it is ignored, `delete` it"
-            ));
+            ahead.problems.push(Problem::MadeUp { node, order });
         }
     }
     ahead

@@ -1,6 +1,7 @@
 //! From what is accepted and found to a VIP's weights: which, and when they take effect. Pure.
 
 use super::memo::Circumstances;
+use super::problem::Hold;
 use super::{Leader, View, bounds, explain, has_applied};
 use crate::first_round;
 use crate::panic::{self, Standing};
@@ -8,7 +9,7 @@ use crate::removal::UNREGISTERED;
 use crate::verdict::{self, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use zk_schema::tree::{Adoption, Assignment, Past, Registrant, Target, paths};
+use zk_schema::tree::{Adoption, Assignment, Past, Registrant, Target};
 use zk_schema::{Real, RealName, VipName, VipState};
 
 /// Earlier weights that an assignment keeps.
@@ -18,7 +19,7 @@ const HISTORY: usize = 8;
 const NEW_VIP_SLACK: Duration = Duration::from_secs(3);
 
 impl Leader {
-    /// The VIP's new assignment, but for term and epoch.
+    /// The VIP's new assignment, but for term and epoch, and the reason why its weights are not as asked for, if any.
     pub(super) fn assign(
         &self,
         name: &VipName,
@@ -26,7 +27,7 @@ impl Leader {
         view: &View,
         trust: bool,
         now: Duration,
-    ) -> Assignment {
+    ) -> (Assignment, Option<Hold>) {
         let current = self.published.assignments.get(name);
         let mut new = current.map(|current| Assignment::clone(current)).unwrap_or_else(|| Assignment {
             term: 0,
@@ -50,7 +51,7 @@ impl Leader {
 
         let weights = new.weights.clone();
         let choice = self.choose(name, state, &weights, view, trust, now);
-        new.held = choice.held.as_deref().map(bounds::shorten);
+        new.held = choice.hold.as_ref().map(|hold| bounds::shorten(&hold.to_string()));
         let held = self.vanished.held().reals.get(name);
         new.held_reals = held.cloned().unwrap_or_default();
         new.held_reals.retain(|real| new.reals.contains_key(real));
@@ -98,7 +99,7 @@ impl Leader {
                 }
             }
         }
-        new
+        (new, choice.hold)
     }
 
     /// The weights that the VIP should have.
@@ -133,19 +134,15 @@ impl Leader {
         let confirmed = view.confirmed.contains(name);
         let threshold = if confirmed { 100 } else { state.vip.panic_threshold };
         let Some(decision) = panic::decide_once_judged(&candidates, &in_force, threshold, overdue) else {
-            return Choice { weights: BTreeMap::new(), held: None, down };
+            return Choice { weights: BTreeMap::new(), hold: None, down };
         };
         let mut reals = decision.reals;
-        let mut held =
-            decision.held.map(|held| format!("{held}; `create {}` lets them go", paths::confirm(name)));
+        let mut hold = decision.held.map(|held| Hold::Panic { vip: name.clone(), held });
         if !trust {
             let kept: Vec<&RealName> =
                 down.iter().filter(|real| in_force.contains(*real) && !reals.contains(*real)).collect();
             if !kept.is_empty() {
-                let kept = explain::few(kept.iter().map(|real| real.as_str()), ", ");
-                held = Some(format!(
-                    "{kept} is down; nothing is removed while the leader settles or most nodes are missing"
-                ));
+                hold = Some(Hold::NoTrust(kept.into_iter().cloned().collect()));
             }
             reals.extend(down.iter().filter(|real| in_force.contains(*real)).cloned());
         }
@@ -155,9 +152,9 @@ impl Leader {
         if chosen.is_empty() && !state.reals.is_empty() {
             chosen = weights.clone();
             chosen.retain(|real, _| state.reals.contains_key(real));
-            held = Some("every real is drained or of weight 0; those in the table are kept".to_owned());
+            hold = Some(Hold::NothingUsable);
         }
-        Choice { weights: chosen, held, down }
+        Choice { weights: chosen, hold, down }
     }
 
     /// Puts weights in force, and those before into the history.
@@ -250,7 +247,7 @@ impl Leader {
 /// A choice of weights.
 struct Choice {
     weights: BTreeMap<RealName, u16>,
-    held: Option<String>,
+    hold: Option<Hold>,
     /// Reals that are down, used or not.
     down: BTreeSet<RealName>,
 }
