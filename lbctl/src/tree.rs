@@ -1,9 +1,11 @@
 //! The tree as it is now.
 
 use coordination::{Error, Session, election};
-use std::collections::BTreeMap;
+use policy::leader::{Published, View, Wish};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
+use std::sync::Arc;
 use zk_schema::tree::{
     Applied, Assignment, Flag, Head, Line, Load, Member, Registrant, StateRecord, Target, Term, Vote, Znode,
     paths,
@@ -66,22 +68,26 @@ pub struct Found<T> {
 
 impl Found<Real> {
     /// The record as an assignment holds it.
-    #[must_use]
-    pub fn settled(&self) -> Option<Real> {
-        let mut record = self.ok()?.clone();
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn settled(&self) -> Result<Real, String> {
+        let mut record = self.record.clone()?;
         // What is left out of it, the leader tells.
         let _ = Registrant::settle(&mut record, self.znode.owner.is_some());
-        Some(record)
+        Ok(record)
     }
 }
 
 impl Found<Vip> {
     /// The record as an assignment holds it.
-    #[must_use]
-    pub fn settled(&self) -> Option<Vip> {
-        let mut record = self.ok()?.clone();
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn settled(&self) -> Result<Vip, String> {
+        let mut record = self.record.clone()?;
         let _ = zk_schema::tree::bound(&mut record.extra);
-        Some(record)
+        Ok(record)
     }
 }
 
@@ -220,7 +226,44 @@ impl Tree {
         (is_node && is_process).then_some(node)
     }
 
-    /// Returns what is in force for a VIP, if its record is one.
+    /// Returns what a leader sees of it at `now`, in seconds since 1970.
+    #[must_use]
+    pub fn view(&self, now: u64) -> View {
+        let record = |found: &Found<Cluster>| found.record.clone();
+        let wish = |found: &VipFound| Wish {
+            vip: found.vip.settled(),
+            reals: found.reals.iter().map(|(real, found)| (real.clone(), found.settled())).collect(),
+        };
+        let sound = |(node, found): (&NodeName, &Found<Member>)| found.ok().map(|_| node.clone());
+        let flags = &self.flags;
+        let confirmed = counting(&flags.confirm, now);
+        View {
+            cluster: self.cluster.as_ref().map(record),
+            wishes: self.vips.iter().map(|(vip, found)| (vip.clone(), Arc::new(wish(found)))).collect(),
+            nodes: self.nodes.iter().filter_map(sound).collect(),
+            votes: sound_records(&self.health).map(|(node, vote)| (node, Arc::new(vote))).collect(),
+            applied: sound_records(&self.applied).collect(),
+            drains: counting(&flags.drain, now),
+            frozen: flags.freeze.as_ref().is_some_and(|flag| flag.counts(now)),
+            confirmed_vips: confirmed.contains(paths::name(paths::CONFIRM_VIPS)),
+            confirmed_nodes: confirmed.contains(paths::name(paths::CONFIRM_NODES)),
+            confirmed: confirmed.iter().filter_map(|name| name.parse().ok()).collect(),
+            ..View::default()
+        }
+    }
+
+    /// Returns what leaders have written.
+    #[must_use]
+    pub fn published(&self) -> Published {
+        Published {
+            head: self.head.as_ref().and_then(Found::ok).cloned(),
+            assignments: sound_records(&self.assignments)
+                .map(|(vip, record)| (vip, Arc::new(record)))
+                .collect(),
+        }
+    }
+
+    /// What is in force for a VIP, if its record is one.
     #[must_use]
     pub fn assignment(&self, vip: &VipName) -> Option<&Assignment> {
         self.assignments.get(vip).and_then(Found::ok)
@@ -263,6 +306,15 @@ impl Tree {
         problems.extend(others.into_iter().map(|(path, why)| format!("{path}: {why}")));
         problems
     }
+}
+
+/// The flags that count at `now`, in seconds since 1970.
+pub fn counting<K: Ord + Clone>(flags: &BTreeMap<K, Flag>, now: u64) -> BTreeSet<K> {
+    flags.iter().filter(|(_, flag)| flag.counts(now)).map(|(key, _)| key.clone()).collect()
+}
+
+fn sound_records<K: Clone, T: Clone>(found: &BTreeMap<K, Found<T>>) -> impl Iterator<Item = (K, T)> {
+    found.iter().filter_map(|(key, found)| Some((key.clone(), found.ok()?.clone())))
 }
 
 /// A znode that is there.

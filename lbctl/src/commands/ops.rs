@@ -6,8 +6,10 @@ use crate::edit::plan::{self, Remark};
 use crate::edit::run::{self, Ask};
 use crate::edit::{Edit, Span, names};
 use crate::time;
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use anyhow::Result;
+use policy::forecast;
+use policy::leader::Problem;
 use std::process::ExitCode;
 use std::time::Duration;
 use zk_schema::VipName;
@@ -86,16 +88,21 @@ impl What {
     }
 
     /// Returns what the leader holds of it now, in words.
-    fn held(&self, tree: &Tree) -> Vec<String> {
-        let confirm = self.flag().path();
-        let problems = tree.head.as_ref().and_then(Found::ok).map(|head| &head.problems);
-        let of_head = problems.into_iter().flatten().filter(|problem| problem.contains(&confirm)).cloned();
+    fn held(&self, tree: &Tree) -> Result<Vec<String>> {
+        let mut problems = forecast::objections(&tree.view(time::now()), tree.published())?;
+        problems.retain(|problem| match (&self.vip, problem) {
+            (Some(vip), Problem::HeldReals { vip: held, .. }) => vip == held,
+            (None, Problem::HeldVips { .. }) => self.vips,
+            (None, Problem::HeldNodes(_) | Problem::MostNodesMissing) => self.nodes,
+            _ => false,
+        });
         let assignment = self.vip.as_ref().and_then(|vip| tree.assignment(vip));
-        of_head.chain(assignment.and_then(|assignment| assignment.held.clone())).collect()
+        let down = assignment.and_then(|assignment| assignment.held.clone());
+        Ok(problems.iter().map(ToString::to_string).chain(down).collect())
     }
 
-    fn remark(&self, tree: &Tree, span: Span) -> Remark {
-        let held = self.held(tree);
+    fn remark(&self, tree: &Tree, span: Span) -> Result<Remark> {
+        let held = self.held(tree)?;
         let scope = match (&self.vip, self.vips) {
             (Some(vip), _) => {
                 format!("reals of {vip} that are down or gone leave its table, were it all of them")
@@ -105,12 +112,10 @@ impl What {
             }
             (None, false) => "nodes that are not there count as gone, were it most of them".to_owned(),
         };
-        match held.is_empty() {
-            true => {
-                Remark::danger(format!("nothing of this is held now; for {span} nothing will be: {scope}"))
-            }
-            false => Remark::danger(format!("for {span} {scope}; held now: {}", held.join("; "))),
-        }
+        Ok(Remark::danger(match held.is_empty() {
+            true => format!("nothing of this is held now; for {span} nothing will be: {scope}"),
+            false => format!("for {span} {scope}; held now: {}", held.join("; ")),
+        }))
     }
 }
 
@@ -144,7 +149,7 @@ pub async fn confirm(context: &Context, options: &Confirm) -> Result<ExitCode> {
         if let Some(vip) = options.what.vip.as_ref().filter(|vip| !tree.assignments.contains_key(*vip)) {
             names::vip(tree, vip)?;
         }
-        Ok(options.what.remark(tree, span))
+        options.what.remark(tree, span)
     })
     .await
 }

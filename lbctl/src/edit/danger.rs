@@ -1,26 +1,33 @@
 //! The effects of a plan on those who use the cluster, in words. Pure.
 
 use super::flags;
-use super::plan::Remark;
+use super::plan::{Action, Object, Remark, Step};
 use crate::tree::{Found, Tree};
-use policy::removal::{self, Loss, Losses};
+use policy::forecast;
+use policy::leader::{Hold, Leader, Problem, View, Wish};
 use slot_table::flow::Seed;
 use slot_table::maglev::{self, TableSize};
 use std::collections::{BTreeMap, BTreeSet};
-use zk_schema::tree::{Registrant, Target, paths};
-use zk_schema::{Protocol, RealName, Vip, VipName, VipState};
+use std::sync::Arc;
+use zk_schema::tree::Target;
+use zk_schema::{Protocol, RealName, RecordError, Vip, VipName, VipState};
 
-/// Returns remarks on `after`, with these `drains`, in place of what is in force now for the VIPs that are `touched`.
+/// Returns remarks on carrying out `steps` at `now` (seconds since 1970), after which there will be `after` and these
+/// `drains`.
+///
+/// # Errors
+/// If the leader could not decide anything on this tree.
 pub(super) fn of(
     tree: &Tree,
     after: &BTreeMap<VipName, VipState>,
     drains: &BTreeSet<Target>,
-    touched: &BTreeSet<VipName>,
+    steps: &[Step],
     now: u64,
-) -> Vec<Remark> {
+) -> Result<Vec<Remark>, RecordError> {
+    let touched: BTreeSet<&VipName> = steps.iter().filter_map(|step| step.object.vip()).collect();
     let mut remarks = Vec::new();
     if touched.is_empty() {
-        return remarks;
+        return Ok(remarks);
     }
     if let Some(flag) = tree.flags.freeze.as_ref().filter(|flag| flag.counts(now)) {
         remarks.push(Remark::warning(format!(
@@ -28,98 +35,99 @@ pub(super) fn of(
             flags::told(flag)
         )));
     }
-    let gone: Vec<&VipName> = touched
-        .iter()
-        .filter(|name| tree.vips.contains_key(*name) && !after.contains_key(*name))
-        .filter(|name| tree.vips.get(*name).is_some_and(|found| found.vip.ok().is_some()))
-        .collect();
-    for name in &gone {
-        let Some(vip) = tree.vips.get(*name).and_then(|found| found.vip.ok()) else { continue };
-        remarks.push(Remark::danger(format!("clients of {name} ({}) are served no more", service(vip))));
+    let sound = |name: &VipName| tree.vips.get(name).and_then(|found| found.vip.ok());
+    for (name, vip) in touched.iter().filter_map(|name| Some((*name, sound(name)?))) {
+        if !after.contains_key(name) {
+            remarks.push(Remark::danger(format!("clients of {name} ({}) are served no more", service(vip))));
+        }
     }
-    let confirmed = |name: &str| tree.flags.confirm.get(name).is_some_and(|flag| flag.counts(now));
-    let losses = losses(tree, after, drains);
-    let suspects = removal::suspects(&losses);
-    let lets_go = |name: &VipName| {
-        confirmed(name.as_str()) || (!after.contains_key(name) && confirmed(paths::name(paths::CONFIRM_VIPS)))
-    };
-    let vanishes = gone.iter().any(|name| tree.assignments.contains_key(*name) && !lets_go(name));
-    let loses = |name: &VipName| losses.reals.get(name).is_some_and(|loss| loss.lost > 0) && !lets_go(name);
-    let Loss { lost, of } = losses.vips;
-    if suspects.vips && vanishes {
-        remarks.push(Remark::danger(format!(
-            "takes {lost} of {of} VIPs away: the leader will hold that until `lbctl confirm --vips`"
-        )));
-    } else if suspects.all && touched.iter().any(loses) {
-        remarks.push(Remark::danger(
-            "takes most of what there is away, a part of each VIP: the leader will hold that until `lbctl confirm`, for \
-             each VIP and with --vips",
-        ));
+
+    let mut view = edited(tree, after, drains, steps, now);
+    let mut leader = forecast::at_rest(&view, tree.published())?;
+    let mut held = false;
+    for problem in leader.problems() {
+        let news = match problem {
+            Problem::HeldVips { vips, of } => {
+                let is_new = vips.iter().any(|vip| touched.contains(vip) && !is_held(tree, vip));
+                is_new.then(|| {
+                    let lost = vips.len();
+                    view.confirmed_vips = true;
+                    format!(
+                        "takes {lost} of {of} VIPs away: the leader will hold that until `lbctl confirm --vips`"
+                    )
+                })
+            }
+            Problem::HeldReals { vip, reals, of, nothing_left } => {
+                let before = tree.assignment(vip).map(|assignment| &assignment.held_reals);
+                let is_new = touched.contains(vip) && before.is_none_or(|before| !reals.is_subset(before));
+                is_new.then(|| {
+                    let lost = reals.len();
+                    let nothing_left =
+                        if *nothing_left { ", and nothing is left to take connections" } else { "" };
+                    view.confirmed.insert(vip.clone());
+                    format!(
+                        "takes {lost} of {of} reals of {vip} away{nothing_left}: the leader will hold that until `lbctl \
+                         confirm {vip}`"
+                    )
+                })
+            }
+            _ => None,
+        };
+        held |= news.is_some();
+        remarks.extend(news.map(Remark::danger));
+    }
+    let kept: BTreeSet<&VipName> =
+        touched.iter().filter(|name| leader.hold(name) == Some(&Hold::NothingUsable)).copied().collect();
+    if held {
+        // What it comes to when that is confirmed.
+        leader = forecast::at_rest(&view, tree.published())?;
     }
     for name in touched {
         let Some(state) = after.get(name) else { continue };
-        let before = tree.vips.get(name).and_then(|found| found.vip.ok());
-        if let Some(before) = before {
+        if let Some(before) = sound(name) {
             remarks.extend(redefined(name, before, &state.vip));
         }
-        let of_this = drains.iter().filter(|target| target.vip == *name).map(|target| &target.real);
-        let drained: BTreeSet<&RealName> = of_this.collect();
-        let is_suspect = suspects.reals.contains(name) && !confirmed(name.as_str());
-        let loss = losses.reals.get(name).filter(|_| is_suspect).copied();
-        let emptied = losses.emptied.contains(name);
-        remarks.extend(reals(tree, name, state, &drained, loss.map(|loss| (loss, emptied))));
+        remarks.extend(reals(tree, name, state, kept.contains(name), &leader));
     }
-    remarks
+    Ok(remarks)
 }
 
-/// Returns what is gone of what is in force, once `after` is what there is: with what is missing already, since the
-/// leader judges all of it together. What vanished and was let go within the last seconds, which it counts as well, the
-/// tree does not tell.
-fn losses(tree: &Tree, after: &BTreeMap<VipName, VipState>, drains: &BTreeSet<Target>) -> Losses {
-    let mut losses = Losses::default();
-    for node in tree.head.as_ref().and_then(Found::ok).iter().flat_map(|head| &head.nodes) {
-        losses.nodes.of += 1;
-        losses.nodes.lost += usize::from(!tree.nodes.contains_key(node));
-    }
-    for name in tree.assignments.keys() {
-        let Some(assignment) = tree.assignment(name) else { continue };
-        let known = &assignment.reals;
-        let there = tree.vips.get(name);
-        losses.vips.of += 1;
-        let Some(state) = after.get(name) else {
-            // What is broken is there.
-            let is_broken = there.is_some_and(|there| there.vip.ok().is_none());
-            losses.vips.lost += usize::from(!is_broken);
-            let lost = if is_broken { 0 } else { known.len() };
-            losses.reals.insert(name.clone(), Loss { lost, of: known.len() });
-            continue;
-        };
-        let is_broken = |real: &RealName| {
-            let found = there.and_then(|there| there.reals.get(real));
-            found.is_some_and(|found| found.ok().is_none())
-        };
-        let stays = |real: &RealName| state.reals.contains_key(real) || is_broken(real);
-        let lost = known.keys().filter(|real| !stays(real)).count();
-        losses.reals.insert(name.clone(), Loss { lost, of: known.len() });
-        let is_drained = |real: &RealName| drains.contains(&Target { vip: name.clone(), real: real.clone() });
-        let is_leaving = |real: &RealName| {
-            let settled = there.and_then(|there| there.reals.get(real)?.settled());
-            settled.is_some_and(|record| Registrant::is_leaving(&record))
-        };
-        let is_usable = |(real, record): (&RealName, &zk_schema::Real)| {
-            record.weight > 0 && !is_drained(real) && !is_leaving(real)
-        };
-        let last_good = known.iter().filter(|(real, _)| is_broken(real));
-        let in_force = &assignment.weights;
-        let is_emptied = lost > 0
-            && !in_force.is_empty()
-            && !in_force.keys().any(stays)
-            && !state.reals.iter().chain(last_good).any(is_usable);
-        if is_emptied {
-            losses.emptied.insert(name.clone());
+/// Returns the leader's view once `steps` are carried out.
+fn edited(
+    tree: &Tree,
+    after: &BTreeMap<VipName, VipState>,
+    drains: &BTreeSet<Target>,
+    steps: &[Step],
+    now: u64,
+) -> View {
+    let mut view = tree.view(now);
+    for Step { object, action, .. } in steps {
+        let goes = *action == Action::Delete;
+        match object {
+            Object::Vip(name) if goes => drop(view.wishes.remove(name)),
+            Object::Vip(name) => {
+                let Some(state) = after.get(name) else { continue };
+                let new = || Arc::new(Wish { vip: Ok(state.vip.clone()), reals: BTreeMap::new() });
+                let wish = view.wishes.entry(name.clone()).or_insert_with(new);
+                Arc::make_mut(wish).vip = Ok(state.vip.clone());
+            }
+            Object::Real(Target { vip, real }) => {
+                let Some(wish) = view.wishes.get_mut(vip).map(Arc::make_mut) else { continue };
+                match after.get(vip).and_then(|state| state.reals.get(real)).filter(|_| !goes) {
+                    Some(record) => drop(wish.reals.insert(real.clone(), Ok(record.clone()))),
+                    None => drop(wish.reals.remove(real)),
+                }
+            }
+            Object::Flag(_) | Object::Node(_) => {}
         }
     }
-    losses
+    view.drains.clone_from(drains);
+    view
+}
+
+/// Returns whether the leader holds a VIP already.
+fn is_held(tree: &Tree, vip: &VipName) -> bool {
+    tree.head.as_ref().and_then(Found::ok).is_some_and(|head| head.held_vips.contains(vip))
 }
 
 /// `198.51.100.10 port 1883 tcp`.
@@ -169,35 +177,21 @@ fn redefined(name: &VipName, before: &Vip, after: &Vip) -> Vec<Remark> {
     remarks
 }
 
-fn reals(
-    tree: &Tree,
-    name: &VipName,
-    after: &VipState,
-    drained: &BTreeSet<&RealName>,
-    held: Option<(Loss, bool)>,
-) -> Vec<Remark> {
+/// What becomes of the reals of a VIP, which will be those of `after`. `kept` is set if none of them is usable, so that
+/// those in the table stay; `leader` has come to rest on it.
+fn reals(tree: &Tree, name: &VipName, after: &VipState, kept: bool, leader: &Leader) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let nothing = BTreeMap::new();
     let assignment = tree.assignment(name);
     let known = assignment.map_or(&nothing, |assignment| &assignment.reals);
-    let in_force: BTreeMap<&RealName, u16> = assignment
-        .into_iter()
-        .flat_map(|assignment| &assignment.weights)
-        .map(|(real, weight)| (real, *weight))
-        .collect();
+    let no_weights = BTreeMap::new();
+    let in_force = assignment.map_or(&no_weights, |assignment| &assignment.weights);
 
-    let usable = |real: &RealName| {
-        after.reals.get(real).is_some_and(|record| record.weight > 0) && !drained.contains(real)
-    };
-    let vanished: Vec<&RealName> = known.keys().filter(|real| !after.reals.contains_key(*real)).collect();
-    if let Some((Loss { lost, of }, emptied)) = held.filter(|_| !vanished.is_empty()) {
-        let nothing_left = if emptied { ", and nothing is left to take connections" } else { "" };
-        remarks.push(Remark::danger(format!(
-            "takes {lost} of {of} reals of {name} away{nothing_left}: the leader will hold that until `lbctl confirm {name}`"
-        )));
-    }
-    let in_use: Vec<&str> =
-        vanished.iter().filter(|real| in_force.contains_key(*real)).map(|real| real.as_str()).collect();
+    let in_use: Vec<&str> = known
+        .keys()
+        .filter(|real| !after.reals.contains_key(*real) && in_force.contains_key(*real))
+        .map(|real| real.as_str())
+        .collect();
     if !in_use.is_empty() {
         remarks.push(Remark::danger(format!(
             "takes {} out of {name} while in use: established connections there break",
@@ -213,31 +207,22 @@ fn reals(
             )));
         }
     }
-    let had_reals = tree.vips.get(name).is_some_and(|found| !found.reals.is_empty());
     if after.reals.is_empty() {
-        if had_reals {
+        if tree.vips.get(name).is_some_and(|found| !found.reals.is_empty()) {
             remarks.push(Remark::danger(format!("{name} has no real left: its clients get no answer")));
         }
         return remarks;
     }
-    if !after.reals.keys().any(usable) {
+    if kept {
         remarks.push(Remark::danger(format!(
             "every real of {name} is drained, disabled or of weight 0: the leader keeps those that are in the table"
         )));
         return remarks;
     }
-    let is_new = |real: &RealName| {
-        // One that was known and out is down, as far as the leader knows, unless it was taken out by hand.
-        known.get(real).is_none_or(|before| before.weight == 0)
-            || tree.flags.drain.contains_key(&Target { vip: name.clone(), real: real.clone() })
+    let Some(outcome) = leader.in_force().assignments.get(name).filter(|_| !in_force.is_empty()) else {
+        return remarks;
     };
-    let wanted: BTreeMap<&RealName, u16> = after
-        .reals
-        .iter()
-        .filter(|(real, _)| usable(real) && (in_force.contains_key(*real) || is_new(real)))
-        .map(|(real, record)| (real, record.weight))
-        .collect();
-    if let Some(percent) = moved(tree, &in_force, &wanted).filter(|_| !in_force.is_empty()) {
+    if let Some(percent) = moved(tree, in_force, &outcome.weights) {
         remarks.push(Remark::warning(format!(
             "moves about {percent} of {name}'s slots to other reals; established connections in them break"
         )));
@@ -246,11 +231,11 @@ fn reals(
 }
 
 /// Returns the part of a table that changes hands between two sets of weights; `None`: nothing.
-fn moved(tree: &Tree, before: &BTreeMap<&RealName, u16>, after: &BTreeMap<&RealName, u16>) -> Option<String> {
+fn moved(tree: &Tree, before: &BTreeMap<RealName, u16>, after: &BTreeMap<RealName, u16>) -> Option<String> {
     let cluster = tree.cluster.as_ref().and_then(Found::ok)?;
     let (k0, k1) = cluster.seed();
     let size = TableSize::try_from(cluster.table_size).ok()?;
-    let build = |weights: &BTreeMap<&RealName, u16>| {
+    let build = |weights: &BTreeMap<RealName, u16>| {
         let reals: Vec<maglev::Real<'_>> = weights
             .iter()
             .map(|(real, weight)| maglev::Real { id: real.as_str(), weight: *weight })

@@ -5,18 +5,17 @@ use crate::tree::{Found, Tree};
 use crate::visible;
 use anyhow::Result;
 use coordination::Session;
-use policy::removal;
+use policy::leader::Problem;
+use policy::{forecast, removal};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
-use zk_schema::tree::{Assignment, Mode, Target, paths};
-use zk_schema::{Real, RealName, VipName};
+use zk_schema::tree::{Assignment, Mode, Target};
+use zk_schema::{Real, RealName, RecordError, VipName};
 
 /// Time between looks at the tree.
 const LOOK_EVERY: Duration = Duration::from_millis(150);
-/// Time for which a problem that was there before may still be told of something that was fixed.
-const GRACE: Duration = Duration::from_secs(2);
 
 /// The effect of an edit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -85,45 +84,38 @@ impl Effect {
 pub struct Expected {
     /// VIPs whose assignments are to follow their records and flags.
     pub vips: BTreeSet<VipName>,
-    /// Paths of which the leader is to have no complaint.
-    pub paths: BTreeSet<String>,
+    /// Reals whose records the leader is to accept.
+    pub reals: BTreeSet<Target>,
 }
 
 impl Expected {
     /// Returns whether there is nothing to wait for.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
-        self.vips.is_empty() && self.paths.is_empty()
+        self.vips.is_empty() && self.reals.is_empty()
     }
 
-    /// Returns the leader's complaints that concern this.
-    #[must_use]
-    pub fn problems(&self, tree: &Tree) -> BTreeSet<String> {
-        let Some(head) = tree.head.as_ref().and_then(Found::ok) else { return BTreeSet::new() };
-        let concerns = |problem: &&String| {
-            let path = problem.split_once(": ").map_or(problem.as_str(), |(path, _)| path);
-            let of_vips = |vip: &VipName| {
-                path == paths::vip(vip) || (path == paths::reals(vip) && lacks_reals(tree, vip))
-            };
-            path == paths::FREEZE
-                || (path == paths::VIPS && self.vips.iter().any(|vip| !tree.vips.contains_key(vip)))
-                || self.paths.contains(path)
-                || self.vips.iter().any(of_vips)
-        };
-        head.problems.iter().filter(concerns).cloned().collect()
+    /// Returns what the leader objects to in this, in the tree as it is at `now` (seconds since 1970).
+    ///
+    /// # Errors
+    /// If the leader could not decide anything on this tree.
+    pub fn objections(&self, tree: &Tree, now: u64) -> Result<Vec<Problem>, RecordError> {
+        if tree.head.as_ref().and_then(Found::ok).is_none() {
+            return Ok(Vec::new());
+        }
+        let mut problems = forecast::objections(&tree.view(now), tree.published())?;
+        problems.retain(|problem| match problem {
+            Problem::Frozen => true,
+            Problem::HeldVips { vips, .. } => !self.vips.is_disjoint(vips),
+            Problem::HeldReals { vip, .. } | Problem::RefusedVip { vip, .. } => self.vips.contains(vip),
+            Problem::RefusedReal { real, .. } => self.reals.contains(real),
+            _ => false,
+        });
+        Ok(problems)
     }
 }
 
-/// Returns whether reals of a VIP are in force that have no record any more. Only those can be held.
-fn lacks_reals(tree: &Tree, vip: &VipName) -> bool {
-    let (there, assignment) = (tree.vips.get(vip), tree.assignment(vip));
-    assignment.is_some_and(|assignment| {
-        assignment.reals.keys().any(|real| there.is_none_or(|there| !there.reals.contains_key(real)))
-    })
-}
-
-/// Returns what has become of `expected`, as the tree shows it at `now` (seconds since 1970), but for the leader's
-/// complaints.
+/// Returns the effect of `expected`, as the tree shows it at `now` (seconds since 1970), unless the leader objects to it.
 #[must_use]
 pub fn effect(tree: &Tree, expected: &Expected, now: u64) -> Effect {
     let Some(head) = tree.head.as_ref().and_then(Found::ok) else { return Effect::NoLeader };
@@ -168,9 +160,9 @@ fn waits_for_company() -> String {
 /// Returns what an assignment lacks of what its VIP's records and flags say.
 fn lacking(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> Option<String> {
     let wanted = tree.vips.get(name)?;
-    let vip = wanted.vip.settled()?;
+    let vip = wanted.vip.settled().ok()?;
     let reals: BTreeMap<&RealName, Real> =
-        wanted.reals.iter().filter_map(|(real, found)| Some((real, found.settled()?))).collect();
+        wanted.reals.iter().filter_map(|(real, found)| Some((real, found.settled().ok()?))).collect();
     let same_reals = reals.iter().all(|(real, record)| assignment.reals.get(*real) == Some(record))
         && assignment.reals.keys().all(|real| wanted.reals.contains_key(real));
     let stay: Vec<&str> = assignment
@@ -226,30 +218,24 @@ fn absent(tree: &Tree, name: &VipName, assignment: &Assignment, now: u64) -> (Ve
 
 /// Waits for at most `limit` until `expected` is in force or refused.
 ///
-/// `before` are the complaints of before the edit: for a moment they may be told of what is fixed.
-///
 /// # Errors
 /// If the store fails.
 pub async fn wait<S: Session>(
     session: &S,
     expected: &Expected,
-    before: &BTreeSet<String>,
     limit: Duration,
     mut progress: impl FnMut(&Effect),
 ) -> Result<Effect> {
     let start = Instant::now();
     loop {
         let tree = Tree::read(session).await?;
-        let problems = expected.problems(&tree);
-        let waited = start.elapsed();
-        let overdue = waited >= GRACE.min(limit);
-        let told: Vec<String> =
-            problems.into_iter().filter(|problem| overdue || !before.contains(problem)).collect();
-        let effect = match told.is_empty() {
-            true => effect(&tree, expected, crate::time::now()),
-            false => Effect::Refused { problems: told },
+        let now = crate::time::now();
+        let problems = expected.objections(&tree, now)?;
+        let effect = match problems.is_empty() {
+            true => effect(&tree, expected, now),
+            false => Effect::Refused { problems: problems.iter().map(ToString::to_string).collect() },
         };
-        if !matches!(effect, Effect::Pending { .. }) || waited >= limit {
+        if !matches!(effect, Effect::Pending { .. }) || start.elapsed() >= limit {
             return Ok(effect);
         }
         progress(&effect);

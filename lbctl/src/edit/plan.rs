@@ -4,7 +4,7 @@ use super::danger;
 use super::fields::{self, FieldChange};
 use super::flags::{self, FlagName};
 use super::names;
-use crate::tree::{Found, Tree};
+use crate::tree::{self, Found, Tree};
 use crate::visible;
 use anyhow::{Result, bail};
 use coordination::Change;
@@ -226,8 +226,7 @@ pub fn plan(tree: &Tree, edits: Vec<Edit>, now: u64) -> Result<Plan> {
         bail!("{}\nNothing was written.", planner.refusals.join("\n"));
     }
     let mut plan = Plan { steps: planner.steps, remarks: planner.remarks };
-    let touched = plan.vips();
-    plan.remarks.extend(danger::of(tree, &planner.after.vips, &planner.drains, &touched, now));
+    plan.remarks.extend(danger::of(tree, &planner.after.vips, &planner.drains, &plan.steps, now)?);
     plan.remarks.sort_by_key(|remark| remark.severity);
     plan.remarks.dedup();
     Ok(plan)
@@ -248,11 +247,10 @@ impl<'t> Planner<'t> {
     fn new(tree: &'t Tree, now: u64) -> Self {
         let cluster = tree.cluster.as_ref().and_then(Found::ok).cloned().unwrap_or_default();
         let after = Desired { cluster: Cluster { extra: Default::default(), ..cluster }, vips: sound(tree) };
-        let drains = tree.flags.drain.iter().filter(|(_, flag)| flag.counts(now));
         Self {
             tree,
             after,
-            drains: drains.map(|(target, _)| target.clone()).collect(),
+            drains: tree::counting(&tree.flags.drain, now),
             steps: Vec::new(),
             remarks: Vec::new(),
             refusals: Vec::new(),

@@ -208,7 +208,6 @@ pub async fn decide<S: Session>(
         }
     }
     let expected = expected(plan);
-    let before = expected.problems(tree);
     // Somebody may have deleted a part of the tree, and with it the parents of what is to be written.
     ensure_skeleton(session).await?;
     if let Err(mut halt) = carry_out(session, plan).await {
@@ -227,7 +226,7 @@ pub async fn decide<S: Session>(
         let limit = if options.wait { options.timeout.0 } else { look(plan) };
         let mut progress = Progress::new(options.wait);
         let tell = |effect: &Effect| progress.tell(&effect.waits_for());
-        outcome.effect = Some(effect::wait(session, &expected, &before, limit, tell).await?);
+        outcome.effect = Some(effect::wait(session, &expected, limit, tell).await?);
     }
     Ok(outcome)
 }
@@ -243,10 +242,11 @@ fn look(plan: &Plan) -> Duration {
 /// Returns what is to follow from a plan.
 #[must_use]
 pub fn expected(plan: &Plan) -> Expected {
-    let vips = plan.vips();
-    let in_vips = |step: &&super::Step| step.object.vip().is_some();
-    let paths = plan.steps.iter().filter(in_vips).map(|step| step.object.path()).collect();
-    Expected { vips, paths }
+    let real = |step: &super::Step| match &step.object {
+        Object::Real(target) => Some(target.clone()),
+        _ => None,
+    };
+    Expected { vips: plan.vips(), reals: plan.steps.iter().filter_map(real).collect() }
 }
 
 /// Asks whether to go on.

@@ -198,9 +198,9 @@ fn standing(tree: &Tree, name: &VipName, assignment: Option<&Assignment>) -> Sta
     let Some(written) = tree.vips.get(name) else {
         return if hides(paths::VIPS) { Standing::Served } else { Standing::Deleted };
     };
-    let same_vip = written.vip.settled().as_ref() == Some(&assignment.vip);
+    let same_vip = written.vip.settled().as_ref() == Ok(&assignment.vip);
     let same_real = |(real, found): (&RealName, &Found<zk_schema::Real>)| {
-        found.settled().as_ref() == assignment.reals.get(real)
+        found.settled().ok().as_ref() == assignment.reals.get(real)
     };
     let same_reals = hides(&paths::reals(name))
         || written.reals.len() == assignment.reals.len() && written.reals.iter().all(same_real);

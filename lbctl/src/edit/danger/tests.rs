@@ -3,19 +3,22 @@
 //! Both on one store in this process: `lbctl` plans against the tree, the leader takes its turns on what is written.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-use crate::edit::{Edit, plan};
+use crate::edit::{Edit, FlagName, plan};
 use crate::tree::Tree;
 use coordination::memory::{MemorySession, MemoryStore};
 use coordination::setup::{init, write_desired};
 use coordination::{Change, Session as _, Store as _};
 use policy::desk::Desk;
+use policy::forecast;
 use policy::leader::{Leader, Published, Settings};
 use policy::removal::{ALONE, QUIET};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
-use zk_schema::tree::{Applied, Contents, Member, Mode, Registrant, StateRecord as _, Target, paths};
-use zk_schema::{Cluster, Desired, NodeName, Protocol, Real, Vip, VipName, VipState, to_json};
+use zk_schema::tree::{Applied, Contents, Flag, Member, Mode, Registrant, StateRecord as _, Target, paths};
+use zk_schema::{
+    CheckKind, Cluster, Desired, HealthCheck, NodeName, Protocol, Real, Vip, VipName, VipState, to_json,
+};
 
 const TURN: Duration = Duration::from_millis(200);
 /// Beyond all that the leader waits for before it judges what vanished.
@@ -30,6 +33,8 @@ struct Case {
     desk: Desk,
     now: Duration,
     nodes: Vec<NodeName>,
+    /// The leader as it was foreseen after the last edit.
+    foreseen: Option<Leader>,
 }
 
 fn target(text: &str) -> Target {
@@ -72,7 +77,7 @@ impl Case {
         let leader = Leader::new(1, settings, Published::default(), 0, Duration::ZERO);
         let contents = Arc::new(Contents::of(store.dump()));
         let desk = Desk::new(leader, contents, BTreeSet::new(), 0, Duration::ZERO);
-        let mut case = Self { store, operator, desk, now: Duration::ZERO, nodes };
+        let mut case = Self { store, operator, desk, now: Duration::ZERO, nodes, foreseen: None };
         for node in case.nodes.clone() {
             let member = Member {
                 instance: "1".to_owned(),
@@ -150,7 +155,27 @@ impl Case {
         for step in &plan.steps {
             self.operator.commit(step.changes.clone()).await.unwrap();
         }
+        let after = Tree::read(&self.operator).await.unwrap();
+        self.foreseen = Some(forecast::at_rest(&after.view(0), after.published()).unwrap());
         plan.remarks.iter().any(|remark| remark.text.contains("the leader will hold that"))
+    }
+
+    /// The leader has come to what was foreseen.
+    fn is_as_foreseen(&self) {
+        let foreseen = self.foreseen.as_ref().unwrap();
+        let leader = self.desk.leader();
+        assert_eq!(leader.problems(), foreseen.problems());
+        let all = |leader: &Leader| -> Vec<_> {
+            let assignments = leader.in_force().assignments.iter();
+            let of_vip = |(vip, assignment): (&VipName, &Arc<zk_schema::tree::Assignment>)| {
+                let hold = leader.hold(vip).cloned();
+                let assignment = (**assignment).clone();
+                let (weights, held) = (assignment.weights, assignment.held_reals);
+                (vip.clone(), assignment.vip, assignment.reals, weights, held, hold)
+            };
+            assignments.map(of_vip).collect()
+        };
+        assert_eq!(all(leader), all(foreseen));
     }
 
     /// Whether the leader holds anything.
@@ -217,6 +242,35 @@ async fn what_is_said_to_be_held_is_held_and_what_is_not_goes_in_time() {
             }
             (_, after) => panic!("{told}: goes after {after:?}"),
         }
+        case.pass(SLACK).await;
+        case.is_as_foreseen();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_is_edited_the_leader_comes_to_what_was_foreseen() {
+    let drain = |real| Edit::PutFlag(FlagName::Drain(target(real)), Flag::default(), None);
+    let real = |name, weight: u8| {
+        let record = Real { weight: weight.into(), ..Real::new([10, 0, 7, weight].into()) };
+        Edit::PutReal(target(name), record)
+    };
+    let vip = |address| Vip::new([198, 51, 100, address].into(), 1883, Protocol::Tcp);
+    let checked = Vip { health: Some(HealthCheck::new(CheckKind::Tcp)), ..vip(0) };
+    for edits in [
+        vec![real("mqtt/a", 50)],
+        vec![real("mqtt/new", 10), real("web/a", 0)],
+        vec![drain("web/a")],
+        vec![drain("web/a"), drain("web/b")],
+        vec![Edit::PutVip("mqtt".parse().unwrap(), Vip { panic_threshold: 10, ..checked })],
+        vec![Edit::PutVip("new".parse().unwrap(), vip(9)), real("new/a", 100), real("new/b", 5)],
+        vec![Edit::PutFlag(FlagName::Freeze, Flag::default(), None), real("mqtt/a", 50)],
+    ] {
+        let mut case = Case::new(3, &USUAL).await;
+        let told = format!("{edits:?}");
+        assert!(!case.edit(edits).await, "{told}");
+        case.pass(JUDGED).await;
+        println!("{told}");
+        case.is_as_foreseen();
     }
 }
 
@@ -237,6 +291,7 @@ async fn a_lone_removal_counts_with_what_is_missing_or_held_already() {
     assert!(case.edit(remove(&["mqtt/c"])).await);
     assert_eq!(case.stays().await, None);
     assert!(case.holds());
+    case.is_as_foreseen();
     // What is held stays so beside what goes alone.
     assert!(!case.edit(remove(&["dns/a"])).await);
     assert!(case.stays().await.is_some());

@@ -6,8 +6,7 @@ use zk_schema::tree::{Adoption, Flag};
 
 fn expected(vips: &[&str]) -> Expected {
     let vips: BTreeSet<VipName> = vips.iter().map(|vip| vip.parse().unwrap()).collect();
-    let paths = vips.iter().map(paths::vip).collect();
-    Expected { vips, paths }
+    Expected { vips, reals: BTreeSet::new() }
 }
 
 fn waits_for(tree: &Tree) -> String {
@@ -83,26 +82,34 @@ fn a_vip_that_is_deleted_is_so_when_the_head_lists_it_no_more() {
 }
 
 #[test]
-fn only_complaints_about_what_was_edited_count() {
-    let mut tree = tree(&["mqtt/a", "mqtt/b", "web/a"]);
+fn only_objections_to_what_was_edited_count() {
+    let told = |tree: &Tree, what: &Expected| what.objections(tree, 0).unwrap();
+    let mut tree = tree(&["mqtt/a", "mqtt/b", "web/a", "dns/a"]);
+    let mqtt = expected(&["mqtt"]);
+    assert_eq!(told(&tree, &mqtt), []);
+    let broken = || Err("weight: -1".to_owned());
+    tree.vips.get_mut("web").unwrap().vip.record = Err("port: 70000".to_owned());
+    tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().record = broken();
+    assert_eq!(told(&tree, &mqtt), [], "of the VIP, its own record is what counts");
+    let real = Expected { reals: ["mqtt/a".parse().unwrap()].into(), ..expected(&["mqtt"]) };
+    let refused = told(&tree, &real);
+    let [Problem::RefusedReal { real, in_force: true, .. }] = &refused[..] else { panic!("{refused:?}") };
+    assert_eq!(real.to_string(), "mqtt/a");
+    assert!(matches!(&told(&tree, &expected(&["web"]))[..], [Problem::RefusedVip { in_force: true, .. }]));
+
+    // What is held is told to those whose it is.
     tree.vips.get_mut("mqtt").unwrap().reals.remove("b");
-    let complaints = [
-        "/drover/vips/web: port: 70000 is not in 0..=65535",
-        "/drover/vips/mqtt/reals: 3 of 4 reals vanished at once",
-        "/drover/vips/mqtt/reals/b: weight: -1",
-        "/drover/vips: 2 of 3 VIPs vanished at once",
-        "/drover/ops/freeze: nothing changes until it is deleted",
-    ];
+    assert_eq!(told(&tree, &mqtt), [], "the leader has not judged it yet");
+    assignment(&mut tree, "mqtt").held_reals = ["b".parse().unwrap()].into();
+    assert!(matches!(&told(&tree, &mqtt)[..], [Problem::HeldReals { of: 2, nothing_left: false, .. }]));
+    tree.vips.remove("dns");
     let head = tree.head.as_mut().unwrap().record.as_mut().unwrap();
-    head.problems = complaints.iter().map(|text| (*text).to_owned()).collect();
-    let told = expected(&["mqtt"]).problems(&tree);
-    assert_eq!(told.iter().map(String::as_str).collect::<Vec<_>>(), [complaints[4], complaints[1]]);
-    // What was held is back, and the leader has not looked yet.
-    assignment(&mut tree, "mqtt").reals.remove("b");
-    let told = expected(&["mqtt"]).problems(&tree);
-    assert_eq!(told.iter().map(String::as_str).collect::<Vec<_>>(), [complaints[4]]);
-    // Who deletes a VIP is told when that is held.
-    tree.vips.remove("mqtt");
-    assert!(expected(&["mqtt"]).problems(&tree).contains(complaints[3]));
-    assert_eq!(effect(&Tree::default(), &expected(&["mqtt"]), 0), Effect::NoLeader);
+    head.held_vips = ["dns".parse().unwrap()].into();
+    assert!(matches!(&told(&tree, &expected(&["dns"]))[..], [Problem::HeldVips { of: 3, .. }]));
+
+    tree.flags.freeze = Some(Flag::default());
+    assert_eq!(told(&tree, &expected(&["dns"])), [Problem::Frozen]);
+    tree.head = None;
+    assert_eq!(told(&tree, &mqtt), [], "nobody leads");
+    assert_eq!(effect(&Tree::default(), &mqtt, 0), Effect::NoLeader);
 }
