@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use zk_schema::Picture;
 use zk_schema::tree::{
     Applied, Assignment, Contents, Decided, Head, Member, Mode, StateRecord as _, Vote, Znode, paths,
 };
@@ -105,7 +106,7 @@ impl World {
     fn pass(&mut self, time: Duration) -> Result<(), RecordError> {
         self.now += time;
         let contents = std::sync::Arc::new(contents(&self.znodes));
-        let view = View::parse(&contents, self.now.as_secs());
+        let view = View::of(&Picture::parse(&contents), self.now.as_secs());
         let damaged = self.damaged();
         if let Some(publication) = self.leader.decide(&view, &damaged, self.now)? {
             let before = self.in_force.as_ref().map(|decided| decided.head.order());

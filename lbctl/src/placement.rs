@@ -1,7 +1,7 @@
 //! Places flows by what is in force. Pure: what the data plane computes, computed from the tree.
 
 use crate::overview::text::service;
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use slot_table::flow::Flow;
@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Assignment, Mode};
 use zk_schema::{Affinity, NodeName, Protocol, RealName, VipName};
 

@@ -1,19 +1,17 @@
 //! A tree that unit tests start from.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use crate::tree::{Found, Tree, VipFound};
+use crate::tree::Tree;
 use std::collections::{BTreeMap, BTreeSet};
-pub(crate) use zk_schema::testing::name;
-use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Term, Vote, Znode};
+use std::sync::Arc;
+use zk_schema::Picture;
+use zk_schema::picture::VipFound;
+pub(crate) use zk_schema::testing::{found, name};
+use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Term, Vote};
 use zk_schema::{CheckKind, Cluster, HealthCheck, Protocol, Real, RealName, Vip};
 
 /// The time in tests, in seconds since 1970.
 pub(crate) const NOW: u64 = 1_795_233_979;
-
-pub(crate) fn found<T>(record: T) -> Found<T> {
-    let znode = Znode { data: Vec::new(), version: 0, created: 1, modified: 1, owner: None };
-    Found { record: Ok(record), znode }
-}
 
 pub(crate) fn target(real: &str) -> Target {
     Target { vip: name("mqtt"), real: name(real) }
@@ -56,13 +54,14 @@ pub(crate) fn good() -> Tree {
         extra: Default::default(),
     };
     let mut tree = Tree {
-        cluster: Some(found(Cluster::default())),
+        picture: Picture { cluster: Some(found(Cluster::default())), ..Picture::default() },
         leader: Some(found(Term { node: name("lb-2"), term: 3, since: NOW - 7260 })),
         head: Some(found(head)),
         ..Tree::default()
     };
     let written = reals.into_iter().map(|(real, record)| (real, found(record))).collect();
-    tree.vips.insert(name("mqtt"), VipFound { vip: found(vip), has_reals: true, reals: written });
+    let mqtt = VipFound { vip: found(vip), has_reals: true, reals: written };
+    tree.vips.insert(name("mqtt"), Arc::new(mqtt));
     tree.assignments.insert(name("mqtt"), found(assignment));
     for node in ["lb-1", "lb-2", "lb-3"] {
         let member = Member {
@@ -89,7 +88,7 @@ pub(crate) fn good() -> Tree {
         };
         tree.nodes.insert(name(node), found(member));
         tree.applied.insert(name(node), found(applied));
-        tree.health.insert(name(node), found(Vote { targets: 38, ..Vote::default() }));
+        tree.health.insert(name(node), found(Arc::new(Vote { targets: 38, ..Vote::default() })));
     }
     tree
 }

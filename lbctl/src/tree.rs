@@ -1,38 +1,25 @@
 //! The tree as it is now.
 
 use coordination::{Error, Session, election};
-use policy::leader::{Published, View, Wish};
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use policy::leader::{Published, View};
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::sync::Arc;
-use zk_schema::tree::{
-    Applied, Assignment, Flag, Head, Line, Load, Member, Registrant, StateRecord, Target, Term, Vote, Znode,
-    paths,
-};
-use zk_schema::{Cluster, NodeName, Real, RealName, Record, Vip, VipName, from_json};
+use zk_schema::picture::Found;
+use zk_schema::tree::{Assignment, Contents, Head, Line, StateRecord, Target, Term, Znode, paths};
+use zk_schema::{NodeName, Picture, RealName, VipName};
 
 /// Paths that go into one multi-read.
 const AT_ONCE: usize = 500;
 
-/// All that stands in the tree, but the history of decisions. Znodes that vanish while it is read are left out.
+/// All that stands in the tree, but the history of decisions: a [`Picture`], and what leaders have written. Znodes that
+/// vanish while it is read are left out.
 #[derive(Clone, Debug, Default)]
 pub struct Tree {
-    /// The cluster's record; `None` where no cluster was made.
-    pub cluster: Option<Found<Cluster>>,
-    /// VIPs as operators wrote them.
-    pub vips: BTreeMap<VipName, VipFound>,
-    /// Flags by which operators steer.
-    pub flags: Flags,
-    /// Nodes that are there.
-    pub nodes: BTreeMap<NodeName, Found<Member>>,
-    /// The heads that nodes have in force; nodes that have left are in it, too.
-    pub applied: BTreeMap<NodeName, Found<Applied>>,
-    /// The votes of nodes.
-    pub health: BTreeMap<NodeName, Found<Vote>>,
-    /// The load of reals, as they tell.
-    pub loads: BTreeMap<Target, Found<Load>>,
-    /// The leadership, or the last one.
+    /// The records that others than leaders have written.
+    pub picture: Picture,
+    /// Who leads, or led last.
     pub leader: Option<Found<Term>>,
     /// The head: what is in force.
     pub head: Option<Found<Head>>,
@@ -42,94 +29,21 @@ pub struct Tree {
     pub line: Option<Line>,
     /// Paths of znodes with invalid names.
     pub strangers: Vec<String>,
-    /// Znodes that are there and cannot be read, by path, with the reason. Of a list, none of its znodes are known.
+    /// Paths that are there and cannot be read, each with the reason. Of a list, none of its znodes are known.
     pub unreadable: BTreeMap<String, String>,
 }
 
-/// A VIP as operators wrote it.
-#[derive(Clone, Debug)]
-pub struct VipFound {
-    /// Its record.
-    pub vip: Found<Vip>,
-    /// True if there is a parent for its reals.
-    pub has_reals: bool,
-    /// Its reals.
-    pub reals: BTreeMap<RealName, Found<Real>>,
-}
+impl Deref for Tree {
+    type Target = Picture;
 
-/// A znode that holds a record.
-#[derive(Clone, Debug)]
-pub struct Found<T> {
-    /// The record, or what is wrong with it.
-    pub record: Result<T, String>,
-    /// The znode as it is.
-    pub znode: Znode,
-}
-
-impl Found<Real> {
-    /// The record as an assignment holds it.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn settled(&self) -> Result<Real, String> {
-        let mut record = self.record.clone()?;
-        // What is left out of it, the leader tells.
-        let _ = Registrant::settle(&mut record, self.znode.owner.is_some());
-        Ok(record)
+    fn deref(&self) -> &Picture {
+        &self.picture
     }
 }
 
-impl Found<Vip> {
-    /// The record as an assignment holds it.
-    ///
-    /// # Errors
-    /// What is wrong with it.
-    pub fn settled(&self) -> Result<Vip, String> {
-        let mut record = self.record.clone()?;
-        let _ = zk_schema::tree::bound(&mut record.extra);
-        Ok(record)
-    }
-}
-
-/// Operators' flags.
-#[derive(Clone, Debug, Default)]
-pub struct Flags {
-    /// Nodes out of service.
-    pub maintenance: BTreeMap<NodeName, Flag>,
-    /// Reals that are drained.
-    pub drain: BTreeMap<Target, Flag>,
-    /// The leader changes nothing.
-    pub freeze: Option<Flag>,
-    /// Suspect changes that are confirmed, by VIP, `_vips` or `_nodes`.
-    pub confirm: BTreeMap<String, Flag>,
-}
-
-impl<T> Found<T> {
-    /// The record, if it is one.
-    pub fn ok(&self) -> Option<&T> {
-        self.record.as_ref().ok()
-    }
-
-    fn parsed<E: Display>(there: There, parse: impl FnOnce(&[u8]) -> Result<T, E>) -> Self {
-        let record = match there.unreadable {
-            Some(why) => Err(why),
-            None => parse(&there.znode.data).map_err(|error| error.to_string()),
-        };
-        Self { record, znode: there.znode }
-    }
-
-    fn operators(there: There) -> Self
-    where
-        T: Record,
-    {
-        Self::parsed(there, from_json)
-    }
-
-    fn state(there: There) -> Self
-    where
-        T: StateRecord,
-    {
-        Self::parsed(there, T::parse)
+impl DerefMut for Tree {
+    fn deref_mut(&mut self) -> &mut Picture {
+        &mut self.picture
     }
 }
 
@@ -156,58 +70,65 @@ impl Tree {
     /// The tree, and the first refusal.
     async fn read_with<S: Session>(session: &S) -> Result<(Self, Option<Error>), Error> {
         session.sync().await?;
-        let mut tree = Self::default();
-        let mut reader =
-            Reader { session, strangers: Vec::new(), unreadable: BTreeMap::new(), refused: None };
+        let mut reader = Reader::new(session);
 
         let vips: Vec<VipName> = reader.names(paths::VIPS).await?;
-        let mut reals = Vec::new();
-        let mut parents = BTreeMap::new();
+        let mut all: Vec<String> = vips.iter().map(paths::vip).collect();
+        let mut parents = Vec::new();
         for vip in &vips {
             let names: Option<Vec<RealName>> = reader.some_names(&paths::reals(vip)).await?;
-            parents.insert(vip.clone(), names.is_some());
-            reals.extend(names.into_iter().flatten().map(|real| Target { vip: vip.clone(), real }));
+            parents.extend(names.is_some().then(|| paths::reals(vip)));
+            all.extend(names.into_iter().flatten().map(|real| paths::real(vip, &real)));
         }
-        let mut loads = Vec::new();
         for vip in reader.names::<VipName>(paths::LOAD).await? {
             let names: Vec<RealName> = reader.names(&paths::loads(&vip)).await?;
-            loads.extend(names.into_iter().map(|real| Target { vip: vip.clone(), real }));
+            all.extend(names.iter().map(|real| paths::load(&vip, real)));
         }
-
-        let real_path = |target: &Target| paths::real(&target.vip, &target.real);
-        let load_path = |target: &Target| paths::load(&target.vip, &target.real);
-        let mut real_records = reader.all(reals, real_path, Found::operators).await?;
-        for (name, vip) in reader.all(vips, paths::vip, Found::operators).await? {
-            let of_this = real_records.extract_if(.., |target, _| target.vip == name);
-            let reals = of_this.map(|(target, found)| (target.real, found)).collect();
-            let has_reals = parents.get(&name).copied().unwrap_or(false);
-            tree.vips.insert(name, VipFound { vip, has_reals, reals });
+        all.extend(reader.paths(paths::NODES, paths::node).await?);
+        all.extend(reader.paths(paths::APPLIED, paths::applied).await?);
+        all.extend(reader.paths(paths::HEALTH, paths::health).await?);
+        all.extend(reader.paths(paths::MAINTENANCE, paths::maintenance).await?);
+        all.extend(reader.paths(paths::CONFIRM, |name: &String| format!("{}/{name}", paths::CONFIRM)).await?);
+        for name in reader.names::<String>(paths::DRAIN).await? {
+            // Names have no dots.
+            match name.replacen('.', "/", 1).parse::<Target>() {
+                Ok(target) => all.push(paths::drain(&target.vip, &target.real)),
+                Err(_) => reader.strangers.push(format!("{}/{name}", paths::DRAIN)),
+            }
         }
-        tree.loads = reader.all(loads, load_path, Found::state).await?;
-        let nodes = reader.names(paths::NODES).await?;
-        tree.nodes = reader.all(nodes, paths::node, Found::state).await?;
-        let applied = reader.names(paths::APPLIED).await?;
-        tree.applied = reader.all(applied, paths::applied, Found::state).await?;
-        let health = reader.names(paths::HEALTH).await?;
-        tree.health = reader.all(health, paths::health, Found::state).await?;
-        let assignments = reader.names(paths::ASSIGNMENTS).await?;
-        tree.assignments = reader.all(assignments, paths::assignment, Found::state).await?;
-        tree.flags = reader.flags().await?;
+        let assignments: Vec<VipName> = reader.names(paths::ASSIGNMENTS).await?;
+        all.extend(assignments.iter().map(paths::assignment));
+        let single = [paths::FREEZE, paths::CLUSTER, paths::LEADER, paths::ASSIGNMENTS];
+        all.extend(single.map(str::to_owned));
+        reader.read(&all).await?;
+        let line = reader.line().await?;
 
-        tree.line = reader.line().await?;
-
-        let single = vec![paths::CLUSTER, paths::LEADER, paths::ASSIGNMENTS];
-        let mut single = reader.all(single, |path| (*path).to_owned(), |there| there).await?;
-        let mut next = |path| {
-            let there = single.remove(path);
-            there.filter(|there| there.unreadable.is_some() || !there.znode.data.is_empty())
+        let Reader { mut contents, strangers, refused, .. } = reader;
+        for path in parents {
+            contents.insert(&path, Arc::new(Znode::default()));
+        }
+        // The skeleton of a tree holds no records.
+        for path in [paths::CLUSTER, paths::LEADER, paths::ASSIGNMENTS] {
+            let is_empty = contents.get(path).is_some_and(|znode| znode.data.is_empty());
+            if is_empty && !contents.unreadable.contains_key(path) {
+                contents.remove(path);
+            }
+        }
+        let contents = Arc::new(contents);
+        let in_force = assignments.into_iter().filter_map(|vip| {
+            let found = state(&contents, &paths::assignment(&vip))?;
+            Some((vip, found))
+        });
+        let tree = Self {
+            picture: Picture::parse(&contents),
+            leader: state(&contents, paths::LEADER),
+            head: state(&contents, paths::ASSIGNMENTS),
+            assignments: in_force.collect(),
+            line,
+            strangers,
+            unreadable: contents.unreadable.clone(),
         };
-        tree.cluster = next(paths::CLUSTER).map(Found::operators);
-        tree.leader = next(paths::LEADER).map(Found::state);
-        tree.head = next(paths::ASSIGNMENTS).map(Found::state);
-        tree.strangers = reader.strangers;
-        tree.unreadable = reader.unreadable;
-        Ok((tree, reader.refused))
+        Ok((tree, refused))
     }
 
     /// Returns the node that leads, by all that the tree tells: whose term is the newest, is there, and is the first in
@@ -226,30 +147,10 @@ impl Tree {
         (is_node && is_process).then_some(node)
     }
 
-    /// Returns what a leader sees of it at `now`, in seconds since 1970.
+    /// Returns what counts of it for a leader at `now`, in seconds since 1970.
     #[must_use]
     pub fn view(&self, now: u64) -> View {
-        let record = |found: &Found<Cluster>| found.record.clone();
-        let wish = |found: &VipFound| Wish {
-            vip: found.vip.settled(),
-            reals: found.reals.iter().map(|(real, found)| (real.clone(), found.settled())).collect(),
-        };
-        let sound = |(node, found): (&NodeName, &Found<Member>)| found.ok().map(|_| node.clone());
-        let flags = &self.flags;
-        let confirmed = counting(&flags.confirm, now);
-        View {
-            cluster: self.cluster.as_ref().map(record),
-            wishes: self.vips.iter().map(|(vip, found)| (vip.clone(), Arc::new(wish(found)))).collect(),
-            nodes: self.nodes.iter().filter_map(sound).collect(),
-            votes: sound_records(&self.health).map(|(node, vote)| (node, Arc::new(vote))).collect(),
-            applied: sound_records(&self.applied).collect(),
-            drains: counting(&flags.drain, now),
-            frozen: flags.freeze.as_ref().is_some_and(|flag| flag.counts(now)),
-            confirmed_vips: confirmed.contains(paths::name(paths::CONFIRM_VIPS)),
-            confirmed_nodes: confirmed.contains(paths::name(paths::CONFIRM_NODES)),
-            confirmed: confirmed.iter().filter_map(|name| name.parse().ok()).collect(),
-            ..View::default()
-        }
+        View::of(&self.picture, now)
     }
 
     /// Returns what leaders have written.
@@ -308,32 +209,41 @@ impl Tree {
     }
 }
 
-/// The flags that count at `now`, in seconds since 1970.
-pub fn counting<K: Ord + Clone>(flags: &BTreeMap<K, Flag>, now: u64) -> BTreeSet<K> {
-    flags.iter().filter(|(_, flag)| flag.counts(now)).map(|(key, _)| key.clone()).collect()
-}
-
 fn sound_records<K: Clone, T: Clone>(found: &BTreeMap<K, Found<T>>) -> impl Iterator<Item = (K, T)> {
     found.iter().filter_map(|(key, found)| Some((key.clone(), found.ok()?.clone())))
 }
 
-/// A znode that is there.
-struct There {
-    /// The record, as far as it is known.
-    znode: Znode,
-    /// The reason why its content is not known, if it is not.
-    unreadable: Option<String>,
+/// Returns the record that a leader wrote at `path`, if it is there.
+fn state<T: StateRecord>(contents: &Contents, path: &str) -> Option<Found<T>> {
+    let znode = contents.get(path)?;
+    Some(match contents.unreadable.get(path) {
+        Some(why) => Found::hidden(Some(znode), why),
+        None => Found::parse(znode, T::parse),
+    })
 }
 
-/// Reads names and records, and remembers what has no name, and what it may not read.
+/// Reads names and znodes, and remembers what has no name, and what it may not read.
 struct Reader<'a, S> {
     session: &'a S,
+    contents: Contents,
     strangers: Vec<String>,
-    unreadable: BTreeMap<String, String>,
     refused: Option<Error>,
 }
 
-impl<S: Session> Reader<'_, S> {
+impl<'a, S: Session> Reader<'a, S> {
+    fn new(session: &'a S) -> Self {
+        Self { session, contents: Contents::default(), strangers: Vec::new(), refused: None }
+    }
+
+    /// The paths of a znode's children that have names.
+    async fn paths<N: FromStr>(
+        &mut self,
+        parent: &str,
+        path: impl Fn(&N) -> String,
+    ) -> Result<Vec<String>, Error> {
+        Ok(self.names(parent).await?.iter().map(path).collect())
+    }
+
     /// The children of a znode that have names; none where there is no such znode.
     async fn names<N: FromStr>(&mut self, parent: &str) -> Result<Vec<N>, Error> {
         Ok(self.some_names(parent).await?.unwrap_or_default())
@@ -373,59 +283,28 @@ impl<S: Session> Reader<'_, S> {
     }
 
     fn refused(&mut self, path: &str, error: Error) {
-        self.unreadable.insert(path.to_owned(), error.unreadable());
+        self.contents.unreadable.insert(path.to_owned(), error.unreadable());
         self.refused.get_or_insert(error);
     }
 
-    /// The znodes of these names.
-    async fn all<N: Ord, T>(
-        &mut self,
-        names: Vec<N>,
-        path: impl Fn(&N) -> String,
-        parse: impl Fn(There) -> T,
-    ) -> Result<BTreeMap<N, T>, Error> {
-        let paths: Vec<String> = names.iter().map(path).collect();
-        let mut outcomes = Vec::with_capacity(paths.len());
+    /// Reads the znodes at these paths.
+    async fn read(&mut self, paths: &[String]) -> Result<(), Error> {
         for paths in paths.chunks(AT_ONCE) {
-            outcomes.extend(self.session.read_each(paths).await?);
-        }
-        let mut found = BTreeMap::new();
-        for ((name, path), outcome) in names.into_iter().zip(&paths).zip(outcomes) {
-            let there = match outcome {
-                Ok(None) => continue,
-                Ok(Some(znode)) => There { znode, unreadable: None },
-                Err(error) => {
-                    let Some(stat) = self.session.stat(path).await? else { continue };
-                    let (version, owner) = (stat.version, stat.owner);
-                    let unreadable = Some(error.unreadable());
-                    self.refused(path, error);
-                    let znode = Znode { data: Vec::new(), version, created: 0, modified: 0, owner };
-                    There { znode, unreadable }
-                }
-            };
-            found.insert(name, parse(there));
-        }
-        Ok(found)
-    }
-
-    async fn flags(&mut self) -> Result<Flags, Error> {
-        let flag = |there: There| Flag::read(&there.znode.data);
-        let maintenance = self.names(paths::MAINTENANCE).await?;
-        let maintenance = self.all(maintenance, paths::maintenance, flag).await?;
-        let drained: Vec<String> = self.names(paths::DRAIN).await?;
-        let mut targets = Vec::new();
-        for name in drained {
-            // Names have no dots.
-            match name.replacen('.', "/", 1).parse::<Target>() {
-                Ok(target) => targets.push(target),
-                Err(_) => self.strangers.push(format!("{}/{name}", paths::DRAIN)),
+            for (path, outcome) in paths.iter().zip(self.session.read_each(paths).await?) {
+                let znode = match outcome {
+                    Ok(None) => continue,
+                    Ok(Some(znode)) => znode,
+                    Err(error) => {
+                        let Some(stat) = self.session.stat(path).await? else { continue };
+                        self.refused(path, error);
+                        let (version, owner) = (stat.version, stat.owner);
+                        Znode { version, owner, ..Znode::default() }
+                    }
+                };
+                self.contents.insert(path, Arc::new(znode));
             }
         }
-        let drain = self.all(targets, |target| paths::drain(&target.vip, &target.real), flag).await?;
-        let freeze = self.all(vec![()], |()| paths::FREEZE.to_owned(), flag).await?.remove(&());
-        let confirmed = self.names(paths::CONFIRM).await?;
-        let confirm = self.all(confirmed, |name: &String| format!("{}/{name}", paths::CONFIRM), flag).await?;
-        Ok(Flags { maintenance, drain, freeze, confirm })
+        Ok(())
     }
 }
 
@@ -436,6 +315,7 @@ mod tests {
     use super::*;
     use coordination::memory::MemoryStore;
     use coordination::{Change, Store as _, setup};
+    use zk_schema::Cluster;
 
     fn create(path: &str, data: &str) -> Change {
         Change::Create { path: path.to_owned(), data: data.as_bytes().to_vec(), ephemeral: false }

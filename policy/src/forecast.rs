@@ -1,4 +1,4 @@
-//! What a leader makes of a tree: asked of the leader itself, before it has done so.
+//! Forecasts of what a leader makes of a tree: the leader itself is asked, before it has done so.
 
 use crate::leader::{Leader, Problem, Published, Settings, View};
 use std::collections::BTreeSet;

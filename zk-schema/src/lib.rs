@@ -22,6 +22,7 @@ mod named_files;
 pub mod names;
 mod node_file;
 mod operator_file;
+pub mod picture;
 mod problem;
 pub mod records;
 #[cfg(feature = "testing")]
@@ -42,6 +43,7 @@ pub use node_file::{
     ZookeeperAuth, ZookeeperSettings,
 };
 pub use operator_file::{AdminAccess, OperatorFile};
+pub use picture::Picture;
 pub use problem::{FieldPath, Problem, Problems, nearest};
 pub use records::*;
 pub use validate::is_interface_name;

@@ -1,6 +1,7 @@
 //! Records that unit tests of this and other crates start from.
 
-use crate::tree::{Assignment, Decided, Entry, Head, StateRecord as _};
+use crate::picture::{Found, VipFound};
+use crate::tree::{Assignment, Decided, Entry, Head, StateRecord as _, Znode};
 use crate::{CheckKind, Desired, Extra, HealthCheck, NameError, Protocol, Real, Vip, VipName, VipState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -45,7 +46,27 @@ pub fn unchecked_vip(reals: &[(&str, u16)]) -> VipState {
     VipState { vip: Vip::new([198, 51, 100, 1].into(), 1883, Protocol::Tcp), reals: reals.collect() }
 }
 
-/// Returns the decision of a leader at (term, epoch): every real with the weight that operators gave it.
+/// A record as if it had been read from a znode that nobody's session owns.
+#[must_use]
+pub fn found<T>(record: T) -> Found<T> {
+    Found { record: Ok(record), ..broken("") }
+}
+
+/// A record as if it had been found broken in this way.
+#[must_use]
+pub fn broken<T>(why: &str) -> Found<T> {
+    let znode = Znode { data: Vec::new(), version: 0, created: 1, modified: 1, owner: None };
+    Found { record: Err(why.to_owned()), znode: Arc::new(znode) }
+}
+
+/// A VIP as if operators had written it.
+#[must_use]
+pub fn vip_found(state: VipState) -> Arc<VipFound> {
+    let reals = state.reals.into_iter().map(|(name, real)| (name, found(real))).collect();
+    Arc::new(VipFound { vip: found(state.vip), has_reals: true, reals })
+}
+
+/// What a leader would decide at (term, epoch): every real with the weight that operators gave it.
 #[must_use]
 pub fn decided(term: u64, epoch: u64, desired: &Desired) -> Decided {
     let assignment = |state: &VipState| Assignment {

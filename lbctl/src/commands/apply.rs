@@ -4,11 +4,12 @@ use crate::context::Context;
 use crate::edit::plan::{self, Remark};
 use crate::edit::run::{self, Ask};
 use crate::edit::{self, Edit, Plan};
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use anyhow::{Result, anyhow, bail};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zk_schema::DesiredFile;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Target, paths};
 
 /// Options of `lbctl apply`.

@@ -3,11 +3,12 @@
 use crate::context::Context;
 use crate::edit::{names, plan};
 use crate::output::{self, Format};
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use anyhow::{Result, bail};
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use zk_schema::DesiredFile;
+use zk_schema::picture::Found;
 
 /// The format of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

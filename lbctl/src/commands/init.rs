@@ -4,7 +4,7 @@ mod rights;
 
 use crate::context::Context;
 use crate::output::{self, Shown};
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use anyhow::{Context as _, Result, anyhow, bail};
 use coordination::{Session, setup};
 use rights::Rights;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::Read as _;
 use std::process::ExitCode;
+use zk_schema::picture::Found;
 use zk_schema::tree::paths;
 use zk_schema::{Cluster, ClusterSeed, TABLE_SIZES};
 
@@ -175,7 +176,7 @@ mod tests {
             init(&session, &other).await.unwrap_err();
         }
         let after = Tree::read(&session).await.unwrap();
-        assert_eq!(before.cluster.unwrap().znode, after.cluster.unwrap().znode);
+        assert_eq!(before.picture.cluster.unwrap().znode, after.picture.cluster.unwrap().znode);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::output::{self, Format, Shown};
 use crate::overview::ReplacedView;
 use crate::paint::Sheet;
 use crate::time::{now, rfc3339_seconds};
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use crate::visible;
 use anyhow::{Result, bail};
 use coordination::Session;
@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::time::Instant;
 use zk_schema::NodeName;
+use zk_schema::picture::Found;
 
 /// Time between looks at a node.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

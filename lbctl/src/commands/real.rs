@@ -10,7 +10,7 @@ use crate::edit::{Edit, names};
 use crate::output::{self, Shown};
 use crate::paint::Sheet;
 use crate::time::{now, rfc3339_seconds};
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use crate::visible;
 use anyhow::{Result, anyhow, bail};
 use coordination::Session;
@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Registrant, Target, paths};
 use zk_schema::{Real, RealName, VipName};
 

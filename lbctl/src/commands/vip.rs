@@ -7,7 +7,7 @@ use crate::edit::run::{self, Ask};
 use crate::edit::{Edit, names};
 use crate::output::{self, Shown};
 use crate::paint::Sheet;
-use crate::tree::{Tree, VipFound};
+use crate::tree::Tree;
 use crate::visible;
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -17,6 +17,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use zk_schema::VipName;
+use zk_schema::picture::VipFound;
 use zk_schema::tree::paths;
 
 /// Commands of `lbctl vip`.

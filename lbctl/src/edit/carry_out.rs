@@ -2,10 +2,11 @@
 
 use super::fields;
 use super::plan::{Object, Plan, Step};
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use coordination::{Change, Error, Session};
 use std::collections::BTreeMap;
 use std::fmt;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Target, paths};
 use zk_schema::{Record, VipName};
 

@@ -1,14 +1,15 @@
-//! The effects of a plan on those who use the cluster, in words. Pure.
+//! The dangers of a plan to those who use the cluster, in words. Pure.
 
 use super::flags;
 use super::plan::{Action, Object, Remark, Step};
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use policy::forecast;
-use policy::leader::{Hold, Leader, Problem, View, Wish};
+use policy::leader::{Hold, Leader, Problem, View};
 use slot_table::flow::Seed;
 use slot_table::maglev::{self, TableSize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use zk_schema::picture::{Found, VipFound};
 use zk_schema::tree::Target;
 use zk_schema::{Protocol, RealName, RecordError, Vip, VipName, VipState};
 
@@ -104,18 +105,23 @@ fn edited(
     for Step { object, action, .. } in steps {
         let goes = *action == Action::Delete;
         match object {
-            Object::Vip(name) if goes => drop(view.wishes.remove(name)),
+            Object::Vip(name) if goes => drop(view.vips.remove(name)),
             Object::Vip(name) => {
                 let Some(state) = after.get(name) else { continue };
-                let new = || Arc::new(Wish { vip: Ok(state.vip.clone()), reals: BTreeMap::new() });
-                let wish = view.wishes.entry(name.clone()).or_insert_with(new);
-                Arc::make_mut(wish).vip = Ok(state.vip.clone());
+                let vip = new(state.vip.clone());
+                match view.vips.get_mut(name) {
+                    Some(found) => Arc::make_mut(found).vip = vip,
+                    None => {
+                        let found = VipFound { vip, has_reals: true, reals: BTreeMap::new() };
+                        view.vips.insert(name.clone(), Arc::new(found));
+                    }
+                }
             }
             Object::Real(Target { vip, real }) => {
-                let Some(wish) = view.wishes.get_mut(vip).map(Arc::make_mut) else { continue };
+                let Some(found) = view.vips.get_mut(vip).map(Arc::make_mut) else { continue };
                 match after.get(vip).and_then(|state| state.reals.get(real)).filter(|_| !goes) {
-                    Some(record) => drop(wish.reals.insert(real.clone(), Ok(record.clone()))),
-                    None => drop(wish.reals.remove(real)),
+                    Some(record) => drop(found.reals.insert(real.clone(), new(record.clone()))),
+                    None => drop(found.reals.remove(real)),
                 }
             }
             Object::Flag(_) | Object::Node(_) => {}
@@ -123,6 +129,11 @@ fn edited(
     }
     view.drains.clone_from(drains);
     view
+}
+
+/// A record as it will be written.
+fn new<T>(record: T) -> Found<T> {
+    Found { record: Ok(record), znode: Arc::default() }
 }
 
 /// Returns whether the leader holds a VIP already.
@@ -177,7 +188,7 @@ fn redefined(name: &VipName, before: &Vip, after: &Vip) -> Vec<Remark> {
     remarks
 }
 
-/// What becomes of the reals of a VIP, which will be those of `after`. `kept` is set if none of them is usable, so that
+/// Tells what becomes of the reals of a VIP, which will be those of `after`. `kept` is set if none of them is usable, so that
 /// those in the table stay; `leader` has come to rest on it.
 fn reals(tree: &Tree, name: &VipName, after: &VipState, kept: bool, leader: &Leader) -> Vec<Remark> {
     let mut remarks = Vec::new();

@@ -1,7 +1,7 @@
 //! The effect of an edit: what the leader and the nodes make of it.
 
 use super::flags;
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use crate::visible;
 use anyhow::Result;
 use coordination::Session;
@@ -11,6 +11,7 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Assignment, Mode, Target};
 use zk_schema::{Real, RealName, RecordError, VipName};
 

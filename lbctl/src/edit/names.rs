@@ -1,8 +1,9 @@
 //! Finding what is meant by a name, and saying what there is when it is not there.
 
-use crate::tree::{Found, Tree, VipFound};
+use crate::tree::Tree;
 use anyhow::{Result, anyhow, bail};
 use std::fmt::Display;
+use zk_schema::picture::{Found, VipFound};
 use zk_schema::tree::{Target, paths};
 use zk_schema::{NodeName, Real, Vip, VipName, nearest};
 
@@ -15,7 +16,8 @@ const LISTED: usize = 12;
 /// If there is none: with those that there are.
 pub fn vip<'t>(tree: &'t Tree, name: &VipName) -> Result<&'t VipFound> {
     made(tree)?;
-    tree.vips.get(name).ok_or_else(|| anyhow!("{}", missing("VIP", name, tree.vips.keys())))
+    let found = tree.vips.get(name).map(AsRef::as_ref);
+    found.ok_or_else(|| anyhow!("{}", missing("VIP", name, tree.vips.keys())))
 }
 
 /// A VIP's record, which must be sound.

@@ -4,7 +4,7 @@ use super::danger;
 use super::fields::{self, FieldChange};
 use super::flags::{self, FlagName};
 use super::names;
-use crate::tree::{self, Found, Tree};
+use crate::tree::Tree;
 use crate::visible;
 use anyhow::{Result, bail};
 use coordination::Change;
@@ -12,6 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Flag, SCHEMA_VERSION, Target, Znode, paths};
 use zk_schema::{Cluster, Desired, NodeName, Real, Record, Vip, VipName, VipState, to_json};
 
@@ -250,7 +251,7 @@ impl<'t> Planner<'t> {
         Self {
             tree,
             after,
-            drains: tree::counting(&tree.flags.drain, now),
+            drains: tree.view(now).drains,
             steps: Vec::new(),
             remarks: Vec::new(),
             refusals: Vec::new(),

@@ -1,28 +1,24 @@
 //! Trees to test with.
 
-use crate::tree::{Found, Tree, VipFound};
+use crate::tree::Tree;
 use std::collections::BTreeMap;
-use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target, Znode};
+use std::sync::Arc;
+use zk_schema::picture::VipFound;
+use zk_schema::testing::found;
+use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target};
 use zk_schema::{Cluster, Real, Vip, VipName};
-
-fn znode(version: i32) -> Znode {
-    Znode { data: Vec::new(), version, created: 1, modified: 1, owner: None }
-}
-
-fn found<T>(record: T) -> Found<T> {
-    Found { record: Ok(record), znode: znode(0) }
-}
 
 /// A tree of VIPs and their reals, all of weight 100, where all is in force on the one node there is.
 pub(crate) fn tree(reals: &[&str]) -> Tree {
-    let mut tree = Tree { cluster: Some(found(Cluster::default())), ..Tree::default() };
+    let mut tree = Tree::default();
+    tree.cluster = Some(found(Cluster::default()));
     let targets = reals.iter().map(|text| text.parse::<Target>().expect("a target"));
     for (number, target) in (1_u8..).zip(targets) {
         let vips = u8::try_from(tree.vips.len()).expect("few");
         let vip = Vip::new([198, 51, 100, vips].into(), 1883, zk_schema::Protocol::Tcp);
-        let new = || VipFound { vip: found(vip), has_reals: true, reals: BTreeMap::new() };
+        let new = || Arc::new(VipFound { vip: found(vip), has_reals: true, reals: BTreeMap::new() });
         let state = tree.vips.entry(target.vip).or_insert_with(new);
-        state.reals.insert(target.real, found(Real::new([10, 0, 0, number].into())));
+        Arc::make_mut(state).reals.insert(target.real, found(Real::new([10, 0, 0, number].into())));
     }
     put_in_force(&mut tree, 7);
     tree
@@ -32,12 +28,12 @@ pub(crate) fn tree(reals: &[&str]) -> Tree {
 pub(crate) fn put_in_force(tree: &mut Tree, epoch: u64) {
     tree.assignments.clear();
     let mut vips = BTreeMap::new();
-    for (name, state) in &tree.vips {
+    for (name, state) in &tree.picture.vips {
         let (Some(vip), reals) = (state.vip.ok(), &state.reals) else { continue };
         let reals: BTreeMap<_, _> =
             reals.iter().filter_map(|(name, real)| Some((name.clone(), real.ok()?.clone()))).collect();
         let is_out = |real: &zk_schema::RealName| {
-            tree.flags.drain.contains_key(&Target { vip: name.clone(), real: real.clone() })
+            tree.picture.flags.drain.contains_key(&Target { vip: name.clone(), real: real.clone() })
         };
         let weights = reals.iter().filter(|(real, record)| record.weight > 0 && !is_out(real));
         let assignment = Assignment {

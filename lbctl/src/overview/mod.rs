@@ -15,9 +15,11 @@ pub use model::{
 pub(crate) use real::words;
 pub use shares::Shares;
 
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use slot_table::placement::{Ground, weighted};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Applied, Assignment, Head, Mode, Target, Vote, paths};
 use zk_schema::{NodeName, RealName, VipName};
 
@@ -122,7 +124,7 @@ fn different(tree: &Tree) -> BTreeSet<NodeName> {
 
 fn vips(tree: &Tree, head: Option<&Head>, now: u64, shares: &mut Shares) -> BTreeMap<VipName, VipView> {
     let ground = head.and_then(|head| Ground::of(&head.cluster).ok());
-    let votes: BTreeMap<NodeName, Vote> =
+    let votes: BTreeMap<NodeName, Arc<Vote>> =
         tree.health.iter().filter_map(|(node, found)| Some((node.clone(), found.ok()?.clone()))).collect();
     let names: BTreeSet<&VipName> = tree.vips.keys().chain(tree.assignments.keys()).collect();
     let mut vips = BTreeMap::new();

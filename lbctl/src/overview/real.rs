@@ -3,17 +3,19 @@
 use super::model::{FindingView, FlagView, Health, RealView, VipView};
 use crate::edit::flags::is_disabling;
 use crate::time::span;
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use policy::verdict::{Verdict, verdict};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Assignment, Registrant, Target, Vote};
 use zk_schema::{NodeName, Real};
 
 /// The inputs of a real's view.
 pub(super) struct Sources<'a> {
     pub(super) tree: &'a Tree,
-    pub(super) votes: &'a BTreeMap<NodeName, Vote>,
+    pub(super) votes: &'a BTreeMap<NodeName, Arc<Vote>>,
     pub(super) target: Target,
     pub(super) now: u64,
     /// The operator's record, if there is one.
@@ -74,7 +76,7 @@ impl Sources<'_> {
     }
 
     fn findings(&self) -> BTreeMap<NodeName, FindingView> {
-        let found = |(node, vote): (&NodeName, &Vote)| {
+        let found = |(node, vote): (&NodeName, &Arc<Vote>)| {
             let finding = vote.down.get(&self.target)?;
             Some((node.clone(), FindingView { since: finding.since, reason: finding.reason.clone() }))
         };

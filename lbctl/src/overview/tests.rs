@@ -27,7 +27,7 @@ fn find_down(tree: &mut Tree, nodes: &[&str], real: &str) {
     for node in nodes {
         let vote = tree.health.get_mut(*node).unwrap().record.as_mut().unwrap();
         let finding = Finding { since: NOW - 10, reason: "connection refused".into() };
-        vote.down.insert(target(real), finding);
+        Arc::make_mut(vote).down.insert(target(real), finding);
     }
 }
 
@@ -214,7 +214,7 @@ fn a_wrong_record_is_told_once_though_leader_and_reader_find_it() {
     let mut tree = good();
     let problem = "/drover/vips/mqtt/reals/a: weight: 70000 is not in 0..=65535; the last good record stays";
     head(&mut tree).problems.insert(problem.into());
-    let reals = &mut tree.vips.get_mut("mqtt").unwrap().reals;
+    let reals = &mut Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals;
     reals.get_mut("a").unwrap().record = Err("weight: 70000 is not in 0..=65535".into());
     let found = overview(&tree);
     let about: Vec<_> = found.problems.iter().map(|problem| problem.text.as_str()).collect();
@@ -241,7 +241,7 @@ fn one_vip_alone_hides_the_problems_of_others_and_no_others() {
     tree.nodes.remove("lb-3");
     find_down(&mut tree, &["lb-1", "lb-2"], "b");
     let mut other = tree.vips["mqtt"].clone();
-    other.reals.clear();
+    Arc::make_mut(&mut other).reals.clear();
     tree.vips.insert(name("other"), other);
     let all = overview(&tree);
     assert!(all.problems.iter().any(|problem| problem.vip == Some(name("other"))));
@@ -256,7 +256,8 @@ fn connections_and_self_registration_are_shown() {
     let mut tree = good();
     let load = Load { connections: 1203, at: NOW - 2, extra: Default::default() };
     tree.loads.insert(target("a"), found(load));
-    tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().znode.owner = Some(7);
+    Arc::make_mut(&mut Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals.get_mut("a").unwrap().znode)
+        .owner = Some(7);
     let accepted = tree.assignments.get_mut("mqtt").unwrap().record.as_mut().unwrap();
     Registrant::settle(accepted.reals.get_mut("a").unwrap(), true).unwrap();
     let overview = overview(&tree);

@@ -7,9 +7,10 @@ use super::bounds::{self, Problems};
 use super::memo::{is_same, without};
 use super::problem::Problem;
 use super::vanished::Vanished;
-use super::view::{Published, View, Wish};
+use super::view::{Published, View};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use zk_schema::picture::VipFound;
 use zk_schema::tree::{Assignment, Head, Target};
 use zk_schema::{Cluster, Desired, Real, RealName, VipName, VipState};
 
@@ -36,7 +37,7 @@ pub(super) struct Before {
 /// The accepted definition of a VIP, with its inputs.
 #[derive(Debug)]
 struct Known {
-    wish: Arc<Wish>,
+    wish: Arc<VipFound>,
     current: Option<Arc<Assignment>>,
     gone: BTreeSet<RealName>,
     definition: Option<Definition>,
@@ -86,7 +87,7 @@ impl Before {
     fn accept(
         &mut self,
         name: &VipName,
-        wish: &Arc<Wish>,
+        wish: &Arc<VipFound>,
         current: Option<&Arc<Assignment>>,
         gone: BTreeSet<RealName>,
         problems: &mut Problems,
@@ -99,6 +100,12 @@ impl Before {
             let mut found = Vec::new();
             let state = vip(name, wish, current.map(|current| &**current), &gone, &mut found);
             let definition = state.map(|state| {
+                // That another agent registered a real is no change.
+                let before = self.vips.get(name).filter(|known| is_same(known.current.as_ref(), current));
+                let before = before.and_then(|known| known.definition.as_ref());
+                if let Some(before) = before.filter(|before| *before.state == state) {
+                    return before.clone();
+                }
                 let is_changed =
                     current.is_none_or(|current| current.vip != state.vip || current.reals != state.reals);
                 Definition::new(name, state, is_changed)
@@ -114,7 +121,7 @@ impl Before {
 
     /// Forgets VIPs of which there is nothing left.
     fn retain(&mut self, view: &View, published: &Published) {
-        self.vips.retain(|name, _| view.wishes.contains_key(name));
+        self.vips.retain(|name, _| view.vips.contains_key(name));
         self.in_force.retain(|name, _| published.assignments.contains_key(name));
     }
 }
@@ -149,7 +156,7 @@ pub(super) fn accept(
     let cluster = cluster(view, published, &mut problems)?;
 
     before.retain(view, published);
-    let names: BTreeSet<&VipName> = view.wishes.keys().chain(published.assignments.keys()).collect();
+    let names: BTreeSet<&VipName> = view.vips.keys().chain(published.assignments.keys()).collect();
     let in_head = bounds::in_head(names.iter().copied(), |name| published.assignments.contains_key(name));
     let mut wanted = BTreeMap::new();
     for name in names {
@@ -158,7 +165,7 @@ pub(super) fn accept(
             continue;
         }
         let current = published.assignments.get(name);
-        let definition = match (view.wishes.get(name), current) {
+        let definition = match (view.vips.get(name), current) {
             (Some(wish), _) => before.accept(name, wish, current, gone(name), &mut problems),
             (None, Some(current)) if !vanished.vip_goes(name) => Some(before.last_good(name, current)),
             (None, _) => None,
@@ -214,26 +221,26 @@ fn cluster(view: &View, published: &Published, problems: &mut Problems) -> Optio
 /// Accepts a VIP. Of its reals whose records are missing those are left out that have `gone`.
 fn vip(
     name: &VipName,
-    wish: &Wish,
+    wish: &VipFound,
     current: Option<&Assignment>,
     gone: &BTreeSet<RealName>,
     problems: &mut Vec<Problem>,
 ) -> Option<VipState> {
-    let record = match (&wish.vip, current) {
-        (Ok(vip), _) => vip.clone(),
+    let record = match (wish.vip.settled(), current) {
+        (Ok(vip), _) => vip,
         (Err(problem), current) => {
-            problems.push(refused(name, problem, current.is_some()));
+            problems.push(refused(name, &problem, current.is_some()));
             current?.vip.clone()
         }
     };
     let nothing = BTreeMap::new();
     let known = current.map_or(&nothing, |current| &current.reals);
-    let accepted = wish.reals.iter().filter_map(|(real, wanted)| match wanted {
-        Ok(wanted) => Some((real.clone(), wanted.clone())),
-        Err(problem) => {
+    let accepted = wish.reals.iter().filter_map(|(real, found)| match found.settled() {
+        Ok(wanted) => Some((real.clone(), wanted)),
+        Err(why) => {
             let last = known.get(real);
             let real_of_vip = Target { vip: name.clone(), real: real.clone() };
-            let (why, in_force) = (problem.clone(), last.is_some());
+            let in_force = last.is_some();
             problems.push(Problem::RefusedReal { real: real_of_vip, why, in_force });
             Some((real.clone(), last?.clone()))
         }

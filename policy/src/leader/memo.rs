@@ -5,10 +5,11 @@
 
 use super::View;
 use super::problem::{Hold, Problem};
-use super::view::{Published, Wish};
+use super::view::Published;
 use crate::verdict::Verdict;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use zk_schema::picture::VipFound;
 use zk_schema::tree::Assignment;
 use zk_schema::{RealName, VipName, VipState};
 
@@ -42,7 +43,7 @@ pub(super) struct Missing {
 /// A VIP's records compared with what is published.
 #[derive(Debug)]
 struct Compared {
-    wish: Arc<Wish>,
+    wish: Arc<VipFound>,
     current: Arc<Assignment>,
     missing: BTreeSet<RealName>,
 }
@@ -50,9 +51,9 @@ struct Compared {
 impl Missing {
     /// Looks what is missing now. Of a VIP whose own record is missing nothing is known.
     pub(super) fn look(&mut self, view: &View, published: &Published) {
-        self.of.retain(|vip, _| view.wishes.contains_key(vip) && published.assignments.contains_key(vip));
+        self.of.retain(|vip, _| view.vips.contains_key(vip) && published.assignments.contains_key(vip));
         for (vip, current) in &published.assignments {
-            let Some(wish) = view.wishes.get(vip) else { continue };
+            let Some(wish) = view.vips.get(vip) else { continue };
             let is_known = self.of.get(vip).is_some_and(|compared| {
                 Arc::ptr_eq(&compared.wish, wish) && Arc::ptr_eq(&compared.current, current)
             });

@@ -15,7 +15,6 @@
 mod accept;
 mod bounds;
 mod explain;
-mod hidden;
 mod judge;
 mod memo;
 mod order;
@@ -25,10 +24,9 @@ mod view;
 mod weights;
 
 use crate::removal::Loss;
-pub use hidden::Hidden;
 pub use order::credible;
 pub use problem::{Hold, Problem};
-pub use view::{PATTERNS, Published, Reading, View, Wish};
+pub use view::{PATTERNS, Published, Reading, View};
 use weights::difference;
 
 use crate::first_round;
@@ -199,7 +197,7 @@ impl Leader {
     ) -> Result<Option<Publication>, RecordError> {
         let settling = now < self.settling_since + self.settling_time();
         self.missing.look(view, &self.published);
-        let may_judge = !settling && !view.frozen && !view.hidden.wishes;
+        let may_judge = !settling && !view.frozen && !view.hidden.vips;
         self.vanished.look(view, &self.published, &self.missing, may_judge, now);
         self.note_cut_off(view, now);
         let mut before = std::mem::take(&mut self.accepted);

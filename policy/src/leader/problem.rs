@@ -1,4 +1,5 @@
-//! What a leader does not follow or holds back, and why. Words come last: `Display` gives the sentence that is written.
+//! Problems of a leader: the records that it does not follow, what it holds back, and why. Words come last: `Display`
+//! gives the sentence that is written.
 
 use super::explain::few;
 use crate::panic;

@@ -6,9 +6,11 @@ mod lockstep;
 use super::*;
 use crate::removal;
 use std::sync::Arc;
-use zk_schema::testing::{checked_vip, desired, name, unchecked_vip};
+use zk_schema::Picture;
+use zk_schema::picture::VipFound;
+use zk_schema::testing::{broken, checked_vip, desired, name, unchecked_vip, vip_found};
 use zk_schema::tree::{Contents, Decided, Finding, Mode, Registrant, Target, Znode};
-use zk_schema::{Cluster, Desired, Real, Vip, to_json};
+use zk_schema::{Cluster, Desired, Real, Vip, VipState, to_json};
 
 const SETTINGS: Settings = Settings {
     session_timeout: Duration::from_secs(6),
@@ -29,16 +31,9 @@ impl Case {
     /// Nodes `lb-1` to `lb-3`, all in good order, and a leader that has settled and published `desired`.
     fn new(desired: &Desired) -> Self {
         let nodes: BTreeSet<NodeName> = ["lb-1", "lb-2", "lb-3"].map(name).into();
-        let wishes = desired.vips.iter().map(|(vip, state)| {
-            let reals = state.reals.iter().map(|(real, record)| (real.clone(), Ok(record.clone())));
-            (vip.clone(), Arc::new(Wish { vip: Ok(state.vip.clone()), reals: reals.collect() }))
-        });
-        let view = View {
-            cluster: Some(Ok(Cluster::default())),
-            wishes: wishes.collect(),
-            nodes,
-            ..View::default()
-        };
+        let vips = desired.vips.iter().map(|(vip, state)| (vip.clone(), vip_found(state.clone())));
+        let view =
+            View { cluster: Some(Ok(Cluster::default())), vips: vips.collect(), nodes, ..View::default() };
         let leader = Leader::new(1, SETTINGS, Published::default(), 0, Duration::ZERO);
         let mut case = Self { leader, view, now: Duration::ZERO };
         for _ in 0..4 {
@@ -70,8 +65,8 @@ impl Case {
     /// The real's znode ends with its agent's session, or the VIP's reals' do.
     fn register(&mut self, reals: &[&str]) {
         for real in reals {
-            let record = self.wish().reals.get_mut(*real).unwrap().as_mut().unwrap();
-            Registrant::settle(record, true).unwrap();
+            let found = self.wish().reals.get_mut(*real).unwrap();
+            Arc::make_mut(&mut found.znode).owner = Some(1);
         }
         self.pass(1);
     }
@@ -130,8 +125,8 @@ impl Case {
         head.problems.iter().cloned().collect::<Vec<_>>().join("\n")
     }
 
-    fn wish(&mut self) -> &mut Wish {
-        Arc::make_mut(self.view.wishes.get_mut("mqtt").unwrap())
+    fn wish(&mut self) -> &mut VipFound {
+        Arc::make_mut(self.view.vips.get_mut("mqtt").unwrap())
     }
 }
 
@@ -153,7 +148,7 @@ fn without_a_cluster_record_nothing_is_decided() {
 fn a_new_vip_is_made_known_first_and_gets_weights_when_its_reals_have_been_judged() {
     let all = desired([("mqtt", checked_vip(&[("a", 100), ("b", 100)]))]);
     let mut case = Case::new(&Desired::default());
-    case.view.wishes = Case::new(&all).view.wishes;
+    case.view.vips = Case::new(&all).view.vips;
     let first = case.step().unwrap();
     assert_eq!(case.weights(), [], "nobody has probed them yet");
     assert_eq!(first.head.targets, first.head.epoch);
@@ -179,7 +174,7 @@ fn a_real_that_dies_gives_up_its_slots_at_once() {
 #[test]
 fn a_change_of_weights_is_announced_and_takes_effect_when_every_node_knows() {
     let mut case = three();
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
     let announced = case.step().unwrap();
     assert_eq!(case.weights()[0], ("a".into(), 100));
     assert_eq!(case.mqtt().next.as_ref().unwrap().weights["a"], 50);
@@ -197,7 +192,7 @@ fn a_change_of_weights_is_announced_and_takes_effect_when_every_node_knows() {
 #[test]
 fn a_node_that_does_not_acknowledge_is_listed_and_does_not_block_for_ever() {
     let mut case = three();
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
     case.step().unwrap();
     let late = case.view.applied["lb-3"].clone();
     case.acknowledge();
@@ -214,9 +209,9 @@ fn a_node_that_does_not_acknowledge_is_listed_and_does_not_block_for_ever() {
 #[test]
 fn an_announcement_that_is_no_longer_wanted_is_rolled_back() {
     let mut case = three();
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
     case.step().unwrap();
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 100;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 100;
     case.step().unwrap();
     assert_eq!((case.mqtt().next.clone(), case.weights()[0].1), (None, 100));
 }
@@ -225,10 +220,10 @@ fn an_announcement_that_is_no_longer_wanted_is_rolled_back() {
 fn a_successor_finishes_an_adoption_or_rolls_it_back() {
     for finish in [true, false] {
         let mut case = three();
-        case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+        case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
         case.step().unwrap();
         if !finish {
-            case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 100;
+            case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 100;
         }
         let published = case.leader.in_force().clone();
         case.leader = Leader::new(2, SETTINGS, published, 0, case.now);
@@ -267,11 +262,11 @@ fn a_new_leader_removes_nothing_until_it_has_settled() {
     let published = case.leader.in_force().clone();
     case.leader = Leader::new(2, SETTINGS, published, 0, case.now);
     case.find_down(&ALL, &["b"]);
-    case.view.wishes.remove("mqtt");
+    case.view.vips.remove("mqtt");
     case.step().unwrap();
     assert_eq!(case.members(), ["a", "b", "c"]);
     assert!(case.mqtt().held.as_ref().unwrap().contains("b is down"));
-    case.view = View { wishes: three().view.wishes, ..case.view.clone() };
+    case.view = View { vips: three().view.vips, ..case.view.clone() };
     case.now += Duration::from_secs(20);
     let settled = case.step().unwrap();
     assert!(!settled.head.settling);
@@ -364,7 +359,7 @@ fn most_reals_or_vips_that_vanish_at_once_are_used_on_until_that_is_confirmed() 
     assert_eq!(case.members(), Vec::<String>::new());
 
     let mut case = three();
-    case.view.wishes.clear();
+    case.view.vips.clear();
     case.pass(3);
     assert_eq!(case.members(), ["a", "b", "c"]);
     assert!(case.problems().contains("create /drover/ops/confirm/_vips"), "{}", case.problems());
@@ -416,7 +411,7 @@ fn what_is_deleted_bit_by_bit_is_held_as_if_it_went_at_once() {
     let vips = ["v1", "v2", "v3"].map(|vip| (vip, unchecked_vip(&[("a", 100)])));
     let mut case = Case::new(&desired(vips));
     for vip in ["v1", "v2", "v3"] {
-        case.view.wishes.remove(vip);
+        case.view.vips.remove(vip);
         case.pass(1);
     }
     case.pass(20);
@@ -480,15 +475,18 @@ fn a_wiped_tree_may_be_restored_vip_by_vip_and_real_by_real_and_loses_nothing() 
         let mut case = Case::new(&desired(vips));
         let before = case.leader.in_force().assignments.clone();
         assert_eq!(before.len(), 6);
-        let good = std::mem::take(&mut case.view.wishes);
+        let good = std::mem::take(&mut case.view.vips);
         case.pass(12);
         assert_eq!(case.leader.in_force().head.as_ref().unwrap().held_vips.len(), 6);
         for (vip, wish) in good.clone() {
-            let Wish { vip: record, reals } = Arc::unwrap_or_clone(wish);
-            case.view.wishes.insert(vip.clone(), Arc::new(Wish { vip: record, reals: BTreeMap::new() }));
+            let VipFound { vip: record, reals, .. } = Arc::unwrap_or_clone(wish);
+            case.view.vips.insert(
+                vip.clone(),
+                Arc::new(VipFound { vip: record, has_reals: true, reals: BTreeMap::new() }),
+            );
             for (real, record) in reals {
                 case.pass(pause);
-                Arc::make_mut(case.view.wishes.get_mut(&vip).unwrap()).reals.insert(real, record);
+                Arc::make_mut(case.view.vips.get_mut(&vip).unwrap()).reals.insert(real, record);
             }
             if successor && vip.as_str() == "v2" {
                 case.succeed();
@@ -508,11 +506,11 @@ fn a_wiped_tree_may_be_restored_vip_by_vip_and_real_by_real_and_loses_nothing() 
 #[test]
 fn a_leader_that_begins_half_way_through_a_restoration_holds_the_rest() {
     let mut case = Case::new(&desired(SIX.map(|vip| (vip, unchecked_vip(&[("a", 100)])))));
-    let good = std::mem::take(&mut case.view.wishes);
+    let good = std::mem::take(&mut case.view.vips);
     case.succeed();
     for (vip, wish) in good {
         case.pass(2);
-        case.view.wishes.insert(vip.clone(), wish);
+        case.view.vips.insert(vip.clone(), wish);
         if vip.as_str() == "v3" {
             case.pass(60);
         }
@@ -524,7 +522,7 @@ fn a_leader_that_begins_half_way_through_a_restoration_holds_the_rest() {
 fn an_operator_confirms_what_is_held_by_its_vips_name_too() {
     let vips = ["v1", "v2", "v3"].map(|vip| (vip, unchecked_vip(&[("a", 100)])));
     let mut case = Case::new(&desired(vips));
-    case.view.wishes.clear();
+    case.view.vips.clear();
     case.pass(12);
     case.view.confirmed.insert(name("v2"));
     case.pass(1);
@@ -621,7 +619,7 @@ fn an_agent_that_takes_its_leave_is_gone_in_two_phases_without_delay_and_is_not_
     let mut case = three();
     case.register(&["a", "b", "c"]);
     for real in ["a", "b"] {
-        Registrant::take_leave(case.wish().reals.get_mut(real).unwrap().as_mut().unwrap());
+        Registrant::take_leave(case.wish().reals.get_mut(real).unwrap().record.as_mut().unwrap());
     }
     case.step().unwrap();
     assert_eq!(case.mqtt().next.as_ref().unwrap().weights.len(), 1);
@@ -638,7 +636,7 @@ fn the_last_agent_that_takes_its_leave_keeps_its_slots_until_that_is_confirmed()
     let mut case = three();
     case.register(&["a", "b", "c"]);
     for real in ["a", "b", "c"] {
-        Registrant::take_leave(case.wish().reals.get_mut(real).unwrap().as_mut().unwrap());
+        Registrant::take_leave(case.wish().reals.get_mut(real).unwrap().record.as_mut().unwrap());
     }
     case.pass(2);
     case.wish().reals.clear();
@@ -658,14 +656,14 @@ fn the_size_of_one_vip_stops_no_decision_on_others_and_is_told() {
             let [high, low] = u16::try_from(real).unwrap().to_be_bytes();
             let mut record = Real::new([10, 1, high, low].into());
             record.extra.insert("note".into(), "x".repeat(note).into());
-            (name(&long(real)), Ok(record))
+            (name(&long(real)), record)
         });
         let vip = Vip::new([198, 51, 100, number].into(), 1, zk_schema::Protocol::Tcp);
-        Arc::new(Wish { vip: Ok(vip), reals: reals.collect() })
+        vip_found(VipState { vip, reals: reals.collect() })
     };
     let mut case = three();
-    case.view.wishes.insert(name("fits"), wish(700, 0, 7));
-    case.view.wishes.insert(name("large"), wish(700, 900, 8));
+    case.view.vips.insert(name("fits"), wish(700, 0, 7));
+    case.view.vips.insert(name("large"), wish(700, 900, 8));
     case.wish().reals.extend(Arc::unwrap_or_clone(wish(700, 900, 9)).reals);
     case.find_down(&ALL, &["b"]);
     case.pass(3);
@@ -678,8 +676,8 @@ fn the_size_of_one_vip_stops_no_decision_on_others_and_is_told() {
     }
     // However often its weights change, the record fits.
     for weight in 1..30 {
-        for record in Arc::make_mut(case.view.wishes.get_mut("fits").unwrap()).reals.values_mut() {
-            record.as_mut().unwrap().weight = weight;
+        for found in Arc::make_mut(case.view.vips.get_mut("fits").unwrap()).reals.values_mut() {
+            found.record.as_mut().unwrap().weight = weight;
         }
         case.pass(2);
         assert_eq!(case.leader.in_force().assignments["fits"].weights.values().max(), Some(&weight));
@@ -692,7 +690,7 @@ fn however_much_is_wrong_the_head_stays_small_and_tells_what_matters_first() {
     for number in 0..6000 {
         case.view.problems.insert(format!("/drover/ops/drain/{number:x<200}\u{1b}: {}", "y".repeat(900)));
     }
-    case.wish().vip = Err("port: 70000 is not in 0..=65535".into());
+    case.wish().vip = broken("port: 70000 is not in 0..=65535");
     let publication = case.step().unwrap();
     let bytes = publication.head.bytes().unwrap();
     assert!(bytes.len() < 128 * 1024, "{}", bytes.len());
@@ -707,8 +705,9 @@ fn there_are_no_more_vips_and_nodes_than_a_head_has_room_for() {
     for number in 0..6000 {
         let vip =
             Vip::new(std::net::Ipv4Addr::from(0x0a00_0000 + number).into(), 1, zk_schema::Protocol::Tcp);
-        let wish = Wish { vip: Ok(vip), reals: BTreeMap::new() };
-        case.view.wishes.insert(name(&format!("{number:v<60}")), Arc::new(wish));
+        case.view
+            .vips
+            .insert(name(&format!("{number:v<60}")), vip_found(VipState { vip, reals: BTreeMap::new() }));
         case.view.nodes.insert(name(&format!("{number:n<60}")));
     }
     let publication = case.step().unwrap();
@@ -751,7 +750,7 @@ fn a_node_that_is_ahead_of_the_head_has_not_acknowledged_it_and_the_leader_goes_
     assert_eq!(case.problems(), "");
 
     case.view.applied.insert(name("lb-3"), applied(term + 4, 1));
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
     case.step().unwrap();
     assert_eq!(
         case.leader.outranked(&case.view),
@@ -795,7 +794,7 @@ fn a_node_that_forwards_and_does_not_follow_is_listed_and_waited_for_until_it_ha
     case.pass(5);
     let late = case.view.applied["lb-3"].clone();
     assert_eq!(case.leader.in_force().head.as_ref().unwrap().cut_off, [name("lb-3")].into());
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
     for _ in 0..5 {
         case.pass(1);
         assert_eq!(case.weights()[0], ("a".into(), 100), "it may still forward");
@@ -836,7 +835,7 @@ fn a_node_that_is_cut_off_is_waited_for_as_long_as_its_guard_takes() {
         case.leader.settings.withdraw_after = Duration::from_secs(withdraw_after);
         case.view.nodes.remove("lb-3");
         case.view.applied.get_mut("lb-3").unwrap().announced = Some([[198, 51, 100, 1].into()].into());
-        case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+        case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
         let mut seconds = 0;
         while case.weights()[0] == ("a".into(), 100) {
             seconds += 1;
@@ -850,9 +849,9 @@ fn a_node_that_is_cut_off_is_waited_for_as_long_as_its_guard_takes() {
 #[test]
 fn a_record_that_is_wrong_is_refused_alone_and_told() {
     let mut case = three();
-    case.wish().vip = Err("port: 70000 is not in 0..=65535".into());
-    case.wish().reals.insert(name("b"), Err("not JSON".into()));
-    case.wish().reals.get_mut("c").unwrap().as_mut().unwrap().weight = 7;
+    case.wish().vip = broken("port: 70000 is not in 0..=65535");
+    case.wish().reals.insert(name("b"), broken("not JSON"));
+    case.wish().reals.get_mut("c").unwrap().record.as_mut().unwrap().weight = 7;
     case.step().unwrap();
     assert!(case.problems().contains("/drover/vips/mqtt: port: 70000"), "{}", case.problems());
     assert!(case.problems().contains("/drover/vips/mqtt/reals/b: not JSON"), "{}", case.problems());
@@ -864,7 +863,7 @@ fn a_record_that_is_wrong_is_refused_alone_and_told() {
 fn a_vip_that_clashes_with_one_in_force_is_refused() {
     let mut case = three();
     let twin = case.mqtt().vip.clone();
-    case.view.wishes.insert(name("twin"), Arc::new(Wish { vip: Ok(twin), reals: BTreeMap::new() }));
+    case.view.vips.insert(name("twin"), vip_found(VipState { vip: twin, reals: BTreeMap::new() }));
     case.step().unwrap();
     assert!(!case.leader.in_force().assignments.contains_key("twin"));
     assert!(case.problems().contains("/drover/vips/twin"), "{}", case.problems());
@@ -901,7 +900,7 @@ fn nothing_changes_while_it_is_frozen() {
     let mut case = three();
     case.view.frozen = true;
     case.find_down(&ALL, &["b"]);
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
     let publication = case.step().unwrap();
     assert!(publication.changed.is_empty());
     assert!(case.problems().contains("/drover/ops/freeze"), "{}", case.problems());
@@ -925,7 +924,7 @@ fn a_vip_without_a_health_check_is_served_at_once_and_its_definition_changes_at_
     let mut case = Case::new(&desired([("mqtt", unchecked_vip(&[("a", 100), ("b", 100)]))]));
     assert_eq!(case.members(), ["a", "b"]);
     let old: Vip = case.mqtt().vip.clone();
-    case.wish().vip.as_mut().unwrap().port = 8883;
+    case.wish().vip.record.as_mut().unwrap().port = 8883;
     case.step().unwrap();
     assert_eq!((case.mqtt().vip.port, old.port), (8883, 1883));
 }
@@ -944,11 +943,11 @@ fn who_registered_a_real_is_no_part_of_what_is_served_but_that_an_agent_did_is()
         ];
         let znode = |data| Znode { data, version: 0, created: 0, modified: 0, owner: registrant.map(|_| 7) };
         let znodes = records.map(|(path, data)| (path.to_owned(), znode(data)));
-        View::parse(&Arc::new(Contents::of(znodes)), 0)
+        View::of(&Picture::parse(&Arc::new(Contents::of(znodes))), 0)
     };
-    let is_registered =
-        |view: &View| Registrant::is_registered(view.wishes["mqtt"].reals["a"].as_ref().unwrap());
+    let settled = |view: &View| view.vips["mqtt"].reals["a"].settled().unwrap();
+    let is_registered = |view: &View| Registrant::is_registered(&settled(view));
     assert!(!is_registered(&view(None)));
     assert!(is_registered(&view(Some("boot-1/1/eth0"))));
-    assert_eq!(view(Some("boot-1/1/eth0")), view(Some("boot-2/1/eth0")));
+    assert_eq!(settled(&view(Some("boot-1/1/eth0"))), settled(&view(Some("boot-2/1/eth0"))));
 }

@@ -11,6 +11,7 @@ use super::view::{Published, View};
 use crate::removal::{ALONE, Loss, Losses, QUIET, suspects};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+use zk_schema::picture::VipFound;
 use zk_schema::tree::{Assignment, Registrant, Target};
 use zk_schema::{NodeName, RealName, VipName};
 
@@ -155,7 +156,7 @@ impl Vanished {
         let mut missing = BTreeMap::new();
         for (vip, current) in &published.assignments {
             let confirmed = may_confirm && view.confirmed.contains(vip);
-            match view.wishes.get(vip) {
+            match view.vips.get(vip) {
                 None => {
                     let confirmed = confirmed || (may_confirm && view.confirmed_vips);
                     missing.insert(Object::Vip(vip.clone()), confirmed);
@@ -274,7 +275,7 @@ impl Vanished {
         for (vip, current) in &published.assignments {
             let nothing = BTreeSet::new();
             let lost = lost_reals.get(vip).unwrap_or(&nothing);
-            let of_vip = match lost_vips.contains(vip) && !view.wishes.contains_key(vip) {
+            let of_vip = match lost_vips.contains(vip) && !view.vips.contains_key(vip) {
                 true => loss(current.reals.len(), 0),
                 false => {
                     let others = current.reals.keys().filter(|real| !lost.contains(*real)).count();
@@ -282,7 +283,7 @@ impl Vanished {
                 }
             };
             losses.reals.insert(vip.clone(), of_vip);
-            if view.wishes.get(vip).is_some_and(|wish| empties(vip, current, wish, view)) {
+            if view.vips.get(vip).is_some_and(|wish| empties(vip, current, wish, view)) {
                 losses.emptied.insert(vip.clone());
             }
         }
@@ -291,7 +292,7 @@ impl Vanished {
 }
 
 /// Returns whether a real's agent said that it would end, and there is somebody else to take connections.
-fn took_leave(current: &Assignment, wish: &super::Wish, real: &RealName) -> bool {
+fn took_leave(current: &Assignment, wish: &VipFound, real: &RealName) -> bool {
     let leaves = |real: &RealName| current.reals.get(real).is_some_and(Registrant::is_leaving);
     let is_used = current.weights.contains_key(real);
     let others = || current.weights.keys().any(|other| wish.reals.contains_key(other));
@@ -299,9 +300,10 @@ fn took_leave(current: &Assignment, wish: &super::Wish, real: &RealName) -> bool
 }
 
 /// Returns whether a VIP that takes connections would have nothing left that does.
-fn empties(name: &VipName, current: &Assignment, wish: &super::Wish, view: &View) -> bool {
+fn empties(name: &VipName, current: &Assignment, wish: &VipFound, view: &View) -> bool {
     let is_usable = |real: &RealName| {
-        let record = wish.reals.get(real).and_then(|record| record.as_ref().ok()).or(current.reals.get(real));
+        let record = wish.reals.get(real).and_then(|found| found.settled().ok());
+        let record = record.as_ref().or(current.reals.get(real));
         let drained = view.drains.contains(&Target { vip: name.clone(), real: real.clone() });
         record.is_some_and(|record| record.weight > 0 && !Registrant::is_leaving(record)) && !drained
     };

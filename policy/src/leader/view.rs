@@ -1,22 +1,21 @@
-//! The leader's view: the tree, parsed.
+//! A leader's view: what counts in the tree at a moment. And the records that leaders have written.
 
-use super::hidden::{self, Hidden};
 use super::is_listed;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use zk_schema::picture::{Follower, Found, Hidden, Picture, VipFound};
 use zk_schema::tree::{
-    Applied, Assignment, Contents, Decided, Flag, Head, Member, Place, Registrant, Stat, StateRecord, Target,
-    Vote, Znode, bound, is_plausible, paths,
+    Applied, Assignment, Contents, Decided, Flag, Head, StateRecord, Target, Vote, is_plausible, paths,
 };
-use zk_schema::{Cluster, NodeName, Real, RealName, Vip, VipName, from_json};
+use zk_schema::{Cluster, NodeName, VipName};
 
-/// The part of the tree that others write.
+/// The part of a [`Picture`] that counts at a moment: sound records of nodes that are there, and flags that have not ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The cluster's record, if there is one, or what is wrong with it.
     pub cluster: Option<Result<Cluster, String>>,
-    /// The operators' records.
-    pub wishes: BTreeMap<VipName, Arc<Wish>>,
+    /// VIPs as operators wrote them.
+    pub vips: BTreeMap<VipName, Arc<VipFound>>,
     /// Nodes that are there.
     pub nodes: BTreeSet<NodeName>,
     /// Their votes.
@@ -33,21 +32,12 @@ pub struct View {
     pub confirmed_vips: bool,
     /// Most nodes may go.
     pub confirmed_nodes: bool,
-    /// The time at which the first of the flags that count ceases to, in seconds since 1970, if one does.
+    /// When the first of the flags that count ceases to, in seconds since 1970, if one does.
     pub until: Option<u64>,
-    /// Problems of what could not be read, other than the operators' VIPs and reals.
+    /// What could not be read, other than the operators' VIPs and reals.
     pub problems: BTreeSet<String>,
     /// Lists that could not be read.
     pub hidden: Hidden,
-}
-
-/// A VIP as operators wrote it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Wish {
-    /// Its record, or what is wrong with it.
-    pub vip: Result<Vip, String>,
-    /// Its reals, or what is wrong with them.
-    pub reals: BTreeMap<RealName, Result<Real, String>>,
 }
 
 /// The records that leaders have written so far.
@@ -76,30 +66,64 @@ pub const PATTERNS: [&str; 12] = [
 ];
 
 impl View {
-    /// Parses the tree's `contents` at `now`, in seconds since 1970.
+    /// Returns what counts of `picture` at `now`, in seconds since 1970.
     #[must_use]
-    pub fn parse(contents: &Arc<Contents>, now: u64) -> Self {
-        let mut reading = Reading::default();
-        reading.follow(contents, now);
-        reading.view
+    pub fn of(picture: &Picture, now: u64) -> Self {
+        let flags = &picture.flags;
+        let all = flags.drain.values().chain(&flags.freeze).chain(flags.confirm.values());
+        let until = all.filter(|flag| flag.counts(now)).filter_map(|flag| flag.until).min();
+        let confirmed = counting(&flags.confirm, now);
+        let sound = picture.nodes.iter().filter(|(_, found)| found.record.is_ok());
+        Self {
+            cluster: picture.cluster.as_ref().map(Found::<Cluster>::settled),
+            vips: picture.vips.clone(),
+            // Of a node that may not be read, the name is what counts.
+            nodes: sound.map(|(node, _)| node).chain(&picture.hidden.nodes).cloned().collect(),
+            votes: records(&picture.health),
+            applied: records(&picture.applied),
+            drains: counting(&flags.drain, now),
+            frozen: flags.freeze.as_ref().is_some_and(|flag| flag.counts(now)),
+            confirmed_vips: confirmed.contains(paths::name(paths::CONFIRM_VIPS)),
+            confirmed_nodes: confirmed.contains(paths::name(paths::CONFIRM_NODES)),
+            confirmed: confirmed.iter().filter_map(|name| name.parse().ok()).collect(),
+            until,
+            problems: picture.faults.iter().map(|(path, fault)| format!("{path}: {fault}")).collect(),
+            hidden: picture.hidden.clone(),
+        }
+    }
+
+    /// Returns the reason why nothing can be decided on this view, if there is one; `decided_before` tells whether
+    /// anything has been.
+    #[must_use]
+    pub fn blind(&self, decided_before: bool) -> Option<String> {
+        let no_cluster = match &self.cluster {
+            Some(Ok(_)) => None,
+            Some(Err(problem)) => Some(problem.as_str()),
+            None => Some("no such znode"),
+        };
+        let no_cluster = no_cluster.filter(|_| !decided_before);
+        self.hidden.essential.clone().or_else(|| Some(format!("{}: {}", paths::CLUSTER, no_cluster?)))
     }
 }
 
+/// The flags that count at `now`, in seconds since 1970.
+fn counting<K: Ord + Clone>(flags: &BTreeMap<K, Flag>, now: u64) -> BTreeSet<K> {
+    flags.iter().filter(|(_, flag)| flag.counts(now)).map(|(key, _)| key.clone()).collect()
+}
+
+fn records<T: Clone>(found: &BTreeMap<NodeName, Found<T>>) -> BTreeMap<NodeName, T> {
+    found.iter().filter_map(|(node, found)| Some((node.clone(), found.ok()?.clone()))).collect()
+}
+
 /// A [`View`] that follows the tree: only what changed in it is parsed.
-///
-/// Whatever was read before, what [`Reading::follow`] leads to is what [`View::parse`] gives.
 #[derive(Debug, Default)]
 pub struct Reading {
+    tree: Follower,
     view: View,
-    /// The tree that it was read from.
-    contents: Arc<Contents>,
-    /// Problems of what could not be read, by path.
-    problems: BTreeMap<String, String>,
-    parsed: u64,
 }
 
 impl Reading {
-    /// Returns the view that was read.
+    /// Returns the view.
     #[must_use]
     pub const fn view(&self) -> &View {
         &self.view
@@ -108,223 +132,16 @@ impl Reading {
     /// Returns the number of records parsed so far: a measure of its work.
     #[must_use]
     pub const fn parsed(&self) -> u64 {
-        self.parsed
+        self.tree.parsed()
     }
 
     /// Reads what differs in `contents` from what was read last, at `now`, in seconds since 1970.
     pub fn follow(&mut self, contents: &Arc<Contents>, now: u64) {
         let flags_end = self.view.until.is_some_and(|end| now >= end);
-        if Arc::ptr_eq(&self.contents, contents) && !flags_end {
-            return;
-        }
-        let before = std::mem::replace(&mut self.contents, Arc::clone(contents));
-        // In order: a VIP before its reals.
-        let mut changed: BTreeSet<String> = contents.changed_since(&before).into_iter().collect();
-        let hidden_changed = hidden::changed(contents, &before);
-        self.view.hidden = match hidden_changed.is_empty() {
-            true => std::mem::take(&mut self.view.hidden),
-            false => Hidden::of(&contents.unreadable),
-        };
-        changed.extend(hidden_changed);
-        // The reals of a VIP that came may have been there before it: what is seen of two znodes may be of different
-        // moments.
-        let came: Vec<&String> =
-            changed.iter().filter(|path| is_vip(path) && before.get(path).is_none()).collect();
-        let reals: Vec<String> = came
-            .into_iter()
-            .map(|vip| format!("{vip}/reals"))
-            .flat_map(|reals| contents.children(&reals).map(move |(real, _)| format!("{reals}/{real}")))
-            .collect();
-        changed.extend(reals);
-        let mut has_flags = flags_end;
-        let mut news = false;
-        for path in &changed {
-            let parts: Vec<&str> = path.split('/').skip(2).collect();
-            let znode = contents.get(path);
-            let data = znode.map(|znode| znode.data.as_slice());
-            let problem = match parts[..] {
-                ["ops", ..] => {
-                    has_flags = true;
-                    continue;
-                }
-                _ if contents.unreadable.contains_key(path) => {
-                    hidden::hide(&mut self.view, &parts, &contents.unreadable[path])
-                }
-                [] => {
-                    self.parsed += 1;
-                    let mut record: Option<Result<Cluster, String>> =
-                        data.map(|data| from_json(data).map_err(|error| error.to_string()));
-                    let bounded = match &mut record {
-                        Some(Ok(record)) => bound(&mut record.extra).map_err(|error| error.to_string()),
-                        _ => Ok(()),
-                    };
-                    self.view.cluster = record;
-                    bounded
-                }
-                ["vips", vip] => self.vip(vip, data),
-                ["vips", vip, "reals", real] => self.real(vip, real, znode),
-                ["nodes", node] => self.node(node, data),
-                ["applied", node] => self.of_node(node, data, |view| &mut view.applied, |applied| applied),
-                ["health", node] => self.of_node(node, data, |view| &mut view.votes, Arc::new),
-                ["election", _] => match znode.map(|znode| Place::of(path, Stat::from(&**znode), data)) {
-                    None | Some(Ok(_)) => Ok(()),
-                    Some(Err(why)) => Err(format!("{why}; nobody waits for it: `delete` it")),
-                },
-                _ => Ok(()),
-            };
-            news |= match problem {
-                Ok(()) => self.problems.remove(path).is_some(),
-                Err(problem) => self.problems.insert(path.clone(), problem.clone()) != Some(problem),
-            };
-        }
-        if has_flags {
-            news |= self.flags(now);
-        }
-        if news {
-            let problems = self.problems.iter();
-            self.view.problems = problems.map(|(path, problem)| format!("{path}: {problem}")).collect();
+        if self.tree.follow(contents) || flags_end {
+            self.view = View::of(self.tree.picture(), now);
         }
     }
-
-    fn vip(&mut self, vip: &str, data: Option<&[u8]>) -> Result<(), String> {
-        let Some(data) = data else {
-            self.view.wishes.remove(vip);
-            return Ok(());
-        };
-        let name: VipName = vip.parse().map_err(in_words)?;
-        self.parsed += 1;
-        let mut record: Result<Vip, String> = from_json(data).map_err(|error| error.to_string());
-        let bounded = record.as_mut().map(|record| bound(&mut record.extra)).unwrap_or(Ok(()));
-        match self.view.wishes.get_mut(&name) {
-            Some(wish) => Arc::make_mut(wish).vip = record,
-            None => {
-                let wish = Wish { vip: record, reals: BTreeMap::new() };
-                self.view.wishes.insert(name, Arc::new(wish));
-            }
-        }
-        bounded.map_err(|error| error.to_string())
-    }
-
-    fn real(&mut self, vip: &str, real: &str, znode: Option<&Arc<Znode>>) -> Result<(), String> {
-        let wish = self.view.wishes.get_mut(vip);
-        let Some(znode) = znode else {
-            if let Some(wish) = wish
-                && wish.reals.contains_key(real)
-            {
-                Arc::make_mut(wish).reals.remove(real);
-            }
-            return Ok(());
-        };
-        let _: VipName = vip.parse().map_err(in_words)?;
-        let name: RealName = real.parse().map_err(in_words)?;
-        self.parsed += 1;
-        let mut record: Result<Real, String> = from_json(&znode.data).map_err(|error| error.to_string());
-        let is_ephemeral = znode.owner.is_some();
-        let settled =
-            record.as_mut().map(|record| Registrant::settle(record, is_ephemeral)).unwrap_or(Ok(()));
-        if let Some(wish) = wish {
-            // Unchanged where only who wrote it changed.
-            if wish.reals.get(&name) != Some(&record) {
-                Arc::make_mut(wish).reals.insert(name, record);
-            }
-        }
-        settled.map_err(|error| error.to_string())
-    }
-
-    fn node(&mut self, node: &str, data: Option<&[u8]>) -> Result<(), String> {
-        self.view.nodes.remove(node);
-        let Some(data) = data else { return Ok(()) };
-        self.parsed += 1;
-        Member::parse(data).map_err(|error| error.to_string())?;
-        self.view.nodes.insert(node.parse().map_err(in_words)?);
-        Ok(())
-    }
-
-    /// Reads what a node wrote of itself.
-    fn of_node<T: StateRecord, V>(
-        &mut self,
-        node: &str,
-        data: Option<&[u8]>,
-        place: fn(&mut View) -> &mut BTreeMap<NodeName, V>,
-        kept: impl Fn(T) -> V,
-    ) -> Result<(), String> {
-        let place = place(&mut self.view);
-        place.remove(node);
-        let Some(data) = data else { return Ok(()) };
-        self.parsed += 1;
-        let name: NodeName = node.parse().map_err(in_words)?;
-        place.insert(name, kept(T::parse(data).map_err(|error| error.to_string())?));
-        Ok(())
-    }
-
-    /// Reads all flags: they are few, and until when they count depends on all of them. Returns whether what is wrong
-    /// with them changed.
-    fn flags(&mut self, now: u64) -> bool {
-        let contents = Arc::clone(&self.contents);
-        self.view.until = None;
-        self.view.frozen = contents.get(paths::FREEZE).is_some_and(|znode| self.flag(&znode.data, now));
-        let before: BTreeMap<String, String> =
-            self.problems.extract_if(paths::OPS.to_owned().., |path, _| path.starts_with(FLAGS)).collect();
-        let mut problems = BTreeMap::new();
-        self.view.drains.clear();
-        for (real, znode) in contents.children(paths::DRAIN) {
-            let counts = self.flag(&znode.data, now);
-            match real.replacen('.', "/", 1).parse() {
-                Ok(target) => drop(counts.then(|| self.view.drains.insert(target))),
-                Err(problem) => drop(problems.insert(format!("{}/{real}", paths::DRAIN), problem)),
-            }
-        }
-        // A flag is meant, whatever it holds; but what lets things go must be read.
-        let hidden = contents.unreadable.iter().filter(|(path, _)| path.starts_with(FLAGS));
-        for (path, why) in hidden {
-            self.view.frozen |= path == paths::FREEZE;
-            let real = path.strip_prefix(paths::DRAIN).and_then(|rest| rest.strip_prefix('/'));
-            self.view.drains.extend(real.and_then(|real| real.replacen('.', "/", 1).parse::<Target>().ok()));
-            problems.insert(path.clone(), why.clone());
-        }
-        self.view.confirmed.clear();
-        (self.view.confirmed_vips, self.view.confirmed_nodes) = (false, false);
-        for (name, znode) in contents.children(paths::CONFIRM) {
-            let is_hidden = contents.unreadable.contains_key(&format!("{}/{name}", paths::CONFIRM));
-            if is_hidden || !self.flag(&znode.data, now) {
-                continue;
-            }
-            match name {
-                "_vips" => self.view.confirmed_vips = true,
-                "_nodes" => self.view.confirmed_nodes = true,
-                vip => match vip.parse() {
-                    Ok(vip) => drop(self.view.confirmed.insert(vip)),
-                    Err(problem) => {
-                        problems.insert(format!("{}/{vip}", paths::CONFIRM), in_words(problem));
-                    }
-                },
-            }
-        }
-        let news = before != problems;
-        self.problems.extend(problems);
-        news
-    }
-
-    /// Returns whether a flag counts.
-    fn flag(&mut self, data: &[u8], now: u64) -> bool {
-        self.parsed += 1;
-        let flag = Flag::read(data);
-        let counts = flag.counts(now);
-        if counts {
-            self.view.until = self.view.until.into_iter().chain(flag.until).min();
-        }
-        counts
-    }
-}
-
-/// The path of the flags.
-const FLAGS: &str = "/drover/ops/";
-
-/// Returns whether this is the place of a VIP's record.
-fn is_vip(path: &str) -> bool {
-    path.strip_prefix(paths::VIPS)
-        .and_then(|rest| rest.strip_prefix('/'))
-        .is_some_and(|vip| !vip.contains('/'))
 }
 
 impl Published {
@@ -378,9 +195,29 @@ impl Published {
     }
 }
 
-fn in_words(error: zk_schema::NameError) -> String {
-    error.to_string()
-}
-
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use zk_schema::tree::Znode;
+
+    #[test]
+    fn flags_count_until_they_end_and_are_not_read_again_for_that() {
+        let mut contents = Contents::default();
+        for (path, data) in
+            [("/drover/ops/drain/a.one", r#"{"until":100}"#), (paths::FREEZE, r#"{"until":200}"#)]
+        {
+            let znode = Znode { data: data.into(), version: 0, created: 0, modified: 0, owner: None };
+            contents.insert(path, Arc::new(znode));
+        }
+        let (contents, mut reading) = (Arc::new(contents), Reading::default());
+        let mut seen = |now| {
+            reading.follow(&contents, now);
+            let view = reading.view();
+            (view.drains.len(), view.frozen, view.until, reading.parsed())
+        };
+        assert_eq!(seen(0), (1, true, Some(100), 2));
+        assert_eq!(seen(99), (1, true, Some(100), 2));
+        assert_eq!(seen(100), (0, true, Some(200), 2));
+        assert_eq!(seen(300), (0, false, None, 2));
+    }
+}

@@ -1,7 +1,7 @@
 //! A znode as it was read.
 
 /// A znode.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Znode {
     /// Its content.
     pub data: Vec<u8>,

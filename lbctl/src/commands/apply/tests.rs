@@ -8,6 +8,7 @@ use coordination::memory::MemoryStore;
 use coordination::{Change, Session as _, Store as _, setup};
 use proptest::collection::btree_map;
 use proptest::prelude::*;
+use std::sync::Arc;
 use zk_schema::{Cluster, Desired};
 
 const FILE: &str = r#"[vips.mqtt]
@@ -74,7 +75,10 @@ fn json_is_taken_too_and_its_mistakes_are_told() {
 #[test]
 fn reals_that_register_themselves_are_not_exported_and_survive_a_prune() {
     let mut tree = tree(&["mqtt/a", "mqtt/own"]);
-    tree.vips.get_mut("mqtt").unwrap().reals.get_mut("own").unwrap().znode.owner = Some(7);
+    Arc::make_mut(
+        &mut Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals.get_mut("own").unwrap().znode,
+    )
+    .owner = Some(7);
     let exported = export::text(&tree, Syntax::Toml).unwrap();
     assert!(exported.starts_with("# mqtt/own registers itself.\n"), "{exported}");
     let plan = plan(&tree, &file(&exported), true, 0).unwrap();
@@ -84,7 +88,7 @@ fn reals_that_register_themselves_are_not_exported_and_survive_a_prune() {
 #[test]
 fn what_is_broken_is_not_exported_as_if_it_were_not_there() {
     let mut tree = tree(&["mqtt/a", "web/a"]);
-    tree.vips.get_mut("web").unwrap().vip.record = Err("port: missing".to_owned());
+    Arc::make_mut(tree.vips.get_mut("web").unwrap()).vip.record = Err("port: missing".to_owned());
     let error = export::text(&tree, Syntax::Toml).unwrap_err().to_string();
     assert!(error.contains("vip web: port: missing"), "{error}");
 }

@@ -14,7 +14,7 @@ mod zookeeper;
 
 use crate::context::Context;
 use crate::output;
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use anyhow::{Context as _, Result, bail};
 use host::netlink::Netlink;
 use interface::Wanted;
@@ -25,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use zk_schema::picture::Found;
 use zk_schema::tree::Target;
 use zk_schema::{FrontDriver, NodeName, NodeOverrides, Protocol, Real, Vip, VipName};
 

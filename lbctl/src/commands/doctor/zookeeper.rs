@@ -2,13 +2,14 @@
 
 use super::report::Finding;
 use crate::host::Here;
-use crate::tree::{Found, Tree};
+use crate::tree::Tree;
 use coordination::zookeeper::{self, ZooKeeperSession};
 use coordination::{Change, Error, Session as _, Store as _};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use zk_schema::picture::Found;
 use zk_schema::tree::{Applied, paths};
 use zk_schema::{NodeName, ZookeeperSettings};
 

@@ -14,7 +14,8 @@ use zk_schema::tree::{Decision, Event, Flag, Load};
 /// Two VIPs that are alike but for their names.
 fn two() -> Tree {
     let mut tree = good();
-    tree.vips.insert(name("other"), tree.vips["mqtt"].clone());
+    let mqtt = Arc::clone(&tree.vips["mqtt"]);
+    tree.vips.insert(name("other"), mqtt);
     tree.assignments.insert(name("other"), tree.assignments["mqtt"].clone());
     tree
 }
@@ -128,7 +129,8 @@ fn what_is_selected_stays_selected_when_others_come_and_go() {
     let mut screen = screen(&two());
     screen.press(Key::Last);
     let mut tree = two();
-    tree.vips.insert(name("alpha"), tree.vips["mqtt"].clone());
+    let mqtt = Arc::clone(&tree.vips["mqtt"]);
+    tree.vips.insert(name("alpha"), mqtt);
     screen.show(self::screen(&tree).sample.unwrap());
     assert_eq!(screen.vips()[screen.place()].0.as_str(), "other");
     screen.show(self::screen(&good()).sample.unwrap());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::edit::testing::{put_in_force, tree};
+use std::sync::Arc;
 use zk_schema::tree::{Adoption, Flag};
 
 fn expected(vips: &[&str]) -> Expected {
@@ -26,7 +27,14 @@ fn an_edit_is_in_force_when_the_leader_has_taken_it_over_and_every_node_has_it()
     let in_force = |epoch| Effect::InForce { epoch, nodes: 1, held: Vec::new() };
     assert_eq!(effect(&tree, &expected(&["mqtt"]), 0), in_force(7));
 
-    tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
+    Arc::make_mut(tree.vips.get_mut("mqtt").unwrap())
+        .reals
+        .get_mut("a")
+        .unwrap()
+        .record
+        .as_mut()
+        .unwrap()
+        .weight = 50;
     assert_eq!(waits_for(&tree), "the leader has not taken over mqtt");
 
     let mut announced = tree.clone();
@@ -64,7 +72,7 @@ fn a_real_that_is_let_back_is_in_force_when_it_is_in_the_table_or_found_down() {
     let vote =
         zk_schema::tree::Vote { down: [("mqtt/a".parse().unwrap(), finding)].into(), ..Default::default() };
     let znode = tree.vips["mqtt"].vip.znode.clone();
-    tree.health.insert("lb-1".parse().unwrap(), Found { record: Ok(vote), znode });
+    tree.health.insert("lb-1".parse().unwrap(), Found { record: Ok(Arc::new(vote)), znode });
     let Effect::InForce { held, .. } = effect(&tree, &expected(&["mqtt"]), 0) else { panic!() };
     assert_eq!(held, ["mqtt/a is down (refused): it gets no connections"]);
 }
@@ -88,8 +96,8 @@ fn only_objections_to_what_was_edited_count() {
     let mqtt = expected(&["mqtt"]);
     assert_eq!(told(&tree, &mqtt), []);
     let broken = || Err("weight: -1".to_owned());
-    tree.vips.get_mut("web").unwrap().vip.record = Err("port: 70000".to_owned());
-    tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().record = broken();
+    Arc::make_mut(tree.vips.get_mut("web").unwrap()).vip.record = Err("port: 70000".to_owned());
+    Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals.get_mut("a").unwrap().record = broken();
     assert_eq!(told(&tree, &mqtt), [], "of the VIP, its own record is what counts");
     let real = Expected { reals: ["mqtt/a".parse().unwrap()].into(), ..expected(&["mqtt"]) };
     let refused = told(&tree, &real);
@@ -98,7 +106,7 @@ fn only_objections_to_what_was_edited_count() {
     assert!(matches!(&told(&tree, &expected(&["web"]))[..], [Problem::RefusedVip { in_force: true, .. }]));
 
     // What is held is told to those whose it is.
-    tree.vips.get_mut("mqtt").unwrap().reals.remove("b");
+    Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals.remove("b");
     assert_eq!(told(&tree, &mqtt), [], "the leader has not judged it yet");
     assignment(&mut tree, "mqtt").held_reals = ["b".parse().unwrap()].into();
     assert!(matches!(&told(&tree, &mqtt)[..], [Problem::HeldReals { of: 2, nothing_left: false, .. }]));

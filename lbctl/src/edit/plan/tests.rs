@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::edit::testing::{put_in_force, tree, vip};
+use std::sync::Arc;
 use zk_schema::Encapsulation;
 
 fn target(text: &str) -> Target {
@@ -38,8 +39,8 @@ fn steps(plan: &Plan) -> String {
 /// Makes a real's record one that its agent wrote.
 fn register(tree: &mut Tree, name: &str) {
     let target = target(name);
-    let found = tree.vips.get_mut(&target.vip).unwrap().reals.get_mut(&target.real).unwrap();
-    found.znode.owner = Some(1);
+    let found = Arc::make_mut(tree.vips.get_mut(&target.vip).unwrap()).reals.get_mut(&target.real).unwrap();
+    Arc::make_mut(&mut found.znode).owner = Some(1);
 }
 
 #[test]
@@ -53,7 +54,8 @@ fn what_is_as_it_should_be_is_not_written() {
 #[test]
 fn a_change_names_its_fields_and_the_version_that_it_was_made_against() {
     let mut tree = tree(&["mqtt/a", "mqtt/b"]);
-    tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap().znode.version = 4;
+    Arc::make_mut(&mut Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals.get_mut("a").unwrap().znode)
+        .version = 4;
     let plan = planned(&tree, vec![weigh(&tree, "mqtt/a", 50)]);
     assert_eq!(steps(&plan), "~ real mqtt/a\n    weight: 100 -> 50\n");
     let [Change::Set { path, version: Some(4), .. }] = plan.steps[0].changes.as_slice() else {
@@ -150,7 +152,7 @@ fn what_does_not_go_together_is_refused_but_not_what_was_wrong_before() {
     assert!(same.contains("belongs to VIP mqtt already") && same.contains("Nothing was written"), "{same}");
 
     // Somebody wrote by hand what does not go together: that is no reason to refuse something else.
-    tree.vips.get_mut("web").unwrap().vip.record = Ok(mqtt);
+    Arc::make_mut(tree.vips.get_mut("web").unwrap()).vip.record = Ok(mqtt);
     let plan = planned(&tree, vec![weigh(&tree, "third/a", 5)]);
     assert_eq!(plan.steps.len(), 1);
 }
@@ -172,7 +174,7 @@ fn a_real_that_registers_itself_is_neither_written_nor_deleted() {
 #[test]
 fn fields_of_newer_software_stay_and_its_records_are_not_overwritten() {
     let mut tree = tree(&["mqtt/a", "mqtt/b"]);
-    let found = tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap();
+    let found = Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals.get_mut("a").unwrap();
     found.record.as_mut().unwrap().extra.insert("colour".to_owned(), "blue".into());
     let (target, _) = real_of(&tree, "mqtt/a");
     let plan = planned(&tree, vec![Edit::PutReal(target.clone(), Real::new([10, 0, 0, 77].into()))]);
@@ -181,9 +183,9 @@ fn fields_of_newer_software_stay_and_its_records_are_not_overwritten() {
 
     let broken = |data: &str| {
         let mut tree = tree.clone();
-        let found = tree.vips.get_mut("mqtt").unwrap().reals.get_mut("a").unwrap();
+        let found = Arc::make_mut(tree.vips.get_mut("mqtt").unwrap()).reals.get_mut("a").unwrap();
         found.record = Err("it is wrong".to_owned());
-        found.znode.data = data.as_bytes().to_vec();
+        Arc::make_mut(&mut found.znode).data = data.as_bytes().to_vec();
         tree
     };
     let put = || vec![Edit::PutReal(target.clone(), Real::new([10, 0, 0, 1].into()))];
@@ -204,7 +206,7 @@ fn draining_the_last_real_that_is_left_is_said_to_have_no_effect() {
     let plan = planned(&tree, vec![drain("mqtt/b")]);
     assert!(told(&plan).contains("danger: every real of mqtt is drained"), "{}", told(&plan));
     // And back again.
-    let znode = tree.vips["mqtt"].vip.znode.clone();
+    let znode = Znode::clone(&tree.vips["mqtt"].vip.znode);
     let undrain = Edit::RemoveFlag(FlagName::Drain(target("mqtt/a")), znode);
     assert!(told(&planned(&tree, vec![undrain])).contains("moves about 50 %"));
 }

@@ -1,6 +1,7 @@
 //! Tests of how decisions are told.
 
 use super::*;
+use zk_schema::testing::found;
 
 /// Returns the decisions: kind, VIP, real and text of each.
 fn told(publication: Option<Publication>) -> Vec<String> {
@@ -37,9 +38,9 @@ fn a_death_is_told_with_votes_and_reason_and_a_return_in_two_steps() {
 #[test]
 fn an_operators_edits_are_told_by_field() {
     let mut case = three();
-    case.wish().vip.as_mut().unwrap().panic_threshold = 70;
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
-    case.wish().reals.insert(name("d"), Ok(Real::new([10, 0, 2, 99].into())));
+    case.wish().vip.record.as_mut().unwrap().panic_threshold = 70;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
+    case.wish().reals.insert(name("d"), found(Real::new([10, 0, 2, 99].into())));
     case.wish().reals.remove("c");
     assert_eq!(
         told(case.step()),
@@ -58,7 +59,7 @@ fn an_operators_edits_are_told_by_field() {
             "announced mqtt: withdrawn"
         ]
     );
-    case.view.wishes.remove("mqtt");
+    case.view.vips.remove("mqtt");
     case.view.confirmed_vips = true;
     assert_eq!(told(case.step()), ["vip mqtt: was removed"]);
 }
@@ -66,7 +67,7 @@ fn an_operators_edits_are_told_by_field() {
 #[test]
 fn what_is_refused_or_held_is_told_when_it_begins_and_when_it_ends() {
     let mut case = three();
-    let good = std::mem::replace(&mut case.wish().vip, Err("port: missing".to_owned()));
+    let good = std::mem::replace(&mut case.wish().vip, broken("port: missing"));
     let problem = "/drover/vips/mqtt: port: missing; the last good record stays in force until it is fixed";
     assert_eq!(told(case.step()), [format!("refused: {problem}")]);
     case.wish().vip = good;

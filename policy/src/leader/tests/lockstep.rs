@@ -1,8 +1,9 @@
 //! A leader that keeps what it worked out decides, at every step, what one decides that goes through everything anew.
 
 use super::*;
+use zk_schema::Protocol;
+use zk_schema::testing::found;
 use zk_schema::tree::Vote;
-use zk_schema::{Protocol, VipState};
 
 /// Numbers that look random and follow from a seed: SplitMix64.
 struct Dice(u64);
@@ -46,12 +47,9 @@ impl Pair {
         Self { kept: leader(), anew: leader(), view, now: Duration::ZERO, dice: Dice(seed) }
     }
 
-    fn wish(&mut self) -> &mut Wish {
+    fn wish(&mut self) -> &mut VipFound {
         let vip = self.dice.one(&VIPS);
-        let entry = self.view.wishes.entry(name(vip)).or_insert_with(|| {
-            let VipState { vip, .. } = checked_vip(&[]);
-            Arc::new(Wish { vip: Ok(vip), reals: BTreeMap::new() })
-        });
+        let entry = self.view.vips.entry(name(vip)).or_insert_with(|| vip_found(checked_vip(&[])));
         Arc::make_mut(entry)
     }
 
@@ -72,21 +70,23 @@ impl Pair {
                 let number = u8::try_from(self.dice.roll(6)).unwrap();
                 let mut real = Real::new([10, 0, 2, number].into());
                 real.weight = self.dice.one(&[0, 50, 100, 100, 100]);
-                if self.dice.roll(6) == 0 {
+                let leaves = self.dice.roll(6) == 0;
+                if leaves {
                     Registrant::take_leave(&mut real);
                 }
-                let record = if self.dice.roll(8) == 0 { Err("not JSON".to_owned()) } else { Ok(real) };
-                self.wish().reals.insert(target.real, record);
+                let mut real = if self.dice.roll(8) == 0 { broken("not JSON") } else { found(real) };
+                Arc::make_mut(&mut real.znode).owner = leaves.then_some(1);
+                self.wish().reals.insert(target.real, real);
             }
             3..5 => drop(self.wish().reals.remove(&target.real)),
-            5 => drop(self.view.wishes.remove(&target.vip)),
+            5 => drop(self.view.vips.remove(&target.vip)),
             6 => {
                 let (address, threshold) = (self.dice.one(&[1, 2, 3, 4]), self.dice.one(&[0, 50, 100]));
                 let mut vip = Vip::new([198, 51, 100, address].into(), 1883, Protocol::Tcp);
                 vip.panic_threshold = threshold;
                 vip.health = checked_vip(&[]).vip.health.filter(|_| self.dice.often());
-                let record = if self.dice.roll(8) == 0 { Err("not JSON".to_owned()) } else { Ok(vip) };
-                self.wish().vip = record;
+                let vip = if self.dice.roll(8) == 0 { broken("not JSON") } else { found(vip) };
+                self.wish().vip = vip;
             }
             7..10 => {
                 let finding = Finding { since: 0, reason: self.dice.one(&["refused", "no answer"]).into() };
@@ -191,7 +191,7 @@ fn a_step_in_which_nothing_changed_works_nothing_out_and_one_change_is_one_vip()
     }
     assert_eq!(work(&mut case), (false, Work::default()));
 
-    case.wish().reals.get_mut("a").unwrap().as_mut().unwrap().weight = 50;
+    case.wish().reals.get_mut("a").unwrap().record.as_mut().unwrap().weight = 50;
     assert_eq!(work(&mut case), (true, Work { accepted: 1, judged: 0, decided: 1 }), "a real's record");
     // What was written is in force from here on.
     assert_eq!(work(&mut case), (false, Work { accepted: 1, judged: 0, decided: 1 }));

@@ -1,17 +1,17 @@
 //! Whatever changes in the tree, in whatever order: what is kept current is what is read anew.
 
 use super::*;
+use crate::{Protocol, to_json};
 use proptest::prelude::*;
-use zk_schema::tree::Znode;
-use zk_schema::{Protocol, to_json};
 
 /// Places that znodes come and go at, some of them with names that are none.
-const PLACES: [&str; 24] = [
+const PLACES: [&str; 29] = [
     "/drover",
     "/drover/vips/a",
     "/drover/vips/a/reals/one",
     "/drover/vips/a/reals/two",
     "/drover/vips/a/reals/Bad",
+    "/drover/vips/a/reals",
     "/drover/vips/a-b",
     "/drover/vips/a-b/reals/one",
     "/drover/vips/_no",
@@ -29,6 +29,10 @@ const PLACES: [&str; 24] = [
     "/drover/ops/confirm/_vips",
     "/drover/ops/confirm/_nodes",
     "/drover/ops/confirm/_no",
+    "/drover/ops/maintenance/lb-1",
+    "/drover/ops/maintenance/LB",
+    "/drover/load/a/one",
+    "/drover/election/lb-1-0000000001",
     "/drover/assignments",
     "/drover/assignments/a",
 ];
@@ -63,24 +67,27 @@ proptest! {
     #[test]
     fn what_is_kept_current_is_what_is_read_anew(
         turns in prop::collection::vec(
-            (prop::collection::vec((0..PLACES.len(), prop::option::of(0..10_u8)), 0..8), 0..60_u64),
+            prop::collection::vec((0..PLACES.len(), prop::option::of(0..10_u8), prop::bool::weighted(0.2)), 0..8),
             1..20,
         ),
     ) {
-        let mut reading = Reading::default();
+        let mut follower = Follower::default();
         let mut contents = Contents::default();
-        let mut now = 0;
-        for (edits, later) in turns {
-            now += later;
-            for (place, kind) in edits {
+        for edits in turns {
+            for (place, kind, hidden) in edits {
+                let path = PLACES[place];
                 match kind {
-                    Some(kind) => drop(contents.insert(PLACES[place], znode(kind))),
-                    None => drop(contents.remove(PLACES[place])),
+                    Some(kind) => drop(contents.insert(path, znode(kind))),
+                    None => drop(contents.remove(path)),
+                }
+                match hidden {
+                    true => drop(contents.unreadable.insert(path.to_owned(), "may not be read".to_owned())),
+                    false => drop(contents.unreadable.remove(path)),
                 }
             }
             let seen = Arc::new(contents.clone());
-            reading.follow(&seen, now);
-            prop_assert_eq!(reading.view(), &View::parse(&seen, now));
+            follower.follow(&seen);
+            prop_assert_eq!(follower.picture(), &Picture::parse(&seen));
         }
     }
 }
@@ -102,45 +109,39 @@ fn tree(vips: u8, reals: u8) -> Contents {
 #[test]
 fn only_what_changed_is_parsed() {
     let mut contents = tree(20, 30);
-    let mut reading = Reading::default();
-    let mut parsed = |contents: &Contents, now| {
-        let before = reading.parsed();
-        reading.follow(&Arc::new(contents.clone()), now);
-        reading.parsed() - before
+    let mut follower = Follower::default();
+    let mut parsed = |contents: &Contents| {
+        let before = follower.parsed();
+        follower.follow(&Arc::new(contents.clone()));
+        follower.parsed() - before
     };
-    assert_eq!(parsed(&contents, 0), 20 * (1 + 30 + 1 + 1), "each record once");
-    assert_eq!(parsed(&contents, 1), 0, "read again, the same");
+    assert_eq!(parsed(&contents), 20 * (1 + 30 + 1 + 1), "each record once");
+    assert_eq!(parsed(&contents), 0, "read again, the same");
     contents.insert("/drover/vips/v7/reals/r3", znode(4));
-    assert_eq!(parsed(&contents, 2), 1, "a real");
+    assert_eq!(parsed(&contents), 1, "a real");
     contents.insert("/drover/health/n3", znode(7));
-    assert_eq!(parsed(&contents, 3), 0, "written again as it was");
+    assert_eq!(parsed(&contents), 0, "written again as it was");
     contents.insert("/drover/health/n3", znode(0));
-    assert_eq!(parsed(&contents, 4), 1, "a vote");
+    assert_eq!(parsed(&contents), 1, "a vote");
     contents.remove("/drover/vips/v7/reals/r3");
-    assert_eq!(parsed(&contents, 5), 0, "a real that went");
+    assert_eq!(parsed(&contents), 0, "a real that went");
     contents.insert("/drover/ops/drain/v1.r1", znode(5));
     contents.insert("/drover/ops/drain/v1.r2", znode(6));
-    assert_eq!(parsed(&contents, 6), 2, "flags");
-    assert_eq!(parsed(&contents, 99), 0, "while they count");
-    assert_eq!(parsed(&contents, 100), 2, "when the first ceases to");
-    assert_eq!(parsed(&contents, 101), 0);
+    assert_eq!(parsed(&contents), 2, "flags");
+    assert_eq!(parsed(&contents), 0);
 }
 
 #[test]
 fn what_did_not_change_is_shared_with_what_was_read_before() {
     let mut contents = tree(2, 3);
-    let mut reading = Reading::default();
-    reading.follow(&Arc::new(contents.clone()), 0);
-    let before = reading.view().clone();
+    let mut follower = Follower::default();
+    follower.follow(&Arc::new(contents.clone()));
+    let before = follower.picture().clone();
     contents.insert("/drover/vips/v1/reals/r1", znode(1));
-    reading.follow(&Arc::new(contents.clone()), 0);
-    let after = reading.view();
-    assert!(Arc::ptr_eq(&before.wishes["v0"], &after.wishes["v0"]));
-    assert!(!Arc::ptr_eq(&before.wishes["v1"], &after.wishes["v1"]));
-    assert!(before.votes.iter().all(|(node, vote)| Arc::ptr_eq(vote, &after.votes[node])));
-    // A real that another agent registered is the same real.
-    let before = after.clone();
-    contents.insert("/drover/vips/v1/reals/r2", znode(4));
-    reading.follow(&Arc::new(contents), 0);
-    assert!(Arc::ptr_eq(&before.wishes["v1"], &reading.view().wishes["v1"]));
+    follower.follow(&Arc::new(contents.clone()));
+    let after = follower.picture();
+    assert!(Arc::ptr_eq(&before.vips["v0"], &after.vips["v0"]));
+    assert!(!Arc::ptr_eq(&before.vips["v1"], &after.vips["v1"]));
+    let vote = |picture: &Picture, node: &str| Arc::clone(picture.health[node].record.as_ref().unwrap());
+    assert!(["n0", "n1"].iter().all(|node| Arc::ptr_eq(&vote(&before, node), &vote(after, node))));
 }
