@@ -29,8 +29,8 @@ pub fn objections(view: &View, published: Published) -> Result<Vec<Problem>, Rec
     Ok(leader.problems().to_vec())
 }
 
-/// Returns the leader as it is when it has come to rest, if nothing else changes in the tree: `view` is what others wrote,
-/// `published` what leaders have written.
+/// Returns the leader as it is when it has come to rest, if nothing else changes in the tree: `view` is what others
+/// wrote, `published` what leaders have written.
 ///
 /// Probes are taken to find what they find now, and every real up that is new to them.
 ///

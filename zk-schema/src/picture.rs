@@ -3,7 +3,8 @@
 //! [`Picture::parse`] reads a tree whole. A [`Follower`] keeps a picture current and parses what changed: the leader
 //! takes several turns a second at a tree of 100,000 znodes. VIPs are shared between pictures until they change.
 //!
-//! The records that leaders write are no part of it: a leader knows what it wrote, and must not parse it again each time.
+//! The records that leaders write are no part of it: a leader knows what it wrote, and must not parse it again each
+//! time.
 
 use crate::tree::{
     Applied, Contents, Flag, Load, Member, Place, Registrant, Stat, StateRecord, Target, Vote, Znode, bound,

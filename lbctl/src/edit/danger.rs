@@ -188,8 +188,8 @@ fn redefined(name: &VipName, before: &Vip, after: &Vip) -> Vec<Remark> {
     remarks
 }
 
-/// Tells what becomes of the reals of a VIP, which will be those of `after`. `kept` is set if none of them is usable, so that
-/// those in the table stay; `leader` has come to rest on it.
+/// Tells what becomes of the reals of a VIP, which will be those of `after`. `kept` is set if none of them is usable,
+/// so that those in the table stay; `leader` has come to rest on it.
 fn reals(tree: &Tree, name: &VipName, after: &VipState, kept: bool, leader: &Leader) -> Vec<Remark> {
     let mut remarks = Vec::new();
     let nothing = BTreeMap::new();

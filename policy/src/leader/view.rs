@@ -9,7 +9,8 @@ use zk_schema::tree::{
 };
 use zk_schema::{Cluster, NodeName, VipName};
 
-/// The part of a [`Picture`] that counts at a moment: sound records of nodes that are there, and flags that have not ended.
+/// The part of a [`Picture`] that counts at a moment: sound records of nodes that are there, and flags that have not
+/// ended.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct View {
     /// The cluster's record, if there is one, or what is wrong with it.
