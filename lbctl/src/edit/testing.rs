@@ -3,15 +3,15 @@
 use crate::tree::Tree;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use zk_schema::picture::VipFound;
+use zk_schema::picture::{Picture, VipFound};
 use zk_schema::testing::found;
 use zk_schema::tree::{Applied, Assignment, Entry, Head, Member, Mode, Target};
 use zk_schema::{Cluster, Real, Vip, VipName};
 
 /// A tree of VIPs and their reals, all of weight 100, where all is in force on the one node there is.
 pub(crate) fn tree(reals: &[&str]) -> Tree {
-    let mut tree = Tree::default();
-    tree.cluster = Some(found(Cluster::default()));
+    let picture = Picture { cluster: Some(found(Cluster::default())), ..Picture::default() };
+    let mut tree = Tree { picture, ..Tree::default() };
     let targets = reals.iter().map(|text| text.parse::<Target>().expect("a target"));
     for (number, target) in (1_u8..).zip(targets) {
         let vips = u8::try_from(tree.vips.len()).expect("few");
