@@ -42,7 +42,7 @@ use tokio::time::Instant;
 use zk_schema::tree::Mode;
 use zk_schema::{NodeName, VipName};
 
-/// What the endpoint shows.
+/// The sources of the endpoint's pages.
 #[derive(Clone, Debug)]
 pub struct Shown {
     /// This node.
@@ -51,19 +51,19 @@ pub struct Shown {
     pub status: watch::Receiver<Arc<Status>>,
     /// The cluster file's status.
     pub file: watch::Receiver<FileStatus>,
-    /// What a node of a cluster knows of it; `None` on a standalone node.
+    /// The cluster's state, as the node knows it; `None` on a standalone node.
     pub cluster: Option<Learnt>,
-    /// What is announced.
+    /// The addresses announced.
     pub announced: watch::Receiver<FrontStatus>,
-    /// When the control loop last turned; `None` while the node waits for its first decision.
+    /// The time of the control loop's last turn; `None` while the node waits for its first decision.
     pub turned: watch::Receiver<Option<Instant>>,
     /// The core tasks.
     pub tasks: Supervisor,
-    /// What is kept on disk.
+    /// The state of the cache on disk.
     pub kept: watch::Receiver<KeptStatus>,
     /// The metrics.
     pub registry: watch::Receiver<Arc<Registry>>,
-    /// Where the data plane's pins are, if there is one.
+    /// The folder of the data plane's pins, if there is one.
     pub pins: Option<PathBuf>,
 }
 
@@ -76,7 +76,7 @@ impl Shown {
         self.turned.borrow().is_none()
     }
 
-    /// What hangs, a line for each.
+    /// Returns what hangs, a line for each.
     fn hung(&self) -> Vec<String> {
         let mut hung = self.tasks.hung();
         let silence = self.turned.borrow().map_or(Duration::ZERO, |turned| turned.elapsed());
@@ -86,7 +86,7 @@ impl Shown {
         hung
     }
 
-    /// What keeps a node that waits from forwarding by a decision; nothing where it does not wait.
+    /// Returns what keeps a node that waits from forwarding by a decision; nothing where it does not wait.
     fn waits_for(&self) -> Option<String> {
         self.is_waiting().then(|| match &self.cluster {
             Some(_) => "waiting for the first decision of a leader; the kernel forwards as before".to_owned(),

@@ -1,4 +1,4 @@
-//! Whether a node announces all that it should: `/announced`, which a Kubernetes readiness probe asks.
+//! The page `/announced`: whether a node announces all that it should, which a Kubernetes readiness probe asks.
 //!
 //! `/readyz` says that the tables are in force. That is not enough to go on to the next node of a rolling upgrade: the
 //! routers must send packets here again. So a node counts as announced when its tables are in force, the self-test
@@ -9,7 +9,7 @@ use crate::status::{ClusterStatus, Status, VipStatus};
 use policy::announce::{InForce, serving};
 use std::net::IpAddr;
 
-/// What keeps the node from announcing all that it should, a line for each; empty when nothing does.
+/// Returns what keeps the node from announcing all that it should, a line for each; empty when nothing does.
 ///
 /// A standalone node announces nothing itself: routes to it are somebody else's care, so being ready and healthy is
 /// enough there.
@@ -38,7 +38,7 @@ pub(crate) fn missing(status: &Status, cluster: Option<&ClusterStatus>, front: &
     absent.map(|address| format!("{address} is not announced: {}", why(address))).collect()
 }
 
-/// What an operator should know of a node that announces all that it should, a line for each.
+/// Returns what an operator should know of a node that announces all that it should, a line for each.
 #[must_use]
 pub(crate) fn remarks(status: &Status) -> Vec<String> {
     let idle = status.vips.iter().filter(|(_, vip)| !has_reals(vip));

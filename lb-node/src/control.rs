@@ -3,7 +3,7 @@
 //! It never reacts to an event: whatever woke it, it takes the newest snapshot, verdicts and next hops, decides
 //! ([`policy`]), compiles ([`crate::compile`]) and applies what differs from what is in force.
 //!
-//! How a node boots, since probes go through the maps that they are to fill:
+//! The boot of a node, whose probes go through the maps that they are to fill:
 //!
 //! 1. What a predecessor left in force counts as in force, and its reals as up until proven down. If its maps are
 //!    being replaced and nothing can be read from them, all reals do.
@@ -39,7 +39,7 @@ use tracing::{error, info, warn};
 use zk_schema::tree::{self, Decided, Head, Mode};
 use zk_schema::{Desired, NodeName, ProbePath, VipName, VipState};
 
-/// How often a packet is sent through the loaded program.
+/// Time between packets that are sent through the loaded program.
 pub(crate) const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
 
 /// Pause after the first failure to apply; doubled with each further one.
@@ -47,12 +47,12 @@ const RETRY: Duration = Duration::from_secs(1);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 
-/// What the loop does to the kernel. Behind a trait so that its decisions can be tested without one.
+/// The loop's effects on the kernel. Behind a trait so that its decisions can be tested without one.
 pub trait Forwarding: Send + 'static {
-    /// What goes wrong.
+    /// The error.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Whether what it does takes long enough to be kept off the threads that run tasks.
+    /// True if its work takes long enough to be kept off the threads that run tasks.
     const BLOCKS: bool = true;
 
     /// See [`Dataplane::apply`].
@@ -171,39 +171,39 @@ pub(crate) fn locked<D>(dataplane: &Mutex<D>) -> MutexGuard<'_, D> {
     dataplane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the loop listens to. A channel whose sender is gone keeps its last value.
+/// The loop's inputs. A channel whose sender is gone keeps its last value.
 #[derive(Clone, Debug)]
 pub struct Inputs {
     /// Desired state.
     pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// What probes found.
+    /// The probes' findings.
     pub verdicts: watch::Receiver<Arc<Verdicts>>,
-    /// How reals are reached.
+    /// The ways to reals.
     pub next_hops: watch::Receiver<Arc<NextHops>>,
-    /// How this node stands to the tree. It matters only where a leader decides.
+    /// The standing of this node to the tree. It matters only where a leader decides.
     pub mode: watch::Receiver<Mode>,
-    /// Whether packets meet the programs.
+    /// Tells whether packets meet the programs.
     pub attachment: watch::Receiver<Attachment>,
 }
 
-/// What the loop publishes.
+/// The loop's outputs.
 #[derive(Clone, Debug)]
 pub struct Outputs {
-    /// What is to be probed. Each target's mark is in force when it is published.
+    /// The targets to probe. Each target's mark is in force when it is published.
     pub targets: watch::Sender<Arc<Vec<Target>>>,
     /// Addresses that next hops are wanted for.
     pub wanted: watch::Sender<Wanted>,
-    /// What goes on.
+    /// The status, for people and metrics.
     pub status: watch::Sender<Arc<Status>>,
-    /// What other nodes are to know.
+    /// The report to other nodes.
     pub report: watch::Sender<Arc<Report>>,
-    /// When the loop last turned; `None` before its first turn. It does every second, unless it hangs.
+    /// The time of the loop's last turn; `None` before the first. It does every second, unless it hangs.
     pub turned: watch::Sender<Option<Instant>>,
-    /// What the node leaves out by its own judgement, to be kept over a restart.
+    /// The reals that the node leaves out by its own judgement, to be kept over a restart.
     pub exclusions: watch::Sender<Exclusions>,
 }
 
-/// What is in force, as other nodes are to know it.
+/// The state in force, as other nodes are to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// (term, epoch) of the head in force; `None` until there is one.
@@ -212,9 +212,9 @@ pub struct Report {
     pub targets: u64,
     /// Digest of all tables in the maps.
     pub digest: String,
-    /// How what is in force came to be.
+    /// The way in which what is in force came to be.
     pub mode: Mode,
-    /// Why something newer is not in force, if so.
+    /// The reason why something newer is not in force, if there is something newer.
     pub problem: Option<String>,
     /// True if packets have been seen to pass through the loaded program as they should.
     pub healthy: bool,
@@ -247,7 +247,7 @@ pub fn inherited<D: Forwarding>(dataplane: &D, start: Start, desired: &Desired) 
     keys.collect()
 }
 
-/// What is to be probed, with the marks that lead probes to the reals.
+/// Returns the targets to probe, with the marks that lead probes to the reals.
 #[must_use]
 pub fn targets(desired: &Desired, marks: &BTreeMap<Key, u32>) -> Vec<Target> {
     let of_vip = |(name, state): (&VipName, &VipState)| -> Vec<Target> {
@@ -278,11 +278,11 @@ pub struct Control<D> {
     node: Option<NodeName>,
     /// The last assignment that was decided on, in force or not.
     issued: Assignment,
-    /// What this node leaves out of what a leader decided.
+    /// The reals that this node leaves out of a leader's decision.
     exclusions: Exclusions,
     /// Reals that hold slots.
     in_force: BTreeSet<Key>,
-    /// What is applied.
+    /// The state that is applied.
     applied: Option<Arc<InForce>>,
     /// VIPs by the time when they were first applied, since when their reals are probed.
     known_since: BTreeMap<VipName, Instant>,
@@ -294,7 +294,7 @@ pub struct Control<D> {
     xdp_native: bool,
 }
 
-/// What was applied last.
+/// The state that was applied last.
 #[derive(Debug, Default)]
 struct InForce {
     program: Option<Program>,
@@ -303,7 +303,7 @@ struct InForce {
     shares: Shares,
     /// Digests of the tables in the maps.
     digests: BTreeMap<VipName, u64>,
-    /// What the leader decided, where one does.
+    /// The leader's decision, where there is a leader.
     decided: Option<Arc<Decided>>,
 }
 
@@ -592,7 +592,7 @@ impl<D: Forwarding> Control<D> {
         replace(&self.outputs.status, Arc::new(status));
     }
 
-    /// How what is in force came to be.
+    /// The way in which what is in force came to be.
     fn mode(&self, mode: Mode) -> Mode {
         match mode {
             Mode::Live if !self.exclusions.is_empty() => Mode::Autonomous,

@@ -23,16 +23,16 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 use zk_schema::{FrontDriver, NodeOverrides};
 
-/// How often a daemon gives a sign of life.
+/// Time between a daemon's signs of life.
 pub(crate) const PULSE_EVERY: Duration = Duration::from_secs(1);
 
-/// How often the guard looks for one.
+/// Time between the guard's looks for one.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// How often a guard that has withdrawn looks whether that is still so.
+/// Time after which a guard that has withdrawn looks whether that is still so.
 const AGAIN_EVERY: Duration = Duration::from_secs(5);
 
-/// How long the guard's own turns may be apart, for its service manager.
+/// The longest time between the guard's own turns, for its service manager.
 const OWN_TURN: Duration = Duration::from_secs(15);
 
 /// The file by which a daemon shows that it lives: the boot that it runs in, and a number that rises.
@@ -110,7 +110,7 @@ pub struct Guard<A> {
     announcer: A,
     pulse: Pulse,
     silence: Silence,
-    /// When to withdraw again, while the daemon is silent.
+    /// The time at which to withdraw again, while the daemon is silent.
     withdraw_at: Option<Instant>,
     problem: Option<String>,
 }
@@ -227,7 +227,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// What BIRD announces, which daemon and guard change alike.
+    /// The addresses that BIRD announces, which daemon and guard change alike.
     #[derive(Clone, Default)]
     struct Shared {
         bird: Arc<Mutex<BTreeSet<IpAddr>>>,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-/// How long the end may wait for work that blocks a thread, such as writing to a disk that hangs.
+/// Time for which the end may wait for work that blocks a thread, such as writing to a disk that hangs.
 const LAST_WAIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {

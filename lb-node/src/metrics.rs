@@ -1,4 +1,4 @@
-//! What `/metrics` tells, beside the probes' own counters.
+//! A node's metrics, beside the probes' own counters.
 //!
 //! Counters of packets are the kernel's, and are read when somebody asks. They go on through restarts of this
 //! process, and those of a real vanish with it.
@@ -31,7 +31,7 @@ use zk_schema::tree::Mode;
 /// Upper bounds of the buckets of the time to apply, in seconds; 10 ms for one VIP is the aim.
 const APPLY_BUCKETS: [f64; 8] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5];
 
-/// What the control loop counts itself. Clones share the same counters.
+/// The control loop's own counters. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ControlMetrics {
     duration: Histogram,
@@ -73,7 +73,7 @@ impl ControlMetrics {
     }
 }
 
-/// What the metrics are gathered from at the time of a scrape.
+/// The sources of the metrics at the time of a scrape.
 pub struct Sources<D> {
     /// The data plane, for the kernel's counters; `None` before there is something to forward by.
     pub dataplane: Option<Shared<D>>,
@@ -81,15 +81,15 @@ pub struct Sources<D> {
     pub status: watch::Receiver<Arc<Status>>,
     /// The cluster file's status.
     pub file: watch::Receiver<FileStatus>,
-    /// What a node of a cluster knows of it; `None` on a standalone node.
+    /// The cluster's state, as the node knows it; `None` on a standalone node.
     pub cluster: Option<Learnt>,
-    /// What is announced.
+    /// The addresses announced.
     pub announced: watch::Receiver<FrontStatus>,
     /// The way to the tree.
     pub tree: TreeMetrics,
-    /// What is kept on disk.
+    /// The state of the cache on disk.
     pub kept: watch::Receiver<KeptStatus>,
-    /// What the node has room for.
+    /// The node's capacity.
     pub capacity: Capacity,
 }
 
@@ -119,7 +119,7 @@ const NO_LABELS: [(&str, &str); 0] = [];
 
 struct Scrape<D> {
     sources: Sources<D>,
-    /// Whether the counters could not be read at the last scrape.
+    /// True if the counters could not be read at the last scrape.
     unreadable: AtomicBool,
 }
 

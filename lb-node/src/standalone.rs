@@ -22,7 +22,7 @@ use zk_schema::{ClusterFile, Desired, FileErrors, Node, Problems};
 /// Pause between two looks. A change is read when two looks agree, since it may be half written at the first.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Why a configuration file cannot be used.
+/// The reason why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It cannot be read.
@@ -36,7 +36,7 @@ pub enum FileError {
     NeedsRestart {
         /// The file.
         path: PathBuf,
-        /// What does not fit.
+        /// The settings that do not fit.
         problems: Problems,
     },
 }
@@ -57,14 +57,14 @@ pub fn read(path: &Path) -> Result<ClusterFile, FileError> {
     Ok(ClusterFile::parse(&read_text(path)?, &path.display().to_string())?)
 }
 
-/// What became of the file's newest content.
+/// The fate of the file's newest content.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileStatus {
-    /// What is wrong with it, a line per problem; the last good state stays in force. Empty: nothing.
+    /// Its problems, one a line; the last good state stays in force. Empty: nothing.
     pub problems: Vec<String>,
     /// Fields whose change takes effect after a restart.
     pub restart_for: BTreeSet<String>,
-    /// When the state in force was read; `None` where nobody reads a file.
+    /// The time at which the state in force was read; `None` where nobody reads a file.
     pub loaded: Option<SystemTime>,
 }
 
@@ -121,7 +121,7 @@ impl FileStore {
         self.store.subscribe()
     }
 
-    /// What became of the file's newest content.
+    /// The fate of the file's newest content.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<FileStatus> {
         self.status.subscribe()
@@ -184,7 +184,7 @@ impl FileStore {
         self.status.send_replace(FileStatus { problems: Vec::new(), restart_for, loaded });
     }
 
-    /// What of a valid file can be put in force now, and the fields of which it cannot.
+    /// Returns the part of a valid file that can be put in force now, and the fields that cannot.
     fn adapt(&self, file: ClusterFile) -> Result<(Desired, BTreeSet<String>), FileError> {
         let mut restart_for = BTreeSet::new();
         differences("node", &json(&self.node), &json(&file.node), &mut restart_for);
@@ -202,7 +202,7 @@ impl FileStore {
     }
 }
 
-/// What changes when a file is written to or replaced.
+/// The marks by which a file shows that it was written to or replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     device: u64,

@@ -1,4 +1,4 @@
-//! What the node knows of a real, as [`policy`] takes it.
+//! The node's knowledge of a real, as [`policy`] takes it.
 
 use dataplane::nexthop::{NextHops, Obstacle};
 use health::{Key, State, Verdict, Verdicts};
@@ -26,7 +26,7 @@ pub(crate) fn standing(
     }
 }
 
-/// What the last conclusive probes said, also after the node has lost sight of the real.
+/// Returns what the last conclusive probes said, also after the node has lost sight of the real.
 fn judged(verdict: &Verdict) -> Standing {
     match verdict.state {
         State::Up => Standing::Up,
@@ -36,7 +36,7 @@ fn judged(verdict: &Verdict) -> Standing {
     }
 }
 
-/// What the node's probes find now: neither up nor down once it has lost sight of the real.
+/// Returns what the node's probes find now: neither up nor down once it has lost sight of the real.
 pub(crate) fn found(key: &Key, verdicts: &Verdicts) -> Standing {
     match verdicts.get(key) {
         Some(verdict) if verdict.blind => Standing::Blind,

@@ -1,4 +1,4 @@
-//! What `/metrics` tells of the way to the tree: ZooKeeper's answers, and how far behind the newest head this node is.
+//! Metrics of the way to the tree: ZooKeeper's answers, and how far behind the newest head this node is.
 
 use crate::status::Status;
 use coordination::follow::Followed;
@@ -36,7 +36,7 @@ impl MetricConstructor<Histogram> for Durations {
     }
 }
 
-/// What is counted. Clones share the same counters.
+/// The counters. Clones share them.
 #[derive(Clone, Debug)]
 pub struct TreeMetrics {
     durations: Family<Labels, Histogram, Durations>,
@@ -44,7 +44,7 @@ pub struct TreeMetrics {
     behind: Arc<Mutex<Behind>>,
 }
 
-/// How far behind the newest head a node is.
+/// The distance of a node from the newest head.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Behind {
     /// The epochs by which.
@@ -110,7 +110,7 @@ impl TreeMetrics {
         );
     }
 
-    /// How far behind the newest head this node is.
+    /// Returns how far behind the newest head this node is.
     pub(crate) fn behind(&self) -> Behind {
         *self.behind.lock().unwrap_or_else(PoisonError::into_inner)
     }

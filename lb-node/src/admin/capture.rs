@@ -23,10 +23,10 @@ const MOST_PACKETS: u64 = 1_000_000;
 const MOST_SECONDS: u64 = 600;
 /// Pieces that wait for a slow reader, each of at most some 20 KiB.
 const WAITING: usize = 8;
-/// How long a reader may take nothing before its stream ends.
+/// Time for which a reader may take nothing before its stream ends.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is to be captured.
+/// The packets to capture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Wanted {
     vip: Option<VipName>,

@@ -11,7 +11,7 @@ use zk_schema::tree::{Decided, Head, StateRecord as _};
 /// Largest file that is read: a cluster of the largest size stays well below.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Why the file cannot be used.
+/// The reason why the file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
     /// It cannot be read or written.
@@ -19,7 +19,7 @@ pub enum CacheError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The reason.
         error: io::Error,
     },
     /// It was read and is wrong.
@@ -27,7 +27,7 @@ pub enum CacheError {
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
 }
@@ -59,7 +59,7 @@ impl Cache {
         &self.path
     }
 
-    /// What was kept last; `None` if nothing ever was.
+    /// Returns what was kept last; `None` if nothing ever was.
     ///
     /// # Errors
     /// If it cannot be read or is damaged.

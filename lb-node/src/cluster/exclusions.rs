@@ -1,5 +1,5 @@
-//! What a node leaves out by its own judgement, kept on disk: a restart while the node is cut off must not bring dead
-//! reals back.
+//! Reals that a node leaves out by its own judgement, kept on disk: a restart while the node is cut off must not bring
+//! dead reals back.
 
 use super::cache::{CacheError, replace};
 use policy::local::Exclusions;
@@ -34,7 +34,7 @@ impl Kept {
         Self { path: directory.join(format!("{node}.exclusions.json")) }
     }
 
-    /// What was left out last; nothing where there is no file.
+    /// Returns what was left out last; nothing where there is no file.
     ///
     /// # Errors
     /// If the file cannot be read or is damaged.

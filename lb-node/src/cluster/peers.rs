@@ -1,4 +1,4 @@
-//! What a node that has lost sight of the tree learns from the other nodes: whether they have something newer in force.
+//! News from other nodes, for a node that has lost sight of the tree: whether they have something newer in force.
 //!
 //! From inside, to be cut off alone looks like an outage of all of ZooKeeper, in which every node must go on. So while
 //! ZooKeeper does not answer, a node asks the nodes that the newest head names, every second and by UDP, what they have
@@ -39,30 +39,30 @@ use tracing::warn;
 use zk_schema::NodeName;
 use zk_schema::tree::{Head, is_plausible};
 
-/// How often a node that is cut off asks.
+/// Time between the questions of a node that is cut off.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// For how long an answer counts.
 const FRESH: Duration = Duration::from_secs(5);
 /// Datagrams that are looked at between two questions; the others are dropped.
 const MOST_DATAGRAMS: u32 = 1000;
-/// How often it is told that there is no socket.
+/// Time between log lines that say that there is no socket.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// What the key is for, so that it is no other key of the seed's.
+/// The purpose of the key, so that it is no other key of the seed's.
 const PURPOSE: &[u8] = b"drover: what nodes tell each other";
 const MAGIC: [u8; 8] = *b"drover\0\x01";
 const UNSIGNED: usize = 40;
 const LENGTH: usize = UNSIGNED + 32;
 
-/// What is in force: (term, epoch).
+/// The order in force: (term, epoch).
 type Order = (u64, u64);
 
 /// Other nodes have something newer in force, and this one does not reach ZooKeeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Overtaken {
-    /// How many have.
+    /// The number of those that have.
     pub ahead: usize,
-    /// How many answered.
+    /// The number of those that answered.
     pub answered: usize,
 }
 
@@ -82,7 +82,7 @@ impl fmt::Display for Overtaken {
 pub struct Peers {
     /// The node.
     pub node: NodeName,
-    /// Where it asks and answers from.
+    /// The addresses that it asks and answers from.
     pub sources: Sources,
     /// The UDP port of all nodes.
     pub port: u16,
@@ -90,14 +90,14 @@ pub struct Peers {
     pub withdraw_after: Option<Duration>,
 }
 
-/// What a node knows of itself.
+/// A node's knowledge of itself.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// What the leader decided, as far as it learnt.
+    /// The leader's decision, as far as it learnt.
     pub followed: watch::Receiver<Followed>,
     /// Its connection to ZooKeeper.
     pub link: watch::Receiver<Link>,
-    /// What it has in force.
+    /// Its report of what it has in force.
     pub report: watch::Receiver<Arc<Report>>,
 }
 
@@ -155,7 +155,8 @@ impl Peers {
         }
     }
 
-    /// Whether this node has been overtaken; while it reaches ZooKeeper, what others told before is forgotten.
+    /// Returns since when this node has been overtaken, if it has; while it reaches ZooKeeper, what others told before
+    /// is forgotten.
     fn judge(&self, known: &Known, opinion: &mut Opinion) -> Option<Overtaken> {
         let (connected, since) = {
             let link = known.link.borrow();
@@ -201,7 +202,7 @@ impl Known {
     }
 }
 
-/// What others told.
+/// The answers of others.
 #[derive(Debug, Default)]
 struct Opinion {
     heard: BTreeMap<NodeName, (Order, Instant)>,
@@ -214,8 +215,8 @@ impl Opinion {
         self.heard.insert(peer, (order, now));
     }
 
-    /// Whether at least half of those that answered, and of this node, which has `own` in force, are ahead, and since
-    /// when it was found so each time.
+    /// Returns whether at least half of those that answered, and of this node, which has `own` in force, are ahead, and
+    /// since when it was found so each time.
     fn overtaken(&mut self, own: Order, now: Instant) -> Option<(Overtaken, Instant)> {
         let fresh = self.heard.values().filter(|(_, heard)| now.duration_since(*heard) < FRESH);
         let orders: Vec<Order> = fresh.map(|(order, _)| *order).collect();
@@ -285,7 +286,7 @@ struct Message {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Question,
-    /// What is in force.
+    /// The order in force.
     Answer(Order),
 }
 

@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use zk_schema::tree::Decided;
 use zk_schema::{Desired, VipName};
 
-/// What is told of each program that is applied.
+/// The report on each program that is applied.
 type Hook = Box<dyn FnMut(&Program) + Send>;
 
 /// A data plane that only takes notes.
@@ -46,7 +46,7 @@ impl Recorder {
         self.program.as_ref()
     }
 
-    /// How often one was applied.
+    /// Returns the number of times that one was applied.
     #[must_use]
     pub fn applied(&self) -> u64 {
         self.applied
@@ -135,15 +135,15 @@ impl Forwarding for Recorder {
 /// A node that runs until it is dropped, which is a crash, or [stopped](Self::stop).
 #[derive(Debug)]
 pub struct SimulatedNode {
-    /// What it learns from the tree.
+    /// Its knowledge from the tree.
     pub learnt: Learnt,
-    /// What it has in force.
+    /// The state that it has in force.
     pub report: watch::Receiver<Arc<Report>>,
     /// Addresses that it would announce to routers.
     pub wanted: watch::Receiver<BTreeSet<IpAddr>>,
-    /// What it would show.
+    /// The status that it would show.
     pub status: watch::Receiver<Arc<Status>>,
-    /// What it would forward by; empty until it has something to go by.
+    /// The tables that it would forward by; empty until it has something to go by.
     pub dataplane: Shared<Recorder>,
     leave: Option<oneshot::Sender<()>>,
     agent: JoinHandle<()>,

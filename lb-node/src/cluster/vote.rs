@@ -1,4 +1,4 @@
-//! What a node's probes find, put into words for the leader.
+//! A node's vote: the findings of its probes, for the leader.
 
 use crate::control::Report;
 use crate::status::seconds;

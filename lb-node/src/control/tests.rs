@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// What the loop did.
+/// The loop's actions.
 #[derive(Clone, Debug, PartialEq)]
 enum Act {
     /// Names of the reals that own slots, by VIP, and how many next hops came with them.
@@ -167,7 +167,7 @@ impl Bench {
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
     }
 
-    /// What was applied to tables and next hops since the last question.
+    /// Returns what was applied to tables and next hops since the last question.
     fn acts(&self) -> Vec<Act> {
         let acts = std::mem::take(&mut locked(&self.dataplane).acts);
         acts.into_iter().filter(|act| *act != Act::SelfTest).collect()

@@ -1,10 +1,10 @@
-//! Why something could not be announced or withdrawn.
+//! The reasons why addresses could not be announced or withdrawn.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Why a driver failed. All of them may go away by themselves or by an operator's hand, so try again.
+/// The reason why a driver failed. All of them may go away by themselves or by an operator's hand, so try again.
 #[derive(Debug, thiserror::Error)]
 pub enum AnnounceError {
     /// The file that BIRD includes cannot be read.
@@ -12,7 +12,7 @@ pub enum AnnounceError {
     Read {
         /// The file.
         file: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
     /// The file that BIRD includes cannot be written.
@@ -20,7 +20,7 @@ pub enum AnnounceError {
     Write {
         /// The file, or the one beside it that is to be renamed, or the directory.
         file: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
     /// There is a file in its place that this program has not written.
@@ -34,7 +34,7 @@ pub enum AnnounceError {
     Connect {
         /// The control socket.
         socket: PathBuf,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
     /// The conversation with BIRD broke off.
@@ -50,7 +50,7 @@ pub enum AnnounceError {
     NotBird {
         /// The control socket.
         socket: PathBuf,
-        /// What it said.
+        /// Its answer.
         line: String,
     },
     /// BIRD takes too long.
@@ -58,7 +58,7 @@ pub enum AnnounceError {
     TimedOut {
         /// The control socket.
         socket: PathBuf,
-        /// How long it was given.
+        /// The time that it was given.
         limit: Duration,
     },
     /// BIRD refuses a command.
@@ -72,7 +72,7 @@ pub enum AnnounceError {
         code: u16,
         /// BIRD's message.
         text: String,
-        /// What would help.
+        /// The fix.
         fix: &'static str,
     },
     /// BIRD has read its configuration, and the file is not in it.
@@ -86,7 +86,7 @@ pub enum AnnounceError {
     Differs {
         /// The file.
         file: PathBuf,
-        /// What it announces.
+        /// The addresses that it announces.
         announced: String,
     },
 }

@@ -9,18 +9,18 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
-/// How it behaves, and what it remembers.
+/// Its behaviour and its memory.
 #[derive(Debug, Default)]
 pub(super) struct Conduct {
     /// Its configuration does not include the file.
     pub(super) excludes: bool,
     /// Its answer to `configure`, if that is to fail.
     pub(super) refusal: Option<&'static str>,
-    /// How many more looks it takes until it does what it was told.
+    /// The number of looks until it does what it was told.
     pub(super) looks_behind: u32,
     /// It takes commands and answers none.
     pub(super) hangs: bool,
-    /// What it says instead of its greeting.
+    /// Its words in place of its greeting.
     pub(super) greeting: Option<&'static str>,
     /// The commands that it was given.
     pub(super) commands: Vec<String>,

@@ -1,4 +1,4 @@
-//! What `/metrics` tells of the front.
+//! Metrics of the front.
 
 use super::FrontStatus;
 use prometheus_client::collector::Collector;

@@ -27,10 +27,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{error, info};
 use zk_schema::{FrontDriver, FrontSettings};
 
-/// How often a driver is asked whether what it announced is still announced.
+/// Time between questions to a driver whether its addresses are still announced.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 
-/// How often withdrawing is tried before the node stops all the same.
+/// Attempts to withdraw before the node stops all the same.
 const LAST_ATTEMPTS: u32 = 3;
 
 /// Pause between these attempts.
@@ -42,8 +42,8 @@ const LAST_PAUSE: Duration = Duration::from_millis(500);
 /// what is announced may be the old set or the new one; [`announced`](Self::announced) says what is known of it, and
 /// the caller tries again.
 pub trait Announcer: Send + 'static {
-    /// What is announced, as far as the driver knows. At first that is what a predecessor of this process has
-    /// left, if it is known to have done so since the host booted.
+    /// Returns the addresses announced, as far as the driver knows. At first that is what a predecessor of this process
+    /// has left, if it is known to have done so since the host booted.
     fn announced(&self) -> &BTreeSet<IpAddr>;
 
     /// Announces these addresses and no others.
@@ -167,12 +167,12 @@ impl Announcer for Driver {
     }
 }
 
-/// How the front is.
+/// The state of the front.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FrontStatus {
-    /// What is to be announced, if it stays so for the hold.
+    /// The addresses to announce, if that stays so for the hold.
     pub wanted: BTreeSet<IpAddr>,
-    /// What is announced, as far as is known.
+    /// The addresses announced, as far as is known.
     pub announced: BTreeSet<IpAddr>,
     /// Addresses that were announced, counted once for each time.
     pub announcements: u64,
@@ -180,7 +180,7 @@ pub struct FrontStatus {
     pub withdrawals: u64,
     /// Times that the driver has failed.
     pub errors: u64,
-    /// What is wrong with the driver; `None` if nothing.
+    /// The driver's problem, if there is one.
     pub problem: Option<String>,
 }
 
@@ -203,7 +203,7 @@ impl<A: Announcer> Front<A> {
         Self { announcer, schedule, status }
     }
 
-    /// What is announced, and what is wrong. It has its last value when [`run`](Self::run) has returned.
+    /// Returns the addresses announced, and the problem. It has its last value when [`run`](Self::run) has returned.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<FrontStatus> {
         self.status.subscribe()

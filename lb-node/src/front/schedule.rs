@@ -1,4 +1,4 @@
-//! When to announce, when to withdraw, and when to try again.
+//! The times to announce, to withdraw, and to try again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// What is to be done.
+/// The next action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Announce these addresses and no others, now.
@@ -24,7 +24,7 @@ pub enum Step {
 #[derive(Clone, Debug)]
 pub struct Schedule {
     hold: Duration,
-    /// What is wanted, and from when on it may be announced.
+    /// The wanted addresses, each with the time from which it may be announced.
     wanted: BTreeMap<IpAddr, Instant>,
     /// True if the driver is to be told even though nothing changes, since what it does is not known.
     unsettled: bool,
@@ -50,7 +50,7 @@ impl Schedule {
         }
     }
 
-    /// What is wanted from now on.
+    /// Takes the addresses that are wanted from now on.
     pub fn want(&mut self, addresses: &BTreeSet<IpAddr>, now: Instant) {
         self.wanted.retain(|address, _| addresses.contains(address));
         for &address in addresses {
@@ -58,7 +58,7 @@ impl Schedule {
         }
     }
 
-    /// What to do, given what is announced.
+    /// Returns the next action, given what is announced.
     #[must_use]
     pub fn step(&self, announced: &BTreeSet<IpAddr>, now: Instant) -> Step {
         let due = self.wanted.iter().filter(|&(_, &from)| from <= now);

@@ -82,7 +82,7 @@ impl Drop for Trio {
     }
 }
 
-/// What a node has in force.
+/// The order that a node has in force.
 fn having(epoch: u64) -> Arc<Report> {
     Arc::new(Report { order: Some((1, epoch)), ..Report::default() })
 }

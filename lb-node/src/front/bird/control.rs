@@ -52,7 +52,7 @@ impl Control {
     }
 }
 
-/// What BIRD said to one command.
+/// BIRD's answer to one command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Reply {
     code: u16,

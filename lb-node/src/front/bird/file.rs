@@ -14,7 +14,7 @@ use tokio::fs;
 /// The beginning of every file that this program has written.
 const MARK: &str = "# Written by Drover's lb-node";
 
-/// What stands before the boot id.
+/// The text before the boot id.
 const BOOT: &str = "# boot: ";
 
 #[derive(Debug)]

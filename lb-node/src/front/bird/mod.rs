@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 /// The static protocols, one for each family.
 const PROTOCOLS: [&str; 2] = ["drover_v4", "drover_v6"];
 
-/// How long one change, or one check, may take.
+/// Time that one change, or one check, may take.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// Pause between two looks at whether BIRD is done with a configuration that it takes up step by step.
@@ -57,8 +57,9 @@ pub struct Bird {
 impl Bird {
     /// The driver for a BIRD that includes `file` and has its control socket at `socket`. Changes nothing yet.
     ///
-    /// What a predecessor left in the file counts as announced if it was written since the host booted, as `boot_id`
-    /// tells: then what it announced is still forwarded. After a boot nothing is forwarded yet, and nothing announced.
+    /// Addresses that a predecessor left in the file count as announced if the file was written since the host booted,
+    /// as `boot_id` tells: then what it announced is still forwarded. After a boot nothing is forwarded yet, and
+    /// nothing announced.
     ///
     /// # Errors
     ///
