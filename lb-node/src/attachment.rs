@@ -1,4 +1,4 @@
-//! Whether a node's programs are still on their interface: [`follow`] looks after its data plane for as long as it runs.
+//! Looks after a node's programs on their interface: [`follow`] looks after its data plane for as long as it runs.
 
 use crate::control::{Forwarding, Shared, locked};
 use dataplane::attachment::Attachment;
@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info, warn};
 
-/// How often a node looks whether its programs are attached. The kernel tells of interfaces that come and go, but not of
-/// a link that somebody detaches.
+/// Time between a node's looks whether its programs are attached. The kernel tells of interfaces that come and go, but
+/// not of a link that somebody detaches.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Looks after the place of a node's programs: every second, and whenever the kernel tells that an interface changed.

@@ -90,7 +90,7 @@ fn create(path: &Path) -> Result<BufWriter<Box<dyn Write + Send>>> {
     Ok(BufWriter::new(out))
 }
 
-/// What a stream begins with. `name` is where its packets are from.
+/// The beginning of a stream. `name` is where its packets are from.
 pub(crate) fn preamble(name: &str, vip: Option<&VipName>) -> Vec<u8> {
     let mut bytes = Vec::new();
     pcapng::emit(&Block::Section, &mut bytes);

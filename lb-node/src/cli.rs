@@ -34,7 +34,7 @@ pub struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// How log lines look.
+    /// Format of log lines.
     #[arg(long, global = true, value_enum, default_value_t)]
     log_format: LogFormat,
 }
@@ -155,7 +155,7 @@ struct What {
     standalone: Option<PathBuf>,
 }
 
-/// What differs from node to node, so that many can share one node file.
+/// Settings that differ from node to node, so that many can share one node file.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Instead of what the node file says in [node]")]
 struct Instead {

@@ -56,19 +56,19 @@ use tracing::{debug, error, info, warn};
 use zk_schema::tree::{Decided, Member, Mode};
 use zk_schema::{FrontDriver, Node, NodeFile, NodeOverrides, fnv1a};
 
-/// How often the probes' route is looked after.
+/// Time between looks after the probes' route.
 const PROBE_ROUTE_EVERY: Duration = Duration::from_secs(15);
 
-/// How long a node that starts prefers what the tree says to what it kept on disk.
+/// Time for which a node that starts prefers what the tree says to what it kept on disk.
 const TREE_FIRST: Duration = Duration::from_secs(3);
 
-/// How often what could not be written to the disk is tried again.
+/// Time after which a write to the disk that failed is tried again.
 const KEEP_AGAIN: Duration = Duration::from_secs(5);
 
-/// How often what keeps failing is told.
+/// Time between log lines about what keeps failing.
 const PULSE_TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// How often everything in the tree is read again, since a lost notification is never announced.
+/// Time after which everything in the tree is read again, since a lost notification is never announced.
 const REREAD: Duration = Duration::from_secs(45);
 
 /// Runs a node from a cluster file until SIGTERM or SIGINT. Forwarding goes on when this returns.
@@ -300,12 +300,13 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
     Ok(())
 }
 
-/// What was read from the disk; what cannot be is told.
+/// Returns what was read from the disk; logs what cannot be.
 fn told<T, E: std::fmt::Display>(read: Result<T, E>) -> Option<T> {
     read.inspect_err(|error| warn!("{error}")).ok()
 }
 
-/// What was kept on disk, unless the tables in the kernel are from something newer: the disk may have been full.
+/// Returns what was kept on disk, unless the tables in the kernel are from something newer: the disk may have been
+/// full.
 fn not_older(cached: Option<Decided>, floor: Option<(u64, u64)>) -> Option<Arc<Decided>> {
     let order = cached.as_ref()?.head.order();
     if let Some(floor) = floor.filter(|floor| order < *floor) {
@@ -319,7 +320,7 @@ fn not_older(cached: Option<Decided>, floor: Option<(u64, u64)>) -> Option<Arc<D
     cached.map(Arc::new)
 }
 
-/// What both kinds of node have before they know what to serve.
+/// The parts that both kinds of node have before they know what to serve.
 struct Base {
     node: Node,
     ifindex: u32,
@@ -338,7 +339,7 @@ struct Pages {
     registry: watch::Sender<Arc<Registry>>,
 }
 
-/// What is known around a node, before it forwards and then.
+/// The surroundings of a node, before it forwards and then.
 struct Scene {
     in_cluster: Option<Learnt>,
     file: watch::Receiver<FileStatus>,
@@ -347,12 +348,12 @@ struct Scene {
     tree: TreeMetrics,
 }
 
-/// What a node is to run by.
+/// The inputs of a running node.
 struct Plan<'a> {
     bpffs: &'a Path,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     mode: watch::Receiver<Mode>,
-    /// What it leaves out by its own judgement, and did before.
+    /// The reals that it leaves out by its own judgement, and did before.
     exclusions: watch::Sender<Exclusions>,
     report: watch::Sender<Arc<Report>>,
     scene: Scene,
@@ -394,7 +395,7 @@ impl Base {
         Ok(Self { node, ifindex: interface.index, outer, supervisor: supervisor.clone(), pages })
     }
 
-    /// What others are told of this node.
+    /// The record that others read of this node.
     fn member(&self, boot: &str) -> Result<Member> {
         let mut random = [0; 8];
         rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
@@ -433,7 +434,7 @@ impl Base {
         self.pages.serving = Some(self.supervisor.spawn("admin pages", admin::serve(listener, auth, shown)));
     }
 
-    /// What metrics are gathered from.
+    /// The sources of the metrics.
     fn sources<D>(&self, scene: &Scene, dataplane: Option<Shared<D>>) -> metrics::Sources<D> {
         metrics::Sources {
             dataplane,

@@ -1,4 +1,4 @@
-//! What the daemon is doing, for `/status`, `/readyz`, `/healthz` and `/metrics`.
+//! The state of the daemon, for `/status`, `/readyz`, `/healthz` and `/metrics`.
 
 use crate::cluster::agent::{Learnt, Name};
 use crate::cluster::peers::Overtaken;
@@ -23,17 +23,17 @@ pub struct Status {
     pub term: Option<u64>,
     /// The assignment in force; 0 until there is one.
     pub epoch: u64,
-    /// How what is in force came to be, on a node among others.
+    /// The way in which what is in force came to be, on a node among others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
     /// True if XDP runs in the driver; meaningful once something is in force.
     pub xdp_native: bool,
-    /// Why the newest state is not in force, while it is not.
+    /// The reason why the newest state is not in force, while it is not.
     pub apply_error: Option<String>,
-    /// Why packets do not meet the programs, while they do not.
+    /// The reason why packets do not meet the programs, while they do not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detached: Option<String>,
-    /// How often a program that had been taken off the interface was put back.
+    /// The number of times that a program which had been taken off the interface was put back.
     #[serde(skip)]
     pub reattachments: u64,
     /// The newest self-test; `None` until there was one.
@@ -47,7 +47,7 @@ pub struct Status {
 pub struct SelfTestStatus {
     /// VIPs through which a packet was sent.
     pub tested: usize,
-    /// What was wrong, by VIP.
+    /// The failures, by VIP.
     pub failures: BTreeMap<VipName, String>,
 }
 
@@ -72,7 +72,7 @@ pub struct VipStatus {
     pub epoch: u64,
     /// Digest of its table in the maps, in hexadecimal; `None` until it has one. Nodes with equal digests route alike.
     pub table_digest: Option<String>,
-    /// Why reals that are down keep their slots, while they do.
+    /// The reason why reals that are down keep their slots, while they do.
     pub held: Option<String>,
     /// Its reals.
     pub reals: BTreeMap<RealName, RealStatus>,
@@ -89,7 +89,7 @@ pub struct RealStatus {
     pub blind: bool,
     /// Outcome of the last probe in words.
     pub reason: String,
-    /// When `state` came about, in seconds since 1970; `None` if nobody probes.
+    /// The time at which `state` began, in seconds since 1970; `None` if nobody probes.
     pub since: Option<u64>,
     /// Weight that operators gave it.
     pub configured_weight: u16,
@@ -97,9 +97,9 @@ pub struct RealStatus {
     pub weight: u16,
     /// Part of the VIP's slots that it holds, 0 to 1.
     pub share: f64,
-    /// How packets reach it; `None` while that is not known.
+    /// The way by which packets reach it; `None` while that is not known.
     pub next_hop: Option<NextHopStatus>,
-    /// Why this node cannot send packets that way, if so.
+    /// The reason why this node cannot send packets that way, if it cannot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub obstacle: Option<String>,
 }
@@ -112,7 +112,7 @@ impl RealStatus {
     }
 }
 
-/// What is known of a real.
+/// The state of a real.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RealState {
@@ -162,38 +162,38 @@ impl From<&NextHop> for NextHopStatus {
 /// Slots by VIP and real of an applied program.
 pub type Shares = BTreeMap<VipName, BTreeMap<RealName, u32>>;
 
-/// What a node of a cluster keeps on disk.
+/// The cache of a node of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeptStatus {
-    /// Why what is on disk is older than what is in force, if so.
+    /// The reason why what is on disk is older than what is in force, if it is.
     pub problem: Option<String>,
 }
 
-/// What a node of a cluster knows of it.
+/// The cluster's state, as a node of it knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClusterStatus {
     /// True if ZooKeeper answers.
     pub connected: bool,
-    /// Why not, if so.
+    /// The reason why not, if there is one.
     pub problem: Option<String>,
     /// Sessions begun so far.
     pub sessions: u64,
     /// The term of this node's leadership, while it leads.
     pub leading: Option<u64>,
-    /// Who else has this node's name, if so.
+    /// The other node that has this node's name, if there is one.
     pub name_problem: Option<String>,
-    /// Which other machine had this node's name until lately, if one had.
+    /// The other machine that had this node's name until lately, if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaced: Option<String>,
-    /// Why it cannot lead, if so.
+    /// The reason why it cannot lead, if it cannot.
     pub election_problem: Option<String>,
     /// True if operators took it out of service.
     pub maintenance: bool,
     /// Set while others have something newer in force and this node does not reach ZooKeeper.
     pub overtaken: Option<Overtaken>,
-    /// Why what the tree holds is not taken over, if so.
+    /// The reason why what the tree holds is not taken over, if it is not.
     pub tree_problem: Option<String>,
-    /// What the leader refuses or holds back.
+    /// The things that the leader refuses or holds back.
     pub leader_problems: BTreeSet<String>,
     /// Nodes that did not acknowledge in time.
     pub lagging: BTreeSet<NodeName>,
@@ -232,7 +232,7 @@ impl ClusterStatus {
         }
     }
 
-    /// What an operator should know, a line for each.
+    /// Returns what an operator should know, a line for each.
     #[must_use]
     pub fn remarks(&self) -> Vec<String> {
         let mut remarks = Vec::new();
@@ -261,12 +261,12 @@ pub fn shares(program: &Program) -> Shares {
     program.vips.iter().map(|(name, vip)| (name.clone(), of_vip(vip))).collect()
 }
 
-/// What the VIPs' status follows from.
+/// The inputs of the VIPs' status.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
-    /// What operators asked for.
+    /// The operators' records.
     pub desired: &'a Desired,
-    /// What probes found.
+    /// The probes' findings.
     pub verdicts: &'a Verdicts,
     /// Next hops that are known.
     pub next_hops: &'a NextHops,
@@ -278,7 +278,7 @@ pub struct Sources<'a> {
     pub shares: &'a Shares,
     /// Digests of the tables in the maps.
     pub digests: &'a BTreeMap<VipName, u64>,
-    /// What the leader decided, where one does.
+    /// The leader's decision, where there is a leader.
     pub decided: Option<&'a Decided>,
 }
 
@@ -342,7 +342,7 @@ pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
 }
 
 impl Status {
-    /// What keeps the node from being ready, a line for each; empty when it is.
+    /// Returns what keeps the node from being ready, a line for each; empty when it is.
     #[must_use]
     pub fn not_ready(&self) -> Vec<String> {
         let mut missing = Vec::new();
@@ -365,7 +365,7 @@ impl Status {
         missing
     }
 
-    /// What is wrong with the data plane, a line for each; empty when it works.
+    /// Returns what is wrong with the data plane, a line for each; empty when it works.
     #[must_use]
     pub fn not_healthy(&self) -> Vec<String> {
         let mut wrong: Vec<String> = self.detached.iter().cloned().collect();

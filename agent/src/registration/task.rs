@@ -70,7 +70,7 @@ impl Registration {
     pub(crate) async fn stop(self) {
         drop(self.stop);
         if self.task.ended().await.is_none() {
-            tracing::error!("the registration is at fault itself");
+            tracing::error!("the registration has panicked");
         }
     }
 }

@@ -41,43 +41,43 @@ const LONGEST_PROBLEM: usize = 1000;
 /// About how often a tree that is not there yet is looked for, and flags are read again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
-/// What a node goes by.
+/// A node's settings.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The node.
     pub node: NodeName,
-    /// What it tells of itself.
+    /// Its record, for other nodes to read.
     pub member: Member,
-    /// What it goes by as a leader.
+    /// Its settings as a leader.
     pub leader: leader::Settings,
     /// Cut off for longer, it probes all reals itself and leaves dead ones out.
     pub autonomy_after: Duration,
-    /// How often everything is read again.
+    /// Time after which everything is read again.
     pub reread: Duration,
 }
 
-/// What a node learns.
+/// A node's knowledge of the cluster.
 #[derive(Clone, Debug)]
 pub struct Learnt {
-    /// What the leader decided.
+    /// The leader's decision.
     pub followed: watch::Receiver<Followed>,
-    /// How the node stands to the tree.
+    /// The standing of the node to the tree.
     pub mode: watch::Receiver<Mode>,
-    /// Whether operators took it out of service.
+    /// Tells whether operators took it out of service.
     pub maintenance: watch::Receiver<bool>,
-    /// Whether it leads.
+    /// Tells whether it leads.
     pub leading: watch::Receiver<Leading>,
-    /// What its connection is like.
+    /// The state of its connection.
     pub link: watch::Receiver<Link>,
-    /// Whose its name is.
+    /// The owner of its name.
     pub name: watch::Receiver<Name>,
-    /// Whether others have something newer while it is cut off, where somebody asks them.
+    /// Tells whether others have something newer while it is cut off, where somebody asks them.
     pub overtaken: watch::Receiver<Option<Overtaken>>,
-    /// Whose its name was.
+    /// The former owner of its name.
     pub past: watch::Receiver<NameHistory>,
 }
 
-/// Whose a node's name was before, by what the tree shows.
+/// The former owner of a node's name, by what the tree shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NameHistory {
     /// True if the tree has been looked at in this session.
@@ -89,7 +89,7 @@ pub struct NameHistory {
 }
 
 impl NameHistory {
-    /// What operators are to be told at `now`, in seconds since 1970.
+    /// Returns what to tell operators at `now`, in seconds since 1970.
     #[must_use]
     pub fn words(&self, now: u64) -> Option<String> {
         let replaced = self.replaced.as_ref().filter(|replaced| replaced.counts(now))?;
@@ -97,7 +97,7 @@ impl NameHistory {
     }
 }
 
-/// Whose a node's name is, by what the tree shows in this session.
+/// The owner of a node's name, by what the tree shows in this session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Name {
     /// The tree has not been looked at.
@@ -116,7 +116,7 @@ pub struct Link {
     pub connected: bool,
     /// Since when.
     pub since: Instant,
-    /// Why not, if so.
+    /// The reason why not, if there is one.
     pub problem: Option<String>,
     /// Sessions so far.
     pub sessions: u64,
@@ -240,7 +240,7 @@ impl<S: Store> Agent<S> {
         }
     }
 
-    /// What chance comes from: no other process's.
+    /// The seed of chance: no other process's.
     fn seed(&self) -> String {
         format!("{} {}", self.settings.node, self.settings.member.instance)
     }
@@ -588,7 +588,7 @@ impl<S: Store> Agent<S> {
     }
 }
 
-/// Why a session is over.
+/// The reason why a session is over.
 enum End {
     Stopped,
     Expired,

@@ -1,4 +1,4 @@
-//! What a leader keeps in the tree of its decisions: the last [`KEPT`] events, each written in one transaction with the
+//! The history of decisions in the tree: the last [`KEPT`] events, each written in one transaction with the
 //! head that it tells of.
 //!
 //! Nobody decides by them, so nothing that is wrong with them stops a leader: what cannot be written is left out, what
@@ -20,9 +20,9 @@ pub const KEPT: usize = 300;
 pub const MOST: usize = 320;
 /// Deletions of one commit.
 const AT_ONCE: usize = 100;
-/// How long no event is written after one could not be.
+/// Time for which no event is written after one could not be.
 const PAUSE: Duration = Duration::from_secs(60);
-/// How long events are not listed again after the connection was lost over it: a list may be too long for it.
+/// Time for which events are not listed again after the connection was lost over it: a list may be too long for it.
 const LIST_AGAIN: Duration = Duration::from_secs(600);
 
 /// The events in the tree, as far as one leader knows.
@@ -39,7 +39,7 @@ pub(super) struct History {
     paused_until: Option<Instant>,
 }
 
-/// When a list of events was lost last. Outlives leaderships.
+/// The time at which a list of events was last lost. Outlives leaderships.
 #[derive(Debug, Default)]
 pub(super) struct ListLost(Option<Instant>);
 
@@ -83,7 +83,7 @@ impl History {
         (self.epochs, self.strays) = epochs.partition(|epoch| *epoch <= newest);
     }
 
-    /// What is to be written with the head, if anything.
+    /// Returns what to write with the head, if anything.
     pub(super) fn change(&self, publication: &Publication) -> Option<Change> {
         if self.paused_until.is_some_and(|until| Instant::now() < until) {
             return None;
@@ -149,7 +149,7 @@ impl History {
         self.paused_until = Some(Instant::now() + PAUSE);
     }
 
-    /// What is to be deleted now, in one commit; empty: nothing.
+    /// Returns what to delete now, in one commit; empty: nothing.
     pub(super) fn superfluous(&self) -> Vec<Change> {
         let old = match self.epochs.len() {
             many if many > MOST => many - KEPT,

@@ -22,7 +22,7 @@ use zk_schema::tree::{
 };
 use zk_schema::{NodeName, RealName, RecordError, VipName};
 
-/// How often a leader looks at the clock when nothing changes.
+/// Time between a leader's looks at the clock when nothing changes.
 const TICK: Duration = Duration::from_millis(200);
 /// Lines that may be logged at once of leaderships that end, and how often one more.
 const LINES: u32 = 5;
@@ -39,19 +39,19 @@ const LONGEST_CANNOT: Duration = Duration::from_secs(60);
 /// makes way for another.
 const COMPLETE_WITHIN: Duration = Duration::from_secs(60);
 const UNDECIDED_FOR: Duration = Duration::from_secs(10);
-/// How many sessions' timeouts a node that knows nothing of what is in force waits for one that does to lead.
+/// The number of session timeouts for which a node that knows nothing of what is in force lets another lead that does.
 const UNKNOWING: u32 = 3;
-/// How many small records are read at once.
+/// The most small records that are read at once.
 const READ_AT_ONCE: usize = 100;
 /// Bytes that one commit may hold: ZooKeeper breaks connections over requests near 1 MiB.
 const COMMIT_BYTES: usize = 600 * 1024;
 
-/// What a node knows of its own leadership.
+/// A node's knowledge of its own leadership.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leading {
     /// The term, while it leads.
     pub term: Option<u64>,
-    /// Why it cannot lead, if so.
+    /// The reason why it cannot lead, if it cannot.
     pub problem: Option<String>,
 }
 
@@ -440,7 +440,7 @@ fn unreadable(seen: &Contents) -> impl Iterator<Item = VipName> {
     seen.unreadable.keys().filter_map(below)
 }
 
-/// Why a publication was not written.
+/// The reason why a publication was not written.
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     #[error(transparent)]
