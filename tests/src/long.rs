@@ -19,6 +19,12 @@ use crate::lb_node::RealDaemon;
 use crate::server::{Server, Service};
 use crate::topology::Topology;
 
+/// Whether tests that have a short and a long form take the long one, as `cargo xtask test --all` asks for.
+#[must_use]
+pub fn is_wanted() -> bool {
+    std::env::var_os("DROVER_LONG").is_some()
+}
+
 /// A test of such a program.
 #[derive(Clone, Copy, Debug)]
 pub struct Test {
@@ -69,7 +75,8 @@ pub fn main(tests: &[Test]) -> ExitCode {
     // Not locked: what tests start may print, too.
     let mut out = io::stdout();
     let outcome = if arguments.iter().any(|argument| argument == "--list") {
-        tests.iter().try_for_each(|test| say(&mut out, &format!("{}: test\n", test.name))).map(|()| true)
+        let mut chosen = chosen(tests, &arguments).into_iter();
+        chosen.try_for_each(|test| say(&mut out, &format!("{}: test\n", test.name))).map(|()| true)
     } else {
         run(tests, &arguments, &mut out)
     };
@@ -79,11 +86,15 @@ pub fn main(tests: &[Test]) -> ExitCode {
     }
 }
 
-fn run(tests: &[Test], arguments: &[String], out: &mut impl Write) -> io::Result<bool> {
-    let started = Instant::now();
+fn chosen<'a>(tests: &'a [Test], arguments: &[String]) -> Vec<&'a Test> {
     let wanted: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with('-')).collect();
     let is_wanted = |test: &&Test| wanted.is_empty() || wanted.iter().any(|part| test.name.contains(*part));
-    let chosen: Vec<&Test> = tests.iter().filter(is_wanted).collect();
+    tests.iter().filter(is_wanted).collect()
+}
+
+fn run(tests: &[Test], arguments: &[String], out: &mut impl Write) -> io::Result<bool> {
+    let started = Instant::now();
+    let chosen = chosen(tests, arguments);
     say(out, &format!("\nrunning {} tests\n", chosen.len()))?;
     let (mut passed, mut failed, mut ignored) = (0, 0, 0);
     for test in &chosen {

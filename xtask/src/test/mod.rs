@@ -5,6 +5,7 @@
 //! unit tests and end-to-end tests share one build.
 
 mod documents;
+mod e2e;
 mod edges;
 mod lint;
 mod manifests;
@@ -31,7 +32,7 @@ const LONG_FEATURE: &str = "long";
 /// Runs every check: formatting, clippy, unit and property tests, the end-to-end tests that need root, and the fuzzers.
 ///
 /// Brings the machine into place first (see `cargo xtask setup`). The end-to-end tests load BPF programs and
-/// make network namespaces, and run one after the other; nothing they send leaves this machine. The last
+/// make network namespaces, and run several at a time; nothing they send leaves this machine. The last
 /// line on stdout is `N passed, N failed`, where each lint check counts as one, and so does a build that fails. Exits with 0 only if something passed and nothing failed.
 ///
 /// Without root, `--only lint` and `--only unit` work, as does plain `cargo test`.
@@ -43,6 +44,7 @@ const LONG_FEATURE: &str = "long";
     cargo xtask test --all --only e2e -- systemd")]
 pub(crate) struct Args {
     /// Run the long tests as well: units on a machine with a systemd of its own, images as a container engine runs them.
+    /// And run the others in their long form: more simulated lives, a longer outage, a minute for each fuzzer.
     ///
     /// They take minutes and more, and bring tools and a small Debian (300 MB, see `cargo xtask setup --all`). One that this
     /// machine cannot run is skipped with its reason, and counted as such in the last line.
@@ -74,7 +76,9 @@ enum Part {
 }
 
 /// Seconds for each fuzzer.
-const FUZZED: u32 = 8;
+const FUZZED: u32 = 5;
+/// The same with `--all`.
+const FUZZED_LONG: u32 = 60;
 
 pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     let only_manifests = args.only == Some(Part::Manifests);
@@ -105,23 +109,24 @@ pub(crate) fn command(workspace: &Workspace, args: &Args) -> Result<ExitCode> {
     }
     let (unit, e2e) = (wanted(Part::Unit), wanted(Part::E2e));
     if unit || e2e {
-        let programs = programs::build(workspace, &metadata, &features, &mut report)?;
+        let programs = programs::build(workspace, &metadata, &features, args.all, &mut report)?;
         if unit {
             programs.run_without_root(&args.tests, &mut report)?;
             programs::documentation(workspace, &features, &args.tests, &mut report)?;
         }
         if e2e {
-            programs.run_with_root(&args.tests, args.all, &mut report)?;
+            let logs = workspace.target_dir().join("test-logs");
+            e2e::run(&programs, &args.tests, &logs, &mut report)?;
         }
     }
     if wanted(Part::Fuzz) && args.tests.is_empty() {
-        fuzz(workspace, &mut report)?;
+        fuzz(workspace, if args.all { FUZZED_LONG } else { FUZZED }, &mut report)?;
     }
     Ok(report.finish())
 }
 
 /// Runs every fuzzer for a moment: a check each.
-fn fuzz(workspace: &Workspace, report: &mut Report) -> Result<()> {
+fn fuzz(workspace: &Workspace, seconds: u32, report: &mut Report) -> Result<()> {
     let started = report.start("building the fuzzers");
     let programs = match fuzz::build(workspace) {
         Ok(programs) => programs,
@@ -134,7 +139,7 @@ fn fuzz(workspace: &Workspace, report: &mut Report) -> Result<()> {
     for target in fuzz::TARGETS {
         let name = format!("fuzz {target}");
         let started = report.start(&name);
-        let outcome = fuzz::run(workspace, &programs, target, FUZZED)?;
+        let outcome = fuzz::run(workspace, &programs, target, seconds)?;
         if let Some(finding) = &outcome.finding {
             eprintln!("found; to see it again: cargo xtask fuzz {target} --replay {finding}");
         }

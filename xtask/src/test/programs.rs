@@ -1,4 +1,4 @@
-//! Building the test programs once, and running them.
+//! Building the test programs once, and running those that need no root.
 
 use super::{
     LONG_FEATURE, ROOT_FEATURE,
@@ -21,6 +21,10 @@ use std::{
     time::Duration,
 };
 
+/// Set for tests that have a long form when that is wanted.
+const LONG_FORM: &str = "DROVER_LONG";
+/// The name of test programs whose tests need the machine to themselves.
+const ALONE: &str = "alone";
 /// A test program that prints nothing for so long hangs, and is ended: a report late is better than none.
 const SILENCE: Duration = Duration::from_secs(10 * 60);
 
@@ -29,11 +33,13 @@ pub(super) struct Programs {
     tests: Vec<TestProgram>,
     /// `CARGO_BIN_EXE_<name>` for each binary of the workspace, as `cargo test` sets it.
     binaries: Vec<(OsString, PathBuf)>,
+    /// Whether tests are told to take the time of their long form.
+    all: bool,
 }
 
-struct TestProgram {
+pub(super) struct TestProgram {
     /// `lb-node (lib)`, `drover-tests (test paths)`.
-    name: String,
+    pub(super) name: String,
     package: String,
     /// The folder that `cargo test` would run it in.
     folder: PathBuf,
@@ -41,6 +47,8 @@ struct TestProgram {
     needs_root: bool,
     /// Only for `--all`.
     is_long: bool,
+    /// Its tests have the machine to themselves.
+    pub(super) is_alone: bool,
 }
 
 /// Builds every test program and every binary in one go, with the feature of the tests that need root.
@@ -50,6 +58,7 @@ pub(super) fn build(
     workspace: &Workspace,
     metadata: &Metadata,
     features: &str,
+    all: bool,
     report: &mut Report,
 ) -> Result<Programs> {
     const NAME: &str = "build of the tests and the BPF programs";
@@ -59,7 +68,7 @@ pub(super) fn build(
     // A build that succeeds proves nothing yet.
     let failed = usize::from(artifacts.is_none());
     report.done(NAME, Count { failed, ..Count::default() }, started.elapsed());
-    let mut programs = Programs { tests: Vec::new(), binaries: Vec::new() };
+    let mut programs = Programs { tests: Vec::new(), binaries: Vec::new(), all };
     for artifact in artifacts.into_iter().flatten() {
         programs.note(artifact, metadata);
     }
@@ -88,24 +97,19 @@ impl Programs {
             .try_for_each(|test| run(self.command(test).args(arguments), &test.name, report))
     }
 
-    /// One test at a time: they share the kernel's network namespaces, bpffs and two processor cores.
-    ///
-    /// Long ones come last, and only if they are wanted.
-    pub(super) fn run_with_root(&self, arguments: &[String], all: bool, report: &mut Report) -> Result<()> {
-        let of_root = || self.tests.iter().filter(|test| test.needs_root);
-        let long = of_root().filter(|test| test.is_long && all);
-        of_root().filter(|test| !test.is_long).chain(long).try_for_each(|test| {
-            run(self.command(test).env("RUST_TEST_THREADS", "1").args(arguments), &test.name, report)
-        })
+    /// The programs whose tests need root; the long ones too if they are wanted.
+    pub(super) fn with_root(&self) -> impl Iterator<Item = &TestProgram> {
+        self.tests.iter().filter(|test| test.needs_root && (self.all || !test.is_long))
     }
 
     /// The test program with the surroundings that `cargo test` gives it.
-    fn command(&self, test: &TestProgram) -> Command {
+    pub(super) fn command(&self, test: &TestProgram) -> Command {
         let mut command = process::command(&test.executable);
         command.current_dir(&test.folder).env("CARGO_MANIFEST_DIR", &test.folder);
         command
             .env("CARGO_PKG_NAME", &test.package)
-            .envs(self.binaries.iter().map(|(name, path)| (name, path)));
+            .envs(self.binaries.iter().map(|(name, path)| (name, path)))
+            .envs(self.all.then_some((LONG_FORM, "1")));
         command
     }
 
@@ -121,7 +125,8 @@ impl Programs {
                 kind => format!("{package} ({kind} {target})"),
             };
             let (package, folder) = (package.to_owned(), folder.clone());
-            self.tests.push(TestProgram { name, package, folder, executable, needs_root, is_long });
+            let is_alone = is_long || target == ALONE;
+            self.tests.push(TestProgram { name, package, folder, executable, needs_root, is_long, is_alone });
         } else if kind == "bin" {
             self.binaries.push((format!("CARGO_BIN_EXE_{target}").into(), executable));
         }
