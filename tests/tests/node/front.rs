@@ -120,7 +120,7 @@ fn the_router_spreads_clients_over_the_nodes_that_announce_and_that_live() {
 
 #[test]
 fn bird_takes_the_configuration_that_the_documents_show() {
-    let document = include_str!("../../docs/node-file.md");
+    let document = include_str!("../../../docs/node-file.md");
     let (_, rest) = document.split_once("### BIRD's side").unwrap();
     let (_, rest) = rest.split_once("```\n").unwrap();
     let (example, _) = rest.split_once("```").unwrap();

@@ -84,7 +84,7 @@ fn predecessor() {
 /// Runs [`predecessor`] in a process of its own and returns its lab's name and the process it started.
 fn leave_a_lab_behind(note: &Path) -> (String, u32) {
     let status = Command::new(std::env::current_exe().unwrap())
-        .args(["predecessor", "--exact"])
+        .args(["lab::predecessor", "--exact"])
         .env("DROVER_LAB_PREDECESSOR", note)
         .stdout(Stdio::null())
         .stderr(Stdio::null())

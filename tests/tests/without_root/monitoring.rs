@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use drover_tests::documented;
 use serde_json::Value;
 
-const DASHBOARD: &str = include_str!("../../monitoring/grafana/drover.json");
-const ALERTS: &str = include_str!("../../monitoring/prometheus/alerts.yaml");
-const TESTS_OF_ALERTS: &str = include_str!("../../monitoring/prometheus/alerts_test.yaml");
-const RUNBOOK: &str = include_str!("../../docs/operations.md");
+const DASHBOARD: &str = include_str!("../../../monitoring/grafana/drover.json");
+const ALERTS: &str = include_str!("../../../monitoring/prometheus/alerts.yaml");
+const TESTS_OF_ALERTS: &str = include_str!("../../../monitoring/prometheus/alerts_test.yaml");
+const RUNBOOK: &str = include_str!("../../../docs/operations.md");
 
 /// Labels that Prometheus adds to every series.
 const EVERYWHERE: [&str; 3] = ["instance", "job", "le"];

@@ -87,7 +87,7 @@ fn start(all: &Deployment, panics_at: &str, arguments: &[&str]) -> Process {
     let arguments = [arguments, &["--bpffs", bpffs]].concat().join("\n");
     let command = host.command("env").arg(format!("{PANICS_AT}={panics_at}"));
     let command = command.arg(format!("{ARGUMENTS}={arguments}")).arg(env::current_exe().unwrap());
-    command.args(["--exact", "daemon", "--nocapture"]).spawn().unwrap()
+    command.args(["--exact", "fault::daemon", "--nocapture"]).spawn().unwrap()
 }
 
 /// The process ends by itself, and says why. Tasks that live by the one that panicked end with it, so `task` may be one of

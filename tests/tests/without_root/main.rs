@@ -1,0 +1,4 @@
+//! What several crates must agree on, without root: the memory store, documents and code.
+
+mod monitoring;
+mod store_memory;
