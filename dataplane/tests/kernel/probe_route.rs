@@ -2,12 +2,9 @@
 //! without names.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-#[allow(dead_code, reason = "shared with other tests, which use other parts of it")]
-mod lab;
-
+use crate::lab::Host;
 use dataplane::nexthop::sources::Sources;
 use dataplane::probe_route::{self, Obstacle, ProbeRoute};
-use lab::Host;
 use lb_ebpf::lb::PROBE_MARK;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{IpAddr, SocketAddr};

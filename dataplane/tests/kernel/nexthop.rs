@@ -4,12 +4,10 @@
 //! and takes its interfaces along. So nothing is left behind, however a test ends.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
-mod lab;
-
+use crate::lab::{self, Host, follow, mac, until, until_problem, v4_packet, v6_packet};
 use dataplane::nexthop::resolve::Problem;
 use dataplane::nexthop::sources::{Interface, InterfaceError, Sources, interface};
 use dataplane::nexthop::{NextHop, NextHops, Obstacle, pmtu};
-use lab::{Host, follow, mac, until, until_problem, v4_packet, v6_packet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
