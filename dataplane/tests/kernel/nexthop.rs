@@ -2,7 +2,6 @@
 //!
 //! The namespaces have no names: each lives as long as a descriptor of this process refers to it,
 //! and takes its interfaces along. So nothing is left behind, however a test ends.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use crate::lab::{self, Host, follow, mac, until, until_problem, v4_packet, v6_packet};
 use dataplane::nexthop::resolve::Problem;

@@ -1,6 +1,5 @@
 //! The probes' own route, on a real kernel: a node and what stands at the other end of its cable, in network namespaces
 //! without names.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use crate::lab::Host;
 use dataplane::nexthop::sources::Sources;

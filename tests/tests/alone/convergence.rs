@@ -1,5 +1,4 @@
 //! The benchmark of convergence, in its shortest form.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::process::{Command, Stdio};
 

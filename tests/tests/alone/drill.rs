@@ -1,5 +1,4 @@
 //! The failover drills, by one of the shortest.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::process::{Command, Output, Stdio};
 

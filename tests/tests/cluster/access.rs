@@ -1,5 +1,4 @@
 //! Closed trees, on real servers: who may do what, and a cluster that works with it.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::fs;
 use std::time::Duration;

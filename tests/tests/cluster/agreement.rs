@@ -1,5 +1,4 @@
 //! Nodes of a cluster that have the same tables, whatever happens to them and to what they serve.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use drover_tests::{Observer, PUBLISH, Settings, Site, Steady};
 

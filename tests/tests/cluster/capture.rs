@@ -1,5 +1,4 @@
 //! `lbctl capture`: samples of several nodes in one file that other programs read.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeSet;
 use std::env;

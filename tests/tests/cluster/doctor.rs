@@ -1,5 +1,4 @@
 //! `lbctl doctor` finds nothing on a node that is well, and each planted fault by the check that is for it, and by no other.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeSet;
 use std::env;

@@ -1,5 +1,4 @@
 //! Edits of the tree by hand, good ones and bad ones.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

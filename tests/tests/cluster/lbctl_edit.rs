@@ -1,5 +1,4 @@
 //! What operators change by lbctl, in a cluster of real parts.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::fs;
 use std::path::PathBuf;

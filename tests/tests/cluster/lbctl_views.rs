@@ -1,5 +1,4 @@
 //! What `lbctl` shows of a cluster of real parts, and whether it is so.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};

@@ -1,5 +1,4 @@
 //! Leaders of a cluster that stand still, die half-way, and wait for nodes that do not answer.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
 //! Clusters of real parts: nodes behind a front, ZooKeeper, reals, and operators with `lbctl`.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod access;
 mod agreement;

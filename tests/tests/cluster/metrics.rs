@@ -1,5 +1,4 @@
 //! `docs/metrics.md` says what live nodes and agents serve, no less and no more.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -1,5 +1,4 @@
 //! The life of a cluster's nodes: they join, go out of service, leave, die and return.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

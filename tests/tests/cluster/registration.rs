@@ -1,5 +1,4 @@
 //! Reals that register themselves, in a cluster of real parts.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::thread;

@@ -1,5 +1,4 @@
 //! Nodes of a cluster whose daemon is killed, at the worst time or for too long.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::fs;
 use std::thread::sleep;

@@ -1,5 +1,4 @@
 //! A cluster whose ZooKeeper fails in part or altogether: what is in force stays in force.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeSet;
 use std::thread::sleep;

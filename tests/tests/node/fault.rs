@@ -2,7 +2,6 @@
 //!
 //! There is no way to make the daemon panic from outside. So the process is this test's own program: it runs the daemon's
 //! command line as `lb-node` does, under a log that panics at a message of the task that is to fail.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeMap;
 use std::env;

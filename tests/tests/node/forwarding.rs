@@ -1,5 +1,4 @@
 //! Packets of real sockets reach real servers through the VIP, whatever the family, protocol and encapsulation.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

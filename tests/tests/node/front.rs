@@ -1,6 +1,4 @@
 //! The front: nodes announce VIPs by BIRD, and a router spreads clients over the nodes that do.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,6 +1,4 @@
 //! Reals that fail and recover, as clients see it: which servers new connections meet.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;

@@ -1,6 +1,4 @@
 //! Paths that take less than the client's link does.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};

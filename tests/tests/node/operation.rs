@@ -1,6 +1,4 @@
 //! What an operator sees and does: pings, traces, the admin pages, generic mode, taking a node out of service.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
 
 use std::fs;
 use std::io::{self, ErrorKind};

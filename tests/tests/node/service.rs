@@ -1,6 +1,4 @@
 //! The daemon as a service: what it tells its manager, and with how few rights it works.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,6 +1,4 @@
 //! Edits of the cluster file under traffic, and limits on new connections.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
-#![expect(clippy::unwrap_used, reason = "a failure anywhere in a test is the test's failure")]
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,5 +1,4 @@
 //! What dashboard and alerts ask for exists: see `docs/metrics.md`, which another test compares with live nodes.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

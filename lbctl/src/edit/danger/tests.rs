@@ -1,7 +1,6 @@
 //! What `lbctl` says beforehand that the leader will hold is what the leader holds, and nothing else is.
 //!
 //! Both on one store in this process: `lbctl` plans against the tree, the leader takes its turns on what is written.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 use crate::edit::{Edit, FlagName, plan};
 use crate::tree::Tree;
