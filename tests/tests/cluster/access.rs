@@ -3,6 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
+use crate::LIMIT;
 use coordination::zookeeper::{Acl, Options, ZooKeeper, ZooKeeperSession};
 use coordination::{Change, Error, Session as _, Store as _, setup};
 use drover_tests::access::{Member, closed};
@@ -11,8 +12,6 @@ use drover_tests::{
 };
 use zk_schema::tree::{Access, Term, paths};
 use zk_schema::{Cluster, Desired, Protocol as Transport, Real, Vip, VipState};
-
-const LIMIT: Duration = Duration::from_secs(40);
 
 fn create(path: &str, data: &str) -> Change {
     Change::Create { path: path.to_owned(), data: data.into(), ephemeral: false }

@@ -1,13 +1,7 @@
 //! Nodes of a cluster that have the same tables, whatever happens to them and to what they serve.
 
+use crate::{FLOWS, OTHERS, RATE, REALS, SOME};
 use drover_tests::{Observer, PUBLISH, Settings, Site, Steady};
-
-const RATE: u32 = 500;
-const FLOWS: u16 = 64;
-/// Requests before and after each event: a second's worth.
-const SOME: usize = 500;
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
-const OTHERS: &[&str] = &["real-2", "real-3"];
 
 #[test]
 fn no_two_nodes_ever_have_different_tables_for_one_vip_and_epoch() {

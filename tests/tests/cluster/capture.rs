@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::REALS;
 use drover_tests::{Host, Lbctl, PUBLISH, Process, Protocol, Settings, Site, visit, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
 const FLOWS: usize = 48;
 const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9940);
 

@@ -7,11 +7,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::REALS;
 use drover_tests::{Host, SERVICES, Settings, Site, wait_until};
 use serde_json::Value;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
 
 /// `lbctl`, built beside this test.
 fn lbctl() -> PathBuf {

@@ -3,16 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::{FLOWS, LIMIT, OTHERS, RATE, REALS, SOME};
 use drover_tests::{Observer, PUBLISH, SERVICES, Settings, Site, Steady, wait_until};
 use zk_schema::tree::paths;
 
-const RATE: u32 = 500;
-const FLOWS: u16 = 64;
-/// Requests before and after each event: a second's worth.
-const SOME: usize = 500;
-const LIMIT: Duration = Duration::from_secs(40);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
-const OTHERS: &[&str] = &["real-2", "real-3"];
 const PUBLISH_PATH: &str = "/drover/vips/publish";
 const REAL_PATH: &str = "/drover/vips/publish/reals/real-1";
 const ASSIGNMENT_PATH: &str = "/drover/assignments/publish";

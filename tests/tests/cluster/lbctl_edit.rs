@@ -4,16 +4,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::{FLOWS, LIMIT, OTHERS, RATE, REALS, SOME};
 use drover_tests::{Answer, Lbctl, Observer, PUBLISH, Settings, Site, Steady};
 use serde_json::Value;
 
-const RATE: u32 = 500;
-const FLOWS: u16 = 64;
-/// Requests before and after each event: a second's worth.
-const SOME: usize = 500;
-const LIMIT: Duration = Duration::from_secs(40);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
-const OTHERS: &[&str] = &["real-2", "real-3"];
 const REAL_PATH: &str = "/drover/vips/publish/reals/real-1";
 const DRAIN_PATH: &str = "/drover/ops/drain/publish.real-1";
 

@@ -3,18 +3,12 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::{FLOWS, LIMIT, OTHERS, RATE, REALS, SOME};
 use anyhow::Context as _;
 use drover_tests::{Observer, PUBLISH, Settings, Site, Steady, wait_until};
 use rustix::process::Signal;
 use zk_schema::tree::Assignment;
 
-const RATE: u32 = 500;
-const FLOWS: u16 = 64;
-/// Requests before and after each event: a second's worth.
-const SOME: usize = 500;
-const LIMIT: Duration = Duration::from_secs(40);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
-const OTHERS: &[&str] = &["real-2", "real-3"];
 const EQUAL: &[(&str, u16)] = &[("real-1", 100), ("real-2", 100), ("real-3", 100)];
 const SESSION: Duration = Duration::from_secs(5);
 

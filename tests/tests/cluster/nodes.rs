@@ -3,19 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::{FLOWS, LIMIT, OTHERS, RATE, REALS, SOME};
 use drover_tests::{Held, Observer, PUBLISH, SERVICES, SUBSCRIBE, Settings, Site, Steady, wait_until};
 
-const RATE: u32 = 500;
-const FLOWS: u16 = 64;
-/// Requests before and after each event: a second's worth.
-const SOME: usize = 500;
 /// Connections that are held all the time.
 const HELD: usize = 20;
 /// What the settings of a site say.
 const DRAIN_WAIT: Duration = Duration::from_secs(1);
-const LIMIT: Duration = Duration::from_secs(40);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
-const OTHERS: &[&str] = &["real-2", "real-3"];
 
 fn start(late: usize) -> Site {
     let site = Site::of_two_services(4, Settings { late, ..Settings::default() }).unwrap();

@@ -6,15 +6,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::{FLOWS, LIMIT, OTHERS, RATE, REALS, SOME};
 use drover_tests::{LbNode, Observer, PUBLISH, Settings, Site, Steady, wait_until};
-
-const RATE: u32 = 500;
-const FLOWS: u16 = 64;
-/// Requests before and after each event: a second's worth.
-const SOME: usize = 500;
-const LIMIT: Duration = Duration::from_secs(40);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
-const OTHERS: &[&str] = &["real-2", "real-3"];
 
 fn settings() -> Settings {
     let cluster = "autonomy_after_ms = 3000\ndrain_wait_ms = 1000\nack_timeout_ms = 3000\n".to_owned();

@@ -4,17 +4,11 @@ use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::{FLOWS, LIMIT, OTHERS, RATE, REALS, SOME};
 use drover_tests::{Held, LbNode, Observer, PUBLISH, SUBSCRIBE, Settings, Site, Steady, long, wait_until};
 
-const RATE: u32 = 500;
-const FLOWS: u16 = 64;
-/// Requests before and after each event: a second's worth.
-const SOME: usize = 500;
 /// Connections that are held all the time.
 const HELD: usize = 8;
-const LIMIT: Duration = Duration::from_secs(40);
-const REALS: &[&str] = &["real-1", "real-2", "real-3"];
-const OTHERS: &[&str] = &["real-2", "real-3"];
 const ALL: [&str; 3] = ["node-1", "node-2", "node-3"];
 /// Longer than sessions and the servers' own timeouts.
 const A_WHILE: Duration = Duration::from_secs(6);
