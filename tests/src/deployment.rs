@@ -6,9 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::cluster::Cluster;
 use crate::lb_node::{LbNode, RealDaemon};
-use crate::server::{Server, Service};
-use crate::topology::{Station, Topology};
-use crate::wait::wait_until;
+use testbed::{Server, Service, Station, Topology, wait_until};
 
 const APPLY_LIMIT: Duration = Duration::from_secs(10);
 

@@ -10,9 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::access::Member;
 use crate::cluster::replace;
-use crate::host::{Host, HostCommand};
-use crate::process::Process;
-use crate::topology::Station;
+use testbed::{Host, HostCommand, Process, Station};
 
 const NODE_ADMIN_PORT: u16 = 9940;
 const REAL_ADMIN_PORT: u16 = 9941;

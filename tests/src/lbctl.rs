@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-
-use crate::host::Host;
+use testbed::Host;
 
 /// `lbctl` on a host, at an ensemble.
 #[derive(Clone, Debug)]

@@ -13,11 +13,9 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use crate::cluster::{Cluster, Family, Protocol, Vip};
-use crate::ensemble::Ensemble;
+use crate::cluster::{Cluster, Family, Vip};
 use crate::lb_node::RealDaemon;
-use crate::server::{Server, Service};
-use crate::topology::Topology;
+use testbed::{Ensemble, Protocol, Server, Service, Topology};
 
 /// Whether tests that have a short and a long form take the long one, as `cargo xtask test --all` asks for.
 #[must_use]

@@ -7,10 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::host::{Host, HostCommand};
 use crate::long::debian;
-use crate::process::{Finished, Process};
-use crate::wait::wait_until;
+use testbed::{Finished, Host, HostCommand, Process, wait_until};
 
 /// systemd's own boot takes some seconds, others' work on this machine aside.
 const BOOT: Duration = Duration::from_secs(120);

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::lb_node;
 use crate::site::Site;
-use crate::topology::Station;
+use testbed::Station;
 
 /// Pause between two looks at the same thing.
 const PAUSE: Duration = Duration::from_millis(25);

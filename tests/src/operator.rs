@@ -12,7 +12,7 @@ use zk_schema::Desired;
 use zk_schema::tree::StateRecord;
 
 use crate::access::{self, Member};
-use crate::host::Host;
+use testbed::Host;
 
 const SESSION: Duration = Duration::from_secs(6);
 const ATTEMPTS: usize = 20;

@@ -14,15 +14,11 @@ use zk_schema::tree::{Assignment, Head, Term, paths};
 use zk_schema::{ClusterFile, Desired};
 
 use crate::access::Member;
-use crate::cluster::{Cluster, Family, Protocol, Vip, replace};
+use crate::cluster::{Cluster, Family, Vip, replace};
 use crate::deployment::services;
-use crate::ensemble::Ensemble;
 use crate::lb_node::{self, LbNode, RealDaemon};
 use crate::operator::Operator;
-use crate::process::Process;
-use crate::server::{Server, Service};
-use crate::topology::{Station, Topology, TopologyBuilder};
-use crate::wait::wait_until;
+use testbed::{Ensemble, Process, Protocol, Server, Service, Station, Topology, TopologyBuilder, wait_until};
 
 /// The address of both services of [`Site::of_two_services`].
 pub const SERVICES: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10));

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use crate::{FLOWS, LIMIT, OTHERS, RATE, REALS, SOME};
 use drover_tests::{Answer, Lbctl, Observer, PUBLISH, Settings, Site, Steady};

@@ -50,6 +50,7 @@ const ALLOWED: &[(&str, &str, &str)] = &[
     ("drover-tests", "lb-node", "nodes run in it"),
     ("drover-tests", "policy", "what nodes do is held against the rules"),
     ("drover-tests", "slot-table", "so is where flows go"),
+    ("drover-tests", "testbed", "hosts, links, clients and servers are its"),
     ("drover-tests", "zk-schema", "scenes are made of records"),
 ];
 

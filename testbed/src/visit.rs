@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::cluster::Protocol;
 use crate::host::Host;
+use crate::server::Protocol;
 
 /// How many flows are under way at once.
 const AT_ONCE: usize = 16;

@@ -1,5 +1,6 @@
 //! Small servers that say who they are, so that a client learns which real it has met.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -12,11 +13,28 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{oneshot, watch};
 
 use crate::bulk;
-use crate::cluster::Protocol;
 use crate::host::Host;
 
 /// Receive buffer of UDP sockets, in bytes: seconds of traffic, so that a busy machine loses none of it.
 pub(crate) const DEEP_BUFFER: usize = 8 << 20;
+
+/// Transport protocol of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        })
+    }
+}
 
 /// What a [`Server`] does at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +60,8 @@ impl Service {
     }
 
     /// Whether the two want the same port.
-    pub(crate) fn collides(self, other: Service) -> bool {
+    #[must_use]
+    pub fn collides(self, other: Service) -> bool {
         match (self, other) {
             (Service::UdpEcho(one), Service::UdpEcho(other)) => one == other,
             (

@@ -124,7 +124,7 @@ pub struct Front {
 
 /// The router's routes to VIPs, as its kernel has them.
 #[derive(Clone, Debug)]
-pub(crate) struct Routes {
+pub struct Routes {
     router: Host,
     /// Whose an address is, among the nodes.
     owners: BTreeMap<IpAddr, String>,
@@ -180,7 +180,9 @@ impl Front {
         self.routes.carriers(vip)
     }
 
-    pub(crate) fn routes(&self) -> &Routes {
+    /// The router's routes, to be looked at on another thread.
+    #[must_use]
+    pub fn routes(&self) -> &Routes {
         &self.routes
     }
 
@@ -204,7 +206,11 @@ impl Front {
 
 impl Routes {
     /// As [`Front::carriers`].
-    pub(crate) fn carriers(&self, vip: IpAddr) -> Result<BTreeSet<String>> {
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn carriers(&self, vip: IpAddr) -> Result<BTreeSet<String>> {
         let (family, length) = if vip.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
         let routes = self.router.ip(&format!("-j {family} route show {vip}/{length}"))?;
         let parsed: Value = serde_json::from_str(&routes).context("not JSON from `ip`")?;

@@ -166,7 +166,11 @@ impl Host {
     }
 
     /// Moves the calling thread to this host for good. For threads that live there, such as those of a client.
-    pub(crate) fn enter_this_thread(&self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn enter_this_thread(&self) -> Result<()> {
         move_into_link_name_space(self.0.netns.as_fd(), Some(LinkNameSpaceType::Network))
             .with_context(|| format!("cannot enter the network namespace {}", self.0.namespace))
     }
