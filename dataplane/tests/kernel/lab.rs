@@ -1,125 +1,80 @@
-//! Hosts in network namespaces, and what the tests do with them.
+//! Two or three hosts of the testbed, and what the tests do with them.
 
 use dataplane::nexthop::resolve::Problem;
 use dataplane::nexthop::{Follower, Mac, NextHops, Wanted};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use std::fs::{self, File};
+use std::fs;
 use std::future::Future;
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+use testbed::Lab;
 use tokio::sync::watch;
 
 /// Time limit of everything. The slowest, an unannounced change of a MAC address, takes some 20 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A network namespace without a name.
+/// A host of the testbed in a lab of its own, so that each test has what it makes.
 pub(crate) struct Host {
-    namespace: File,
+    host: testbed::Host,
+    _lab: Lab,
 }
 
 impl Host {
     /// A new host with nothing but a loopback interface, up.
     pub(crate) fn new() -> Self {
-        let namespace = std::thread::spawn(|| {
-            // SAFETY: CLONE_NEWNET unshares no memory and no file descriptors.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("a network namespace (needs root)");
-            File::open("/proc/thread-self/ns/net").expect("the thread's own namespace")
-        });
-        let host = Host { namespace: namespace.join().expect("the thread ends") };
-        host.ip("link set lo up");
-        host
-    }
-
-    fn path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.namespace.as_raw_fd())
-    }
-
-    /// Runs something on a thread of its own inside the host.
-    fn enter<T: Send>(&self, job: impl FnOnce() -> T + Send) -> T {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                move_into_link_name_space(self.namespace.as_fd(), Some(LinkNameSpaceType::Network))
-                    .expect("the host's namespace");
-                job()
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let lab = Lab::new().expect("a lab (needs root)");
+        Host { host: lab.host("host").expect("a network namespace"), _lab: lab }
     }
 
     /// Runs a test inside the host, on a runtime of its own.
     pub(crate) fn run(&self, test: impl Future<Output = ()> + Send) {
-        self.enter(|| {
+        let job = || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(test);
-        });
+        };
+        self.host.enter(job).expect("the host's namespace");
     }
 
     /// Runs `ip` with the given arguments inside the host.
     pub(crate) fn ip(&self, arguments: &str) {
-        self.batch(&format!("{arguments}\n"));
+        self.host.ip(arguments).expect("`ip` does it");
     }
 
     /// Returns whether the kernel has VLAN devices at all (CONFIG_VLAN_8021Q).
     pub(crate) fn knows_vlans(&self) -> bool {
-        let tried = self.try_batch("link add link lo name probe type vlan id 1\nlink del probe\n");
-        match tried {
-            Ok(()) => true,
-            Err(errors) if errors.contains("Unknown device type") => false,
-            Err(errors) => panic!("cannot tell whether this kernel has VLAN devices: {errors}"),
+        let probe = "link add link lo name probe type vlan id 1".split(' ');
+        let tried = self.host.command("ip").args(probe).output().expect("`ip` ends");
+        if tried.status.success() {
+            self.ip("link del probe");
+            return true;
         }
+        let unknown = tried.stderr.contains("Unknown device type");
+        assert!(unknown, "cannot tell whether this kernel has VLAN devices: {}", tried.stderr);
+        false
     }
 
     /// Runs several `ip` commands, one per line.
     pub(crate) fn batch(&self, commands: &str) {
-        if let Err(errors) = self.try_batch(commands) {
-            panic!("ip {}: {errors}", commands.lines().next().unwrap_or_default());
-        }
-    }
-
-    fn try_batch(&self, commands: &str) -> Result<(), String> {
-        let output = self.enter(|| {
-            let mut ip = Command::new("ip")
-                .args(["-batch", "-"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .expect("`ip` of iproute2");
-            let mut input = ip.stdin.take().expect("a pipe");
-            input.write_all(commands.as_bytes()).expect("`ip` reads its commands");
-            drop(input);
-            ip.wait_with_output().expect("`ip` ends")
-        });
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        if output.status.success() { Ok(()) } else { Err(errors) }
+        let file = self.host.dir().join("batch");
+        fs::write(&file, commands).expect("a file");
+        self.host.command("ip").arg("-batch").arg(file).run().expect("`ip` does it");
     }
 
     /// Runs `ethtool` with the given arguments inside the host.
     pub(crate) fn ethtool(&self, arguments: &[&str]) {
-        let output = self.enter(|| Command::new("ethtool").args(arguments).output()).expect("`ethtool`");
-        assert!(
-            output.status.success(),
-            "ethtool {arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        self.host.command("ethtool").args(arguments).run().expect("`ethtool` does it");
     }
 
     /// Returns what `ip` prints inside the host.
     pub(crate) fn output(&self, arguments: &[&str]) -> String {
-        let output = self.enter(|| Command::new("ip").args(arguments).output()).expect("`ip` of iproute2");
-        assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        self.host.command("ip").args(arguments).run().expect("`ip` does it")
     }
 
     /// Lays a cable (a veth pair) to another host.
     pub(crate) fn cable(&self, own_end: &str, other: &Host, other_end: &str) {
-        self.ip(&format!("link add {own_end} type veth peer name {other_end} netns {}", other.path()));
+        self.ip(&format!("link add {own_end} type veth peer name {other_end} netns {}", other.host.namespace()));
         self.ip(&format!("link set {own_end} up"));
         other.ip(&format!("link set {other_end} up"));
     }
@@ -135,9 +90,7 @@ impl Host {
 
     /// Sets one of the host's own parameters below `/proc/sys/net`.
     pub(crate) fn sysctl(&self, name: &str, value: &str) {
-        self.enter(|| fs::write(format!("/proc/sys/net/{name}"), value)).unwrap_or_else(|error| {
-            panic!("net/{name} = {value}: {error}");
-        });
+        self.host.sysctl(&format!("net/{name}"), value).expect("the kernel takes it");
     }
 }
 

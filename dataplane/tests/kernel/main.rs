@@ -1,4 +1,4 @@
-//! Next hops and the probes' route against a real kernel: hosts are network namespaces without names.
+//! Next hops and the probes' route against a real kernel: hosts are the testbed's.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 mod lab;

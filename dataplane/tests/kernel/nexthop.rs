@@ -1,7 +1,4 @@
-//! Next hops against a real kernel: a balancer, reals and routers in network namespaces.
-//!
-//! The namespaces have no names: each lives as long as a descriptor of this process refers to it,
-//! and takes its interfaces along. So nothing is left behind, however a test ends.
+//! Next hops against a real kernel: a balancer, reals and routers.
 
 use crate::lab::{self, Host, follow, mac, until, until_problem, v4_packet, v6_packet};
 use dataplane::nexthop::resolve::Problem;

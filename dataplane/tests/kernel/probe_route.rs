@@ -1,5 +1,4 @@
-//! The probes' own route, on a real kernel: a node and what stands at the other end of its cable, in network namespaces
-//! without names.
+//! The probes' own route, on a real kernel: a node and what stands at the other end of its cable.
 
 use crate::lab::Host;
 use dataplane::nexthop::sources::Sources;
