@@ -74,7 +74,10 @@ impl Host {
 
     /// Lays a cable (a veth pair) to another host.
     pub(crate) fn cable(&self, own_end: &str, other: &Host, other_end: &str) {
-        self.ip(&format!("link add {own_end} type veth peer name {other_end} netns {}", other.host.namespace()));
+        self.ip(&format!(
+            "link add {own_end} type veth peer name {other_end} netns {}",
+            other.host.namespace()
+        ));
         self.ip(&format!("link set {own_end} up"));
         other.ip(&format!("link set {other_end} up"));
     }

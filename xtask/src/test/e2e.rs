@@ -144,12 +144,8 @@ fn run_one(programs: &Programs, test: &Test, prints: bool, logs: &Path) -> Resul
         None => format!("  ended: it took longer than {}", process::human(LONGEST)),
     };
     let said = if prints || mark != "ok    " { printed.trim_end() } else { "" };
-    let target = program.name.trim_start_matches("drover-tests ").trim_matches(['(', ')']);
-    eprintln!(
-        "{mark}  {:>12}  {target}: {name}{ended}{}{said}",
-        process::human(took),
-        if said.is_empty() { "" } else { "\n" }
-    );
+    let newline = if said.is_empty() { "" } else { "\n" };
+    eprintln!("{mark}  {:>12}  {}: {name}{ended}{newline}{said}", process::human(took), program.name);
     Ok(Outcome { program: program.name.clone(), count, took })
 }
 
