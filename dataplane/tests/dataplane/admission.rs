@@ -7,21 +7,59 @@ use crate::bench::{
 use crate::packet::{ACK, Ip, NODE_MAC, SYN, icmp, tcp, udp};
 use aya::maps::{Array, Map};
 use dataplane::nexthop::NextHop;
-use lb_ebpf::lb::{PREFIX_LINES, PrefixLine};
+use lb_ebpf::lb::{Limiter, PACKET_TICK_SHIFT, PREFIX_LINES, PREFIX_TICK_SHIFT, PrefixLine};
 use std::net::SocketAddr;
-use std::sync::Barrier;
+use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 use zk_schema::{Encapsulation, Limits, Protocol};
 
 /// A VIP of each family under `limits`.
 fn bench(limits: Limits) -> Bench {
+    let now = limiters_clock();
     let mut bench = Bench::new();
     for (network, family) in (1..).zip(FAMILIES) {
         let vip = vip((family.vip(), 80, Protocol::Tcp), Encapsulation::Gue, family, network, 3);
         bench.add(name(family), dataplane::program::VipProgram { limits, ..vip });
     }
     bench.apply();
+    forget_prefixes(now);
     bench
+}
+
+/// The limiters' clock. It counts from the kernel's start by ticks, and no clock of user space is as good: so it is what a
+/// VIP's limiter has after a connection.
+fn limiters_clock() -> u64 {
+    static READ: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (at, clock) = READ.get_or_init(|| {
+        alone(|| {
+            let mut bench = Bench::new();
+            let limits = Limits { connections_per_second: 1_000_000, ..Limits::default() };
+            let vip = vip((Family::V4.vip(), 80, Protocol::Tcp), Encapsulation::Gue, Family::V4, 1, 1);
+            bench.add("v4", dataplane::program::VipProgram { limits, ..vip });
+            bench.apply();
+            assert!(opens(&bench, Family::V4, socket(Family::V4.client(), 5000), SYN));
+            let limiters: Array<_, Limiter> =
+                Array::try_from(Map::Array(Bench::map("VIP_LIMITERS"))).unwrap();
+            let arrivals = limiters.iter().map(|limiter| limiter.unwrap().arrival);
+            (Instant::now(), arrivals.max().unwrap())
+        })
+    });
+    clock + u64::try_from(at.elapsed().as_nanos()).unwrap()
+}
+
+/// Makes the limiters of prefixes as if nobody had sent anything for long. Their clocks wrap, and an empty cell looks like
+/// one that is in use just before they do.
+fn forget_prefixes(now: u64) {
+    for (map, shift) in
+        [("PREFIX_LIMITERS", PREFIX_TICK_SHIFT), ("PREFIX_PACKET_LIMITERS", PACKET_TICK_SHIFT)]
+    {
+        let mut sketch: Array<_, PrefixLine> = Array::try_from(Map::Array(Bench::map(map))).unwrap();
+        #[expect(clippy::cast_possible_truncation, reason = "the sketches' clocks wrap")]
+        let long_ago = ((now >> shift) as u32).wrapping_sub(1 << 31);
+        for line in 0..PREFIX_LINES {
+            sketch.set(line, [long_ago; 16], 0).unwrap();
+        }
+    }
 }
 
 fn name(family: Family) -> &'static str {
@@ -217,6 +255,7 @@ fn sum(counted: &Counted, end: &str) -> u64 {
 
 /// A VIP that sends frames back to this host, changed in nothing but the TTL, so that [`flood_live`] may use them again.
 fn mirror(family: Family, protocol: Protocol, limits: Limits) -> Bench {
+    let now = limiters_clock();
     let mut bench = Bench::new();
     let vip = vip((family.vip(), 80, protocol), Encapsulation::L2, family, 1, 1);
     let address = vip.reals[0].address;
@@ -224,6 +263,7 @@ fn mirror(family: Family, protocol: Protocol, limits: Limits) -> Bench {
     bench.hops.insert(address, to_itself);
     bench.add(name(family), dataplane::program::VipProgram { limits, ..vip });
     bench.apply();
+    forget_prefixes(now);
     bench
 }
 
@@ -293,6 +333,7 @@ fn a_burst_is_at_least_what_the_rate_allows_in_a_tick_of_the_clock() {
 
 /// VIPs of both families and protocols under limits of packets.
 fn packet_bench(limits: Limits) -> Bench {
+    let now = limiters_clock();
     let mut bench = Bench::new();
     for (network, family) in (1..).zip(FAMILIES) {
         for (offset, protocol) in [(0, Protocol::Tcp), (10, Protocol::Udp)] {
@@ -303,6 +344,7 @@ fn packet_bench(limits: Limits) -> Bench {
         }
     }
     bench.apply();
+    forget_prefixes(now);
     bench
 }
 

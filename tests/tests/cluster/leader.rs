@@ -136,7 +136,16 @@ fn an_adoption_whose_leader_dies_is_finished_by_the_next_or_undone_with_its_edit
     site.wait_settled().unwrap();
 
     // The same again, but the operator takes the edit back while nobody leads.
-    let before = observer.so_far();
+    let tables = site.tables().unwrap();
+    let in_force = &tables["publish"][0].1;
+    // The observer looks now and then, so it may see what is in force on a node a moment after others did.
+    let before = wait_until("the observer to see the table in force on every node", LIMIT, || {
+        let seen = observer.so_far();
+        let has_seen =
+            |node: &str| seen.tables(node, "publish").last().is_some_and(|(_, digest)| digest == in_force);
+        Ok(["node-1", "node-2", "node-3"].into_iter().all(has_seen).then_some(seen))
+    })
+    .unwrap();
     let silent = (0..3).find(|node| *node != second.0).unwrap();
     signal(&mut site, silent, Signal::STOP);
     site.set_weight("publish", "real-1", 200).unwrap();
