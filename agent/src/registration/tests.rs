@@ -383,7 +383,7 @@ async fn an_agent_that_starts_while_a_killed_node_still_forwards_takes_its_packe
     soon().await;
     let sources = || agent.learnt.borrow().as_ref().unwrap().sources.clone();
     assert_eq!(sources(), [ip("10.0.1.1"), ip("10.0.1.2")].into());
-    tokio::time::sleep(learn::VIP_GRACE).await;
+    tokio::time::sleep(learn::SOURCE_GRACE * 6).await;
     assert_eq!(
         sources(),
         [ip("10.0.1.1"), ip("10.0.1.2")].into(),
