@@ -6,7 +6,7 @@ use crate::options::Options;
 use crate::pins::Pins;
 use crate::prefix::Prefix;
 use crate::program::{Counters, Program};
-use crate::registration::{Learnt, Standing};
+use crate::registration::{Standing, TreeView};
 use crate::status::Status;
 use anyhow::Result;
 use host::attached;
@@ -23,7 +23,7 @@ pub(crate) struct Real {
     vips: watch::Sender<BTreeSet<IpAddr>>,
     from: BTreeSet<Prefix>,
     /// VIPs and nodes that it goes by until it has learnt better.
-    pub(crate) before: Learnt,
+    pub(crate) before: TreeView,
     has_learnt: bool,
     network: Network,
     pins: Pins,
@@ -49,7 +49,7 @@ impl Real {
             true => sources.iter().copied().map(Prefix::from).collect(),
             false => options.from.iter().copied().collect(),
         };
-        let before = Learnt { vips: vips.clone(), sources };
+        let before = TreeView { vips: vips.clone(), sources };
         let vips = watch::Sender::new(vips);
         let has_learnt = false;
         let obstacle = watch::Sender::new(None);
@@ -88,7 +88,7 @@ impl Real {
     }
 
     /// Takes over what was not told on the command line.
-    pub(crate) fn learn(&mut self, learnt: Learnt) {
+    pub(crate) fn learn(&mut self, learnt: TreeView) {
         self.has_learnt = true;
         if self.options.vips.is_empty() {
             self.vips.send_replace(learnt.vips);

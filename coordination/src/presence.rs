@@ -27,7 +27,7 @@ pub struct Kept {
 
 /// A reason why a znode cannot be kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum Refusal {
     /// A znode is there that is neither this session's nor a predecessor's.
     Occupied(Znode),
     /// The store fails.
@@ -41,7 +41,7 @@ pub async fn keep<S: Session>(
     session: &S,
     mut kept: Kept,
     is_own_predecessor: impl Fn(&Znode) -> bool,
-    obstacle: impl Fn(Option<Obstacle>),
+    obstacle: impl Fn(Option<Refusal>),
 ) {
     let mut state = session.state();
     let mut spread = Spread::of_session(session.id(), &kept.path);
@@ -57,7 +57,7 @@ pub async fn keep<S: Session>(
             Err(Error::Expired) => return,
             Err(error) => {
                 debug!(path = kept.path, %error, "cannot look at the znode");
-                obstacle(Some(Obstacle::Failing(error)));
+                obstacle(Some(Refusal::Failing(error)));
                 tokio::time::sleep(pauses.pause()).await;
                 continue;
             }
@@ -90,7 +90,7 @@ pub async fn keep<S: Session>(
             Err(Error::Expired) => return,
             Err(error) => {
                 debug!(path = kept.path, %error, "cannot keep the znode");
-                obstacle(Some(Obstacle::Failing(error)));
+                obstacle(Some(Refusal::Failing(error)));
                 tokio::time::sleep(pauses.pause()).await;
             }
         }
@@ -104,7 +104,7 @@ fn changes<S: Session>(
     there: Option<&Znode>,
     content: Option<Vec<u8>>,
     is_own_predecessor: &impl Fn(&Znode) -> bool,
-) -> Result<Vec<Change>, Obstacle> {
+) -> Result<Vec<Change>, Refusal> {
     let path = || kept.path.clone();
     let delete = |znode: &Znode| Change::Delete { path: path(), version: Some(znode.version) };
     let create = |data| Change::Create { path: path(), data, ephemeral: kept.ephemeral };
@@ -114,7 +114,7 @@ fn changes<S: Session>(
         (None, Some(data)) => vec![create(data)],
         (Some(znode), None) if own && kept.ephemeral => vec![delete(znode)],
         (Some(znode), None) if !own && !is_own_predecessor(znode) => {
-            return Err(Obstacle::Occupied(znode.clone()));
+            return Err(Refusal::Occupied(znode.clone()));
         }
         (Some(_), None) => Vec::new(),
         (Some(znode), Some(data)) if own => match znode.data == data {
@@ -123,6 +123,6 @@ fn changes<S: Session>(
         },
         // An ephemeral of a session before this one would vanish later, and take its place with it.
         (Some(znode), Some(data)) if is_own_predecessor(znode) => vec![delete(znode), create(data)],
-        (Some(znode), Some(_)) => return Err(Obstacle::Occupied(znode.clone())),
+        (Some(znode), Some(_)) => return Err(Refusal::Occupied(znode.clone())),
     })
 }

@@ -4,7 +4,7 @@
 use coordination::election::{Candidate, ElectionError, Leadership, line};
 use coordination::follow::{Followed, follow};
 use coordination::memory::{MemorySession, MemoryStore};
-use coordination::presence::{Kept, Obstacle, keep};
+use coordination::presence::{Kept, Refusal, keep};
 use coordination::setup::{ensure_skeleton, init, write_desired};
 use coordination::{Change, Error, Session, Store};
 use std::collections::BTreeMap;
@@ -486,7 +486,7 @@ fn keeper(
 }
 
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Option<Obstacle>>>);
+struct Seen(Arc<Mutex<Option<Refusal>>>);
 
 const HERE: &str = "/drover/nodes/lb-1";
 
@@ -545,7 +545,7 @@ async fn a_stranger_s_znode_is_told_and_waited_for() {
     let (_content, seen, _task) = keeper(store.client("lb-1").connect().await.unwrap(), HERE, "mine");
     sleep(Duration::from_secs(60)).await;
     let there = operator.read(&[HERE.to_owned()]).await.unwrap().remove(0).unwrap();
-    assert_eq!(*seen.0.lock().unwrap(), Some(Obstacle::Occupied(there)));
+    assert_eq!(*seen.0.lock().unwrap(), Some(Refusal::Occupied(there)));
     assert_eq!(get(&operator, HERE).await.unwrap(), b"another machine");
     stranger.close().await;
     sleep(MOMENT).await;

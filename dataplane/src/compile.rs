@@ -2,7 +2,7 @@
 
 use crate::program::{Program, RealProgram, VipProgram};
 use slot_table::maglev::{BuildError, Table, TableSizeError};
-use slot_table::placement::{Ground, weighted};
+use slot_table::placement::{TableParams, weighted};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use zk_schema::{Desired, RealName, VipName};
@@ -53,10 +53,10 @@ pub fn compile_with<'a>(
     previous: Option<&Program>,
     shared: Option<&TableCache>,
 ) -> Result<Program, CompileError> {
-    let ground = Ground::of(&desired.cluster)?;
-    let mut tables = Tables::from_previous(previous, shared, ground);
+    let params = TableParams::of(&desired.cluster)?;
+    let mut tables = Tables::from_previous(previous, shared, params);
     let mut program =
-        Program { epoch, seed: ground.seed, table_size: ground.size.slots(), vips: Default::default() };
+        Program { epoch, seed: params.seed, table_size: params.size.slots(), vips: Default::default() };
     let none = BTreeMap::new();
     for (name, state) in &desired.vips {
         let weighted = weighted(state.reals.keys(), weights(name).unwrap_or(&none));
@@ -91,30 +91,34 @@ pub fn compile_with<'a>(
 /// Tables that exist already, by what they were built from. Owners are indices into the list of reals, so those
 /// without a weight are part of the key.
 struct Tables<'a> {
-    ground: Ground,
+    params: TableParams,
     known: HashMap<Vec<(RealName, u16)>, Arc<Table>>,
     shared: Option<&'a TableCache>,
 }
 
 impl<'a> Tables<'a> {
-    fn from_previous(previous: Option<&Program>, shared: Option<&'a TableCache>, ground: Ground) -> Self {
+    fn from_previous(
+        previous: Option<&Program>,
+        shared: Option<&'a TableCache>,
+        params: TableParams,
+    ) -> Self {
         let alike = previous
-            .filter(|program| program.seed == ground.seed && program.table_size == ground.size.slots());
+            .filter(|program| program.seed == params.seed && program.table_size == params.size.slots());
         let known = alike
             .into_iter()
             .flat_map(|program| program.vips.values())
             .map(|vip| (key(&vip.reals), Arc::clone(&vip.table)))
             .collect();
-        Self { ground, known, shared }
+        Self { params, known, shared }
     }
 
     fn table(&mut self, reals: Vec<(RealName, u16)>) -> Result<Arc<Table>, BuildError> {
         if let Some(table) = self.known.get(&reals) {
             return Ok(Arc::clone(table));
         }
-        let build = || self.ground.table(&reals).map(Arc::new);
+        let build = || self.params.table(&reals).map(Arc::new);
         let table = match self.shared {
-            Some(shared) => shared.get_or_build((self.ground, reals.clone()), build)?,
+            Some(shared) => shared.get_or_build((self.params, reals.clone()), build)?,
             None => build()?,
         };
         self.known.insert(reals, Arc::clone(&table));
@@ -127,7 +131,7 @@ impl<'a> Tables<'a> {
 pub struct TableCache(Arc<Mutex<HashMap<CacheKey, Arc<Table>>>>);
 
 /// Seed and size, and names and weights of the reals.
-type CacheKey = (Ground, Vec<(RealName, u16)>);
+type CacheKey = (TableParams, Vec<(RealName, u16)>);
 
 impl TableCache {
     /// Tables that it holds at most: some 130 MiB of the smaller size.

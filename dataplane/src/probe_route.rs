@@ -52,7 +52,7 @@ pub enum ProbeRouteError {
 
 /// Something that keeps probes through the tunnel from working, which the operator can fix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum Obstacle {
+pub enum RouteProblem {
     /// No address for replies.
     #[error(
         "VIP {vip}: interface {interface} has no {family} address that probes could be sent from: give it one, or \
@@ -103,7 +103,7 @@ impl ProbeRoute {
     ///
     /// # Errors
     /// If the interface is unusable, or if the kernel refuses.
-    pub async fn ensure(&self, desired: &Desired) -> Result<BTreeSet<Obstacle>, ProbeRouteError> {
+    pub async fn ensure(&self, desired: &Desired) -> Result<BTreeSet<RouteProblem>, ProbeRouteError> {
         let tunnelled = tunnelled(desired);
         if tunnelled.is_empty() {
             return Ok(BTreeSet::new());
@@ -121,7 +121,7 @@ impl ProbeRoute {
             self.kernel.rule(family).await?;
             // With a chosen source on another interface the front needs none of its own.
             obstacles.retain(
-                |obstacle| !matches!(obstacle, Obstacle::NoSource { family: named, .. } if *named == family.name()),
+                |obstacle| !matches!(obstacle, RouteProblem::NoSource { family: named, .. } if *named == family.name()),
             );
         }
         Ok(obstacles)
@@ -155,16 +155,16 @@ fn obstacles(
     front: &sources::Sources,
     own: &BTreeSet<IpAddr>,
     interface: &str,
-) -> BTreeSet<Obstacle> {
+) -> BTreeSet<RouteProblem> {
     let mut obstacles = BTreeSet::new();
     for (vip, address) in vips {
         let family = Family::of(*address);
         if own.contains(address) {
-            obstacles.insert(Obstacle::Local { vip: vip.clone(), address: *address });
+            obstacles.insert(RouteProblem::Local { vip: vip.clone(), address: *address });
         }
         if family.source(front).is_none() {
             let (vip, interface) = (vip.clone(), interface.to_owned());
-            obstacles.insert(Obstacle::NoSource { vip, interface, family: family.name() });
+            obstacles.insert(RouteProblem::NoSource { vip, interface, family: family.name() });
         }
     }
     obstacles

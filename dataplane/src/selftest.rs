@@ -9,7 +9,7 @@ use aya::programs::{TestRun as _, TestRunOptions, Xdp};
 use lb_ebpf::lb::{DROP_REASONS, DropReason, RealCounters};
 use lb_ebpf::wire::{ETHERNET_LENGTH, GUE_LENGTH, IPV4_LENGTH, UDP_LENGTH, checksum, protocol};
 use slot_table::flow::Flow;
-use slot_table::placement::Ground;
+use slot_table::placement::TableParams;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use zk_schema::{Encapsulation, Protocol, VipName};
@@ -116,8 +116,8 @@ fn test(
     out.truncate(run.data_size_out as usize);
 
     let flow = Flow { client, service_port: port };
-    let ground = Ground { seed: program.seed, size: vip.table.size() };
-    let owner = vip.table.owner(ground.slot(&flow, vip.affinity));
+    let params = TableParams { seed: program.seed, size: vip.table.size() };
+    let owner = vip.table.owner(params.slot(&flow, vip.affinity));
     let expected = owner.and_then(|owner| vip.reals.get(owner));
     let handle = expected.and_then(|real| state.real(name, &real.name));
     // Beyond its limit a VIP is not broken: withdrawn, it would be at the mercy of whoever floods it.

@@ -12,9 +12,9 @@
 use coordination::follow::{Followed, follow};
 use coordination::memory::MemoryStore;
 use coordination::{Change, Session as _, Store as _};
-use policy::leader::{Leader, Published, Settings, View};
+use policy::leader::{Leader, Published, Timeouts, View};
 use policy::local::{Exclusions, adopt};
-use slot_table::placement::{Ground, weighted};
+use slot_table::placement::{TableParams, weighted};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use zk_schema::{
     from_json, to_json,
 };
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: Timeouts = Timeouts {
     session_timeout: Duration::from_secs(6),
     ack_timeout: Duration::from_secs(3),
     withdraw_after: Duration::from_secs(10),
@@ -46,7 +46,7 @@ type Weights = BTreeMap<VipName, BTreeMap<RealName, u16>>;
 
 thread_local! {
     static HEALTHY: World = healthy();
-    static BUILT: RefCell<HashSet<(Ground, Vec<(RealName, u16)>)>> = RefCell::default();
+    static BUILT: RefCell<HashSet<(TableParams, Vec<(RealName, u16)>)>> = RefCell::default();
 }
 
 /// A tree, who leads there, and what a node has in force.
@@ -243,12 +243,12 @@ impl World {
 fn compiles(decided: &Decided) {
     let adopted = adopt(decided, &Exclusions::default());
     assert_eq!(adopted.vips.len(), decided.assignments.len());
-    let ground = Ground::of(&decided.head.cluster).unwrap();
+    let params = TableParams::of(&decided.head.cluster).unwrap();
     for (vip, assignment) in &decided.assignments {
-        let key = (ground, weighted(assignment.reals.keys(), &adopted.vips[vip].weights));
+        let key = (params, weighted(assignment.reals.keys(), &adopted.vips[vip].weights));
         BUILT.with_borrow_mut(|built| {
             if !built.contains(&key) {
-                ground.table(&key.1).unwrap();
+                params.table(&key.1).unwrap();
                 if built.len() >= MOST_BUILT {
                     built.clear();
                 }

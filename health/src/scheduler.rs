@@ -29,9 +29,9 @@ pub trait Probe: Send + Sync + 'static {
     fn probe(&self, target: Arc<Target>) -> impl Future<Output = Outcome> + Send;
 }
 
-/// Settings of a scheduler.
+/// Options of a scheduler.
 #[derive(Clone, Debug, Default)]
-pub struct Settings {
+pub struct Options {
     /// Cap on probes in flight; 0 counts as 1.
     pub probes_in_flight: usize,
     /// Seed of the jitter; should differ between nodes.
@@ -76,7 +76,7 @@ impl Drop for Scheduler {
 pub fn spawn<P: Probe>(
     probe: P,
     mut targets: watch::Receiver<Arc<Vec<Target>>>,
-    settings: Settings,
+    settings: Options,
 ) -> Scheduler {
     let metrics = ProbeMetrics::default();
     let mut schedule = Schedule::new(settings.probes_in_flight, settings.seed, settings.initially_up);
@@ -320,17 +320,13 @@ mod tests {
         target(real).key()
     }
 
-    fn start(
-        reals: &[&str],
-        fake: &Fake,
-        settings: Settings,
-    ) -> (watch::Sender<Arc<Vec<Target>>>, Scheduler) {
+    fn start(reals: &[&str], fake: &Fake, settings: Options) -> (watch::Sender<Arc<Vec<Target>>>, Scheduler) {
         let (sender, receiver) = watch::channel(Arc::new(reals.iter().map(|real| target(real)).collect()));
         (sender, spawn(fake.clone(), receiver, settings))
     }
 
-    fn settings() -> Settings {
-        Settings { probes_in_flight: 100, seed: 3, initially_up: BTreeSet::new() }
+    fn settings() -> Options {
+        Options { probes_in_flight: 100, seed: 3, initially_up: BTreeSet::new() }
     }
 
     #[tokio::test(start_paused = true)]
@@ -398,7 +394,7 @@ mod tests {
         let fake = Fake::default();
         let reals: Vec<String> = (0..40).map(|index| format!("r{index}")).collect();
         let reals: Vec<&str> = reals.iter().map(String::as_str).collect();
-        let capped = Settings { probes_in_flight: 2, ..settings() };
+        let capped = Options { probes_in_flight: 2, ..settings() };
         let (_targets, scheduler) = start(&reals, &fake, capped);
         let mut verdicts = scheduler.verdicts();
         let up = verdicts.wait_for(|v| v.values().all(|verdict| verdict.state == State::Up));
@@ -448,7 +444,7 @@ mod tests {
     async fn a_target_in_force_before_is_up_at_once_and_stays_until_proven_down() {
         let fake = Fake::default();
         fake.fail("a", "timed out");
-        let inherited = Settings { initially_up: BTreeSet::from([key("a")]), ..settings() };
+        let inherited = Options { initially_up: BTreeSet::from([key("a")]), ..settings() };
         let (_targets, scheduler) = start(&["a"], &fake, inherited);
         let mut verdicts = scheduler.verdicts();
         assert_eq!(verdicts.borrow()[&key("a")].state, State::Up);

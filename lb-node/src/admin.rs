@@ -13,7 +13,7 @@
 mod capture;
 
 use crate::announced;
-use crate::cluster::agent::Learnt;
+use crate::cluster::agent::ClusterView;
 use crate::control::SELF_TEST_EVERY;
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
@@ -52,7 +52,7 @@ pub struct Shown {
     /// The cluster file's status.
     pub file: watch::Receiver<FileStatus>,
     /// The cluster's state, as the node knows it; `None` on a standalone node.
-    pub cluster: Option<Learnt>,
+    pub cluster: Option<ClusterView>,
     /// The addresses announced.
     pub announced: watch::Receiver<FrontStatus>,
     /// The time of the control loop's last turn; `None` while the node waits for its first decision.
@@ -237,7 +237,7 @@ async fn status(State(shown): State<Shown>) -> Response {
 mod tests {
     use super::*;
     use crate::control::Forwarding;
-    use crate::metrics::{ControlMetrics, Sources, registry};
+    use crate::metrics::{ControlMetrics, Scraped, registry};
     use crate::status::{RealState, RealStatus, SelfTestStatus};
     use crate::testing::name;
     use ::admin::auth::ServerFiles;
@@ -354,7 +354,7 @@ mod tests {
         turned: Option<Instant>,
     ) -> (u16, String) {
         let (status, file) = (watch::Sender::new(Arc::new(status)), watch::Sender::new(file));
-        let sources = Sources {
+        let sources = Scraped {
             dataplane: Some(Arc::new(Mutex::new(Counting { readable }))),
             status: status.subscribe(),
             file: file.subscribe(),

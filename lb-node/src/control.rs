@@ -568,7 +568,7 @@ impl<D: Forwarding> Control<D> {
     fn publish_status(&self, desired: &Desired, verdicts: &Verdicts, next_hops: &NextHops, mode: Mode) {
         let nothing = InForce::default();
         let in_force = self.applied.as_deref().unwrap_or(&nothing);
-        let sources = status::Sources {
+        let sources = status::VipInputs {
             desired,
             verdicts,
             next_hops,

@@ -3,7 +3,7 @@
 //! Counters of packets are the kernel's, and are read when somebody asks. They go on through restarts of this
 //! process, and those of a real vanish with it.
 
-use crate::cluster::agent::Learnt;
+use crate::cluster::agent::ClusterView;
 use crate::control::{Forwarding, Shared, locked};
 use crate::front::{FrontMetrics, FrontStatus};
 use crate::standalone::FileStatus;
@@ -74,7 +74,7 @@ impl ControlMetrics {
 }
 
 /// The sources of the metrics at the time of a scrape.
-pub struct Sources<D> {
+pub struct Scraped<D> {
     /// The data plane, for the kernel's counters; `None` before there is something to forward by.
     pub dataplane: Option<Shared<D>>,
     /// The control loop's status.
@@ -82,7 +82,7 @@ pub struct Sources<D> {
     /// The cluster file's status.
     pub file: watch::Receiver<FileStatus>,
     /// The cluster's state, as the node knows it; `None` on a standalone node.
-    pub cluster: Option<Learnt>,
+    pub cluster: Option<ClusterView>,
     /// The addresses announced.
     pub announced: watch::Receiver<FrontStatus>,
     /// The way to the tree.
@@ -96,7 +96,7 @@ pub struct Sources<D> {
 /// All metrics of a node: its own below the prefix `drover`, and those of any process. `docs/metrics.md` explains each.
 #[must_use]
 pub fn registry<D: Forwarding>(
-    sources: Sources<D>,
+    sources: Scraped<D>,
     control: &ControlMetrics,
     probes: &ProbeMetrics,
 ) -> Registry {
@@ -118,7 +118,7 @@ pub fn registry<D: Forwarding>(
 const NO_LABELS: [(&str, &str); 0] = [];
 
 struct Scrape<D> {
-    sources: Sources<D>,
+    sources: Scraped<D>,
     /// True if the counters could not be read at the last scrape.
     unreadable: AtomicBool,
 }

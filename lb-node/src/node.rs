@@ -5,7 +5,7 @@
 
 use crate::admin::{self, Shown};
 use crate::attachment;
-use crate::cluster::agent::{self, Agent, Learnt};
+use crate::cluster::agent::{self, Agent, ClusterView};
 use crate::cluster::cache::Cache;
 use crate::cluster::peers::{self, Peers};
 use crate::cluster::{exclusions, vote};
@@ -158,10 +158,10 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
 
     let (report, report_receiver) = watch::channel(Arc::<Report>::default());
     let (vote_sender, vote_receiver) = watch::channel(None);
-    let settings = agent::Settings {
+    let settings = agent::MemberSettings {
         node: base.node.name.clone(),
         member: base.member(&boot)?,
-        leader: leader::Settings {
+        leader: leader::Timeouts {
             session_timeout: zookeeper.session_timeout(),
             ack_timeout: cluster.ack_timeout(),
             withdraw_after: front.withdraw_after().unwrap_or_default(),
@@ -171,7 +171,7 @@ pub async fn run_in_cluster(file: &Path, instead: &NodeOverrides, bpffs: &Path) 
     };
     let (agent, learnt) = Agent::new(store, settings, cached, floor, report_receiver.clone(), vote_receiver);
     let (overtaken, overtaken_receiver) = watch::channel(None);
-    let learnt = Learnt { overtaken: overtaken_receiver, ..learnt };
+    let learnt = ClusterView { overtaken: overtaken_receiver, ..learnt };
     let known = peers::Known {
         followed: learnt.followed.clone(),
         link: learnt.link.clone(),
@@ -341,7 +341,7 @@ struct Pages {
 
 /// The surroundings of a node, before it forwards and then.
 struct Scene {
-    in_cluster: Option<Learnt>,
+    in_cluster: Option<ClusterView>,
     file: watch::Receiver<FileStatus>,
     announced: watch::Receiver<FrontStatus>,
     kept: watch::Receiver<KeptStatus>,
@@ -435,8 +435,8 @@ impl Base {
     }
 
     /// The sources of the metrics.
-    fn sources<D>(&self, scene: &Scene, dataplane: Option<Shared<D>>) -> metrics::Sources<D> {
-        metrics::Sources {
+    fn sources<D>(&self, scene: &Scene, dataplane: Option<Shared<D>>) -> metrics::Scraped<D> {
+        metrics::Scraped {
             dataplane,
             status: self.pages.status.subscribe(),
             file: scene.file.clone(),
@@ -465,7 +465,7 @@ impl Base {
             .context("next hops of reals cannot be learnt")?;
 
         let (targets, targets_receiver) = watch::channel(Arc::default());
-        let settings = scheduler::Settings {
+        let settings = scheduler::Options {
             probes_in_flight: usize::try_from(node.probes_in_flight).unwrap_or(usize::MAX),
             seed: seed(&node),
             initially_up: in_force.clone(),
@@ -617,7 +617,7 @@ async fn first_decision(mut followed: watch::Receiver<Followed>) -> Arc<Decided>
 /// counts as started: whether there is a tree is not for its service manager to wait for.
 async fn wait(
     notifier: &mut Notifier,
-    learnt: &Learnt,
+    learnt: &ClusterView,
     pulse: Option<&Pulse>,
     supervisor: &Supervisor,
 ) -> Infallible {

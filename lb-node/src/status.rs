@@ -1,6 +1,6 @@
 //! The state of the daemon, for `/status`, `/readyz`, `/healthz` and `/metrics`.
 
-use crate::cluster::agent::{Learnt, Name};
+use crate::cluster::agent::{ClusterView, Name};
 use crate::cluster::peers::Overtaken;
 use dataplane::SelfTest;
 use dataplane::nexthop::{Mac, NextHop, NextHops, Obstacle};
@@ -206,7 +206,7 @@ pub struct ClusterStatus {
 impl ClusterStatus {
     /// The status at this moment.
     #[must_use]
-    pub fn of(learnt: &Learnt) -> Self {
+    pub fn of(learnt: &ClusterView) -> Self {
         let link = learnt.link.borrow().clone();
         let leading = learnt.leading.borrow().clone();
         let followed = learnt.followed.borrow().clone();
@@ -263,7 +263,7 @@ pub fn shares(program: &Program) -> Shares {
 
 /// The inputs of the VIPs' status.
 #[derive(Clone, Copy, Debug)]
-pub struct Sources<'a> {
+pub struct VipInputs<'a> {
     /// The operators' records.
     pub desired: &'a Desired,
     /// The probes' findings.
@@ -284,12 +284,12 @@ pub struct Sources<'a> {
 
 /// The status of every desired VIP.
 #[must_use]
-pub fn vips(sources: &Sources<'_>) -> BTreeMap<VipName, VipStatus> {
+pub fn vips(sources: &VipInputs<'_>) -> BTreeMap<VipName, VipStatus> {
     let vips = sources.desired.vips.iter();
     vips.map(|(name, state)| (name.clone(), vip(sources, name, state))).collect()
 }
 
-fn vip(sources: &Sources<'_>, name: &VipName, state: &VipState) -> VipStatus {
+fn vip(sources: &VipInputs<'_>, name: &VipName, state: &VipState) -> VipStatus {
     let assigned = sources.assignment.vips.get(name);
     let shares = sources.shares.get(name);
     let decided = sources.decided.and_then(|decided| decided.assignments.get(name));

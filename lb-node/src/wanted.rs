@@ -1,6 +1,6 @@
 //! Keeps what a node of a cluster wants announced, by [`policy::announce`].
 
-use crate::cluster::agent::{Learnt, Name};
+use crate::cluster::agent::{ClusterView, Name};
 use crate::cluster::peers::Overtaken;
 use crate::control::{Report, sleep_until};
 use crate::guard::PULSE_EVERY;
@@ -16,7 +16,7 @@ use tracing::{error, info};
 pub(crate) async fn keep_wanted(
     mut announcer: Announcer,
     mut report: watch::Receiver<Arc<Report>>,
-    mut learnt: Learnt,
+    mut learnt: ClusterView,
     wanted: watch::Sender<BTreeSet<IpAddr>>,
 ) {
     let start = Instant::now();
@@ -127,7 +127,7 @@ mod tests {
             watch::Sender::new(Leading::default()),
             watch::Sender::new(Name::Own),
         );
-        let learnt = Learnt {
+        let learnt = ClusterView {
             followed: followed.subscribe(),
             mode: others.0.subscribe(),
             maintenance: others.1.subscribe(),

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde::Serialize;
 use slot_table::flow::Flow;
 use slot_table::maglev::Table;
-use slot_table::placement::{Ground, weighted};
+use slot_table::placement::{TableParams, weighted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -107,7 +107,7 @@ pub struct Outlook {
     /// The nodes on which this is in force.
     pub nodes: Holders,
     #[serde(skip)]
-    ground: Ground,
+    params: TableParams,
     #[serde(skip)]
     reals: Vec<(RealName, IpAddr)>,
     #[serde(skip)]
@@ -127,7 +127,7 @@ pub struct Holders {
 
 /// The place of a flow.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Fate {
+pub struct Placement {
     /// The client, as it was asked for.
     pub source: String,
     /// The slot that the flow falls into.
@@ -151,8 +151,8 @@ impl Outlook {
         let head = tree.head.as_ref().and_then(Found::ok);
         let head = head.context("nothing was decided yet, so no flow goes anywhere: see `lbctl status`")?;
         let (name, assignment) = find(tree, destination)?;
-        let ground = Ground::of(&head.cluster)?;
-        let table = |weights| ground.table(&weighted(assignment.reals.keys(), weights));
+        let params = TableParams::of(&head.cluster)?;
+        let table = |weights| params.table(&weighted(assignment.reals.keys(), weights));
         let vip = &assignment.vip;
         Ok(Self {
             service: Service {
@@ -162,11 +162,11 @@ impl Outlook {
                 protocol: vip.protocol,
                 affinity: vip.affinity,
             },
-            table_size: ground.size.slots(),
+            table_size: params.size.slots(),
             epoch: assignment.epoch,
             next_epoch: assignment.next.as_ref().map(|next| next.epoch),
             nodes: holders(tree, assignment.epoch),
-            ground,
+            params,
             reals: assignment.reals.iter().map(|(real, record)| (real.clone(), record.address)).collect(),
             table: table(&assignment.weights)?,
             next: assignment.next.as_ref().map(|next| table(&next.weights)).transpose()?,
@@ -177,7 +177,7 @@ impl Outlook {
     ///
     /// # Errors
     /// If such a flow cannot be: the address is of another family, or the port is missing where it counts.
-    pub fn fate(&self, source: &Source, port: u16) -> Result<Fate> {
+    pub fn fate(&self, source: &Source, port: u16) -> Result<Placement> {
         let Service { vip, address, affinity, .. } = &self.service;
         ensure!(
             source.address.is_ipv4() == address.is_ipv4(),
@@ -192,10 +192,10 @@ impl Outlook {
             }
         };
         let flow = Flow { client: SocketAddr::new(source.address, client_port), service_port: port };
-        let slot = self.ground.slot(&flow, *affinity);
+        let slot = self.params.slot(&flow, *affinity);
         let owner = |table: &Table| table.owner(slot).and_then(|owner| self.reals.get(owner));
         let (now, next) = (owner(&self.table), self.next.as_ref().map(owner));
-        Ok(Fate {
+        Ok(Placement {
             source: shown,
             slot,
             real: now.map(|(real, _)| real.clone()),
@@ -280,7 +280,7 @@ mod tests {
         Destination::Name(name("mqtt"))
     }
 
-    fn fates(outlook: &Outlook) -> Vec<Fate> {
+    fn fates(outlook: &Outlook) -> Vec<Placement> {
         let source = |port| Source { address: [192, 0, 2, 7].into(), port: Some(port) };
         (1000..1300).map(|port| outlook.fate(&source(port), 1883).unwrap()).collect()
     }

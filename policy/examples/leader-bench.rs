@@ -4,7 +4,7 @@
 
 use clap::Parser;
 use policy::desk::Desk;
-use policy::leader::{Leader, Published, Settings, View};
+use policy::leader::{Leader, Published, Timeouts, View};
 use policy::probers::probers;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,7 +51,7 @@ const REALS: [usize; 3] = [10, 100, 1000];
 const IDLE: usize = 200;
 const CHANGES: usize = 30;
 const READINGS: usize = 5;
-const SETTINGS: Settings = Settings {
+const SETTINGS: Timeouts = Timeouts {
     session_timeout: Duration::from_secs(6),
     ack_timeout: Duration::from_secs(3),
     withdraw_after: Duration::from_secs(10),

@@ -1,6 +1,6 @@
 //! Forecasts of what a leader makes of a tree: the leader itself is asked, before it has done so.
 
-use crate::leader::{Leader, Problem, Published, Settings, View};
+use crate::leader::{Leader, Problem, Published, Timeouts, View};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,8 @@ const REST: Duration = Duration::from_secs(60);
 const TURN: Duration = Duration::from_secs(1);
 
 /// The tree acknowledges at once: a forecast asks what comes of a change, not how long that takes.
-const SETTINGS: Settings =
-    Settings { session_timeout: Duration::ZERO, ack_timeout: Duration::ZERO, withdraw_after: Duration::ZERO };
+const SETTINGS: Timeouts =
+    Timeouts { session_timeout: Duration::ZERO, ack_timeout: Duration::ZERO, withdraw_after: Duration::ZERO };
 
 /// Returns what the leader objects to in the tree as it is: `view` is what others wrote, `published` what leaders have
 /// written. What vanished and is not judged yet is none of it.

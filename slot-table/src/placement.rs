@@ -7,14 +7,14 @@ use zk_schema::{Affinity, Cluster, RealName};
 
 /// Seed and size, which all tables of a cluster have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Ground {
+pub struct TableParams {
     /// Key of the flow hash and of table building.
     pub seed: Seed,
     /// Slots per VIP.
     pub size: TableSize,
 }
 
-impl Ground {
+impl TableParams {
     /// That of this cluster.
     ///
     /// # Errors
@@ -60,10 +60,10 @@ mod tests {
 
     #[test]
     fn with_source_affinity_all_flows_of_a_client_share_a_slot_and_without_it_they_spread() {
-        let ground = Ground::of(&Cluster::default()).unwrap();
+        let params = TableParams::of(&Cluster::default()).unwrap();
         let flow = |port| Flow { client: ([192, 0, 2, 7], port).into(), service_port: 1883 };
         let slots = |affinity| {
-            let mut slots: Vec<u32> = (1..100).map(|port| ground.slot(&flow(port), affinity)).collect();
+            let mut slots: Vec<u32> = (1..100).map(|port| params.slot(&flow(port), affinity)).collect();
             slots.sort_unstable();
             slots.dedup();
             slots.len()
@@ -78,13 +78,13 @@ mod tests {
         let reals = [name("a"), name("b")];
         let weighted = weighted(&reals, &[(name("b"), 10)].into());
         assert_eq!(weighted, [(name("a"), 0), (name("b"), 10)]);
-        let table = Ground::of(&Cluster::default()).unwrap().table(&weighted).unwrap();
+        let table = TableParams::of(&Cluster::default()).unwrap().table(&weighted).unwrap();
         assert_eq!(table.shares(), [0, 65_537]);
     }
 
     #[test]
     fn a_table_size_that_does_not_exist_is_refused() {
         let cluster = Cluster { table_size: 100, ..Cluster::default() };
-        assert!(Ground::of(&cluster).is_err());
+        assert!(TableParams::of(&cluster).is_err());
     }
 }

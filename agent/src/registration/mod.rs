@@ -15,7 +15,7 @@ pub(super) use task::Registration;
 
 use super::load;
 use coordination::pace::{Backoff, Spread};
-use coordination::presence::{self, Kept, Obstacle, keep};
+use coordination::presence::{self, Kept, Refusal, keep};
 use coordination::{Change, Error, Mirror, Pattern, Session, State, Store};
 use futures_util::future::join_all;
 use host::clock::wall;
@@ -46,7 +46,7 @@ const READ_AT_ONCE: usize = 64;
 
 /// The identity that a real registers with.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct Identity {
     /// The VIPs.
     pub(super) vips: BTreeSet<VipName>,
     /// The real's name.
@@ -61,7 +61,7 @@ pub(super) struct Settings {
 
 /// Addresses that a real learns from the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Learnt {
+pub(super) struct TreeView {
     /// The addresses of its VIPs.
     pub(super) vips: BTreeSet<IpAddr>,
     /// Source addresses of the nodes' packets.
@@ -118,7 +118,7 @@ impl Standing {
 #[derive(Debug)]
 pub(super) struct Registrar<S> {
     store: S,
-    settings: Settings,
+    settings: Identity,
     /// The VIPs' addresses that packets can be taken for.
     in_place: watch::Receiver<BTreeSet<IpAddr>>,
     seen: watch::Sender<Option<Seen>>,
@@ -126,13 +126,13 @@ pub(super) struct Registrar<S> {
     contents: BTreeMap<VipName, watch::Sender<Option<Vec<u8>>>>,
     /// The content that each VIP's record of this real's load is to have.
     loads: BTreeMap<VipName, watch::Sender<Option<Vec<u8>>>>,
-    learnt: watch::Sender<Option<Learnt>>,
+    learnt: watch::Sender<Option<TreeView>>,
     standing: watch::Sender<Standing>,
 }
 
 impl<S: Store> Registrar<S> {
     /// A registrar for a host that can take packets for the VIPs at the addresses `in_place`.
-    pub(super) fn new(store: S, settings: Settings, in_place: watch::Receiver<BTreeSet<IpAddr>>) -> Self {
+    pub(super) fn new(store: S, settings: Identity, in_place: watch::Receiver<BTreeSet<IpAddr>>) -> Self {
         let vips = settings.vips.iter();
         let standing = Standing {
             problem: Some("not connected yet".to_owned()),
@@ -152,7 +152,7 @@ impl<S: Store> Registrar<S> {
     }
 
     /// Follows the addresses that it learns; `None` until it has seen the tree.
-    pub(super) fn learnt(&self) -> watch::Receiver<Option<Learnt>> {
+    pub(super) fn learnt(&self) -> watch::Receiver<Option<TreeView>> {
         self.learnt.subscribe()
     }
 
@@ -163,7 +163,7 @@ impl<S: Store> Registrar<S> {
 
     /// Keeps the real registered until `stop` is ready, and takes it out of the tree then. `before` are the addresses
     /// that the host goes by until the tree has been seen, and for a while beyond.
-    pub(super) async fn run(self, before: Learnt, stop: impl Future<Output = ()>) {
+    pub(super) async fn run(self, before: TreeView, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         let mut always = pin!(async { tokio::join!(self.remember(before), self.decide(), self.measure()) });
         let seed = format!("{} {}", self.settings.name, self.settings.registrant.as_str());
@@ -291,7 +291,7 @@ impl<S: Store> Registrar<S> {
     }
 
     /// Keeps what is learnt current, for ever.
-    async fn remember(&self, before: Learnt) {
+    async fn remember(&self, before: TreeView) {
         let mut seen = self.seen.subscribe();
         let now = Instant::now();
         let mut vips = Remembered::new(VIP_GRACE, before.vips, now);
@@ -301,7 +301,7 @@ impl<S: Store> Registrar<S> {
             if let Some(seen) = &*seen.borrow_and_update() {
                 vips.see(&seen.addresses(), now);
                 sources.see(&seen.sources, now);
-                let learnt = Learnt { vips: vips.addresses(), sources: sources.addresses() };
+                let learnt = TreeView { vips: vips.addresses(), sources: sources.addresses() };
                 self.learnt.send_if_modified(|current| replace(current, Some(learnt)));
             }
             tokio::select! {
@@ -339,7 +339,7 @@ impl<S: Store> Registrar<S> {
         in_place: &BTreeSet<IpAddr>,
     ) {
         let record = seen.vips.get(vip).and_then(Option::as_ref);
-        let Settings { name, real, served, .. } = &self.settings;
+        let Identity { name, real, served, .. } = &self.settings;
         let fitness = fitness(vip, record, (name, real), served.as_ref(), in_place);
         let is_wanted = match &fitness {
             Fitness::Fit => true,
@@ -366,11 +366,11 @@ impl<S: Store> Registrar<S> {
         let is_own = |there: &Znode| {
             there.owner.is_some() && registrant(there).as_ref() == Some(&self.settings.registrant)
         };
-        let obstacle = |obstacle: Option<Obstacle>| {
+        let obstacle = |obstacle: Option<Refusal>| {
             let registered = obstacle.is_none() && content.borrow().is_some();
             let obstacle = obstacle.map(|obstacle| match obstacle {
-                Obstacle::Occupied(there) => occupied(&path, &there),
-                Obstacle::Failing(error) => error.to_string(),
+                Refusal::Occupied(there) => occupied(&path, &there),
+                Refusal::Failing(error) => error.to_string(),
             });
             self.place(vip, |place| {
                 place.registered = registered;
@@ -389,11 +389,11 @@ impl<S: Store> Registrar<S> {
         // Who is registered tells of the load: whatever else is there is a predecessor's.
         let is_own = |there: &Znode| there.owner.is_some();
         let failing = AtomicBool::new(false);
-        let obstacle = |obstacle: Option<Obstacle>| {
+        let obstacle = |obstacle: Option<Refusal>| {
             let is_new = !failing.swap(obstacle.is_some(), Ordering::Relaxed);
             match obstacle {
                 // Its parent may be about to be made.
-                None | Some(Obstacle::Failing(Error::NoNode(_) | Error::Lost(_))) => {}
+                None | Some(Refusal::Failing(Error::NoNode(_) | Error::Lost(_))) => {}
                 Some(obstacle) if is_new => warn!(%vip, ?obstacle, "the load of this real cannot be told"),
                 Some(_) => {}
             }

@@ -1,7 +1,7 @@
 //! The registration as a task of the agent's process.
 
 use super::super::{Options, network::Network};
-use super::{Learnt, Registrar, Settings, Standing};
+use super::{Identity, Registrar, Standing, TreeView};
 use anyhow::{Context as _, Result};
 use coordination::zookeeper::ZooKeeper;
 use host::identity::{self, boot_id, network_namespace};
@@ -16,12 +16,12 @@ use zk_schema::tree::Registrant;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     store: ZooKeeper,
-    settings: Settings,
+    settings: Identity,
 }
 
 /// A registration that is being kept.
 pub(crate) struct Registration {
-    learnt: watch::Receiver<Option<Learnt>>,
+    learnt: watch::Receiver<Option<TreeView>>,
     standing: watch::Receiver<Standing>,
     stop: oneshot::Sender<()>,
     task: Task<()>,
@@ -40,7 +40,7 @@ impl Registration {
         let addresses = &network.primary_addresses(interface).await? - &served;
         let mut real = Real::new(wanted.real_address(interface, &addresses)?);
         real.weight = wanted.weight;
-        let settings = Settings {
+        let settings = Identity {
             vips: wanted.vips(),
             name: wanted.real_name()?,
             real,
@@ -51,7 +51,7 @@ impl Registration {
     }
 
     /// Waits for the next addresses; `None` when there will be none any more.
-    pub(crate) async fn learnt(&mut self) -> Option<Learnt> {
+    pub(crate) async fn learnt(&mut self) -> Option<TreeView> {
         loop {
             self.learnt.changed().await.ok()?;
             let learnt = self.learnt.borrow_and_update().clone();
@@ -82,7 +82,7 @@ impl Prepared {
         self,
         supervisor: &Supervisor,
         in_place: watch::Receiver<BTreeSet<IpAddr>>,
-        before: Learnt,
+        before: TreeView,
     ) -> Registration {
         let registrar = Registrar::new(self.store, self.settings, in_place);
         let (learnt, standing) = (registrar.learnt(), registrar.standing());

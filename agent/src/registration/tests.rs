@@ -17,8 +17,8 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-fn settings(host: &str) -> Settings {
-    Settings {
+fn settings(host: &str) -> Identity {
+    Identity {
         vips: [name("mqtt")].into(),
         name: name("broker-1"),
         real: Real::new(ip("10.0.0.1")),
@@ -87,13 +87,13 @@ impl Tree {
         self.znode(PATH).map(|znode| from_json(&znode.data).unwrap())
     }
 
-    fn agent(&self, client: &str, settings: Settings) -> Agent {
+    fn agent(&self, client: &str, settings: Identity) -> Agent {
         let client = self.store.client(client);
         let (in_place, receiver) = watch::channel(BTreeSet::new());
         let registrar = Registrar::new(client.clone(), settings, receiver);
         let (learnt, standing) = (registrar.learnt(), registrar.standing());
         let (stop, stopped) = oneshot::channel::<()>();
-        let before = Learnt { vips: BTreeSet::new(), sources: BTreeSet::new() };
+        let before = TreeView { vips: BTreeSet::new(), sources: BTreeSet::new() };
         let task = tokio::spawn(registrar.run(before, async { drop(stopped.await) }));
         Agent { client, in_place, learnt, standing, stop, task }
     }
@@ -109,7 +109,7 @@ impl Tree {
 struct Agent {
     client: MemoryClient,
     in_place: watch::Sender<BTreeSet<IpAddr>>,
-    learnt: watch::Receiver<Option<Learnt>>,
+    learnt: watch::Receiver<Option<TreeView>>,
     standing: watch::Receiver<Standing>,
     stop: oneshot::Sender<()>,
     task: JoinHandle<()>,
@@ -402,10 +402,10 @@ async fn agents_that_lost_zookeeper_together_come_back_one_by_one() {
     let clients: Vec<Noted> = (0..16).map(|i| Noted::new(tree.store.client(&format!("agent-{i}")))).collect();
     let mut kept = Vec::new();
     for (i, client) in clients.iter().enumerate() {
-        let settings = Settings { name: name(&format!("broker-{i}")), ..settings(&format!("host-{i}")) };
+        let settings = Identity { name: name(&format!("broker-{i}")), ..settings(&format!("host-{i}")) };
         let (in_place, receiver) = watch::channel([ip(VIP)].into());
         let registrar = Registrar::new(client.clone(), settings, receiver);
-        let before = Learnt { vips: BTreeSet::new(), sources: BTreeSet::new() };
+        let before = TreeView { vips: BTreeSet::new(), sources: BTreeSet::new() };
         kept.push((in_place, tokio::spawn(registrar.run(before, std::future::pending()))));
     }
     soon().await;
@@ -454,7 +454,7 @@ async fn a_vip_that_may_not_be_read_keeps_its_real() {
 #[tokio::test(start_paused = true)]
 async fn an_agent_whose_vip_was_edited_away_from_it_says_no_goodbye() {
     let tree = Tree::with_vip().await;
-    let settings = Settings { served: Some([ip(VIP)].into()), ..settings("host") };
+    let settings = Identity { served: Some([ip(VIP)].into()), ..settings("host") };
     let agent = tree.agent("agent", settings);
     agent.in_place.send_replace([ip(VIP)].into());
     soon().await;

@@ -2,7 +2,7 @@
 
 use crate::lab::Host;
 use dataplane::nexthop::sources::Sources;
-use dataplane::probe_route::{self, Obstacle, ProbeRoute};
+use dataplane::probe_route::{self, ProbeRoute, RouteProblem};
 use lb_ebpf::lb::PROBE_MARK;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{IpAddr, SocketAddr};
@@ -135,7 +135,7 @@ fn a_source_that_operators_chose_is_kept_and_a_vip_on_the_node_itself_is_told_of
         let route = ProbeRoute::new("front", chosen).expect("a route");
         let obstacles = route.ensure(&desired()).await.expect("the kernel agrees");
         let vip = "v6".parse().expect("a name");
-        assert_eq!(obstacles, [Obstacle::Local { vip, address: ip(VIP6) }].into());
+        assert_eq!(obstacles, [RouteProblem::Local { vip, address: ip(VIP6) }].into());
         assert_eq!(probe(VIP4, Some(PROBE_MARK | 1)).expect(VIP4), ip("192.0.2.7"));
     });
 }

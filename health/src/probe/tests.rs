@@ -209,7 +209,7 @@ async fn a_real_whose_server_dies_and_returns_goes_down_and_up() {
     target.check.interval_ms = 100;
     let key = target.key();
     let (_targets, receiver) = tokio::sync::watch::channel(Arc::new(vec![target]));
-    let settings = scheduler::Settings { probes_in_flight: 10, ..Default::default() };
+    let settings = scheduler::Options { probes_in_flight: 10, ..Default::default() };
     let scheduler = scheduler::spawn(prober(), receiver, settings);
     let mut verdicts = scheduler.verdicts();
     let mut wait_for = async |state| {

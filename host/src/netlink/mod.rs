@@ -20,9 +20,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 
-/// Longest wait for an answer. Answers take microseconds, but one may never come: it did not fit the socket's buffer,
-/// or could not be parsed.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest wait for an answer. Answers take microseconds, but the kernel gives them under one lock for all network
+/// namespaces, which it holds for seconds where many namespaces are removed. And one may never come: it did not fit the
+/// socket's buffer, or could not be parsed.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The kernel could not be asked. Retry with a new connection: all of these may pass.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use super::vote::shortened;
 use crate::control::{Report, locked};
 use coordination::follow::{Followed, follow};
 use coordination::pace::{Backoff, Spread};
-use coordination::presence::{Kept, Obstacle, keep};
+use coordination::presence::{Kept, Refusal, keep};
 use coordination::setup::ensure_skeleton;
 use coordination::{Error, Session, State, Store};
 use host::clock::wall;
@@ -43,13 +43,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// A node's settings.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct MemberSettings {
     /// The node.
     pub node: NodeName,
     /// Its record, for other nodes to read.
     pub member: Member,
     /// Its settings as a leader.
-    pub leader: leader::Settings,
+    pub leader: leader::Timeouts,
     /// Cut off for longer, it probes all reals itself and leaves dead ones out.
     pub autonomy_after: Duration,
     /// Time after which everything is read again.
@@ -58,7 +58,7 @@ pub struct Settings {
 
 /// A node's knowledge of the cluster.
 #[derive(Clone, Debug)]
-pub struct Learnt {
+pub struct ClusterView {
     /// The leader's decision.
     pub followed: watch::Receiver<Followed>,
     /// The standing of the node to the tree.
@@ -126,7 +126,7 @@ pub struct Link {
 #[derive(Debug)]
 pub struct Agent<S> {
     store: S,
-    settings: Settings,
+    settings: MemberSettings,
     report: watch::Receiver<Arc<Report>>,
     vote: watch::Receiver<Option<Vec<u8>>>,
     announced: watch::Receiver<Option<BTreeSet<IpAddr>>>,
@@ -146,12 +146,12 @@ impl<S: Store> Agent<S> {
     #[must_use]
     pub fn new(
         store: S,
-        settings: Settings,
+        settings: MemberSettings,
         cached: Option<Arc<Decided>>,
         floor: Option<(u64, u64)>,
         report: watch::Receiver<Arc<Report>>,
         vote: watch::Receiver<Option<Vec<u8>>>,
-    ) -> (Self, Learnt) {
+    ) -> (Self, ClusterView) {
         let now = Instant::now();
         let own = (settings.member.boot.clone(), settings.member.sources().collect());
         let agent = Self {
@@ -169,7 +169,7 @@ impl<S: Store> Agent<S> {
             past: watch::Sender::new(NameHistory { own, ..NameHistory::default() }),
             log_limit: Mutex::new(LogLimit::new(LINES, LINE_EVERY)),
         };
-        let learnt = Learnt {
+        let learnt = ClusterView {
             followed: agent.followed.subscribe(),
             mode: agent.mode.subscribe(),
             maintenance: agent.maintenance.subscribe(),
@@ -392,9 +392,9 @@ impl<S: Store> Agent<S> {
         }
     }
 
-    fn occupied(&self, obstacle: Option<Obstacle>) {
+    fn occupied(&self, obstacle: Option<Refusal>) {
         match obstacle {
-            Some(Obstacle::Occupied(znode)) => {
+            Some(Refusal::Occupied(znode)) => {
                 let words = |member: &Member| machine(&member.boot, &member.sources().collect());
                 let who = match Member::parse(&znode.data) {
                     Ok(other) => format!("instance {}, at {}", other.instance, words(&other)),
@@ -411,12 +411,12 @@ impl<S: Store> Agent<S> {
                     error!("{problem}");
                 }
             }
-            Some(Obstacle::Failing(error)) if !error.is_lost() => {
+            Some(Refusal::Failing(error)) if !error.is_lost() => {
                 if let Some(skipped) = locked(&self.log_limit).allows(Instant::now()) {
                     warn!(%error, skipped, "this node cannot be announced in the tree");
                 }
             }
-            Some(Obstacle::Failing(_)) => {}
+            Some(Refusal::Failing(_)) => {}
             None => {
                 self.name.send_if_modified(|name| {
                     let is_new = *name != Name::Own;

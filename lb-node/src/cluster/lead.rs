@@ -63,7 +63,7 @@ pub struct Campaign {
     /// This process.
     pub instance: String,
     /// The settings of its leadership.
-    pub settings: leader::Settings,
+    pub settings: leader::Timeouts,
     /// Time after which everything is read again.
     pub reread: Duration,
 }

@@ -1,7 +1,7 @@
 //! Nodes without packets, for simulations and benchmarks: everything that decides and coordinates is the real thing, only
 //! the data plane takes notes instead of forwarding, and probes ask whoever made the node.
 
-use super::agent::{Agent, Learnt, Settings};
+use super::agent::{Agent, ClusterView, MemberSettings};
 use super::vote;
 use crate::control::{Control, Forwarding, Inputs, Outputs, Report, Shared};
 use crate::metrics::ControlMetrics;
@@ -136,7 +136,7 @@ impl Forwarding for Recorder {
 #[derive(Debug)]
 pub struct SimulatedNode {
     /// Its knowledge from the tree.
-    pub learnt: Learnt,
+    pub learnt: ClusterView,
     /// The state that it has in force.
     pub report: watch::Receiver<Arc<Report>>,
     /// Addresses that it would announce to routers.
@@ -156,7 +156,7 @@ impl SimulatedNode {
     #[must_use]
     pub fn start<S: Store, P: Probe>(
         store: S,
-        settings: Settings,
+        settings: MemberSettings,
         probe: P,
         seed: u64,
         cached: Option<Arc<Decided>>,
@@ -188,7 +188,7 @@ impl SimulatedNode {
                 let Some(first) = first.ok().and_then(|first| first.decided.clone()) else { return };
                 let snapshots = Snapshots::of_cluster(first);
                 let (targets, targets_receiver) = watch::channel(Arc::<Vec<health::Target>>::default());
-                let settings = scheduler::Settings { probes_in_flight: 10_000, seed, ..Default::default() };
+                let settings = scheduler::Options { probes_in_flight: 10_000, seed, ..Default::default() };
                 let scheduler: Scheduler = scheduler::spawn(probe, targets_receiver.clone(), settings);
                 let inputs = Inputs {
                     snapshots: snapshots.subscribe(),

@@ -8,7 +8,7 @@ use dataplane::program::Program;
 use health::Target;
 use health::scheduler::Probe;
 use health::state::Outcome;
-use lb_node::cluster::agent::Settings;
+use lb_node::cluster::agent::MemberSettings;
 use lb_node::cluster::history;
 use lb_node::cluster::simulated::SimulatedNode;
 use policy::leader;
@@ -186,7 +186,7 @@ impl World {
         machine.starts += 1;
         machine.keeps = machine.cached.is_some();
         let start = machine.starts;
-        let settings = Settings {
+        let settings = MemberSettings {
             node: node.clone(),
             member: Member {
                 instance: format!("{node}x{start}"),
@@ -198,7 +198,7 @@ impl World {
                 started: 0,
                 extra: Default::default(),
             },
-            leader: leader::Settings { session_timeout: SESSION, ack_timeout: ACK, withdraw_after: WITHDRAW },
+            leader: leader::Timeouts { session_timeout: SESSION, ack_timeout: ACK, withdraw_after: WITHDRAW },
             autonomy_after: AUTONOMY,
             reread: REREAD,
         };

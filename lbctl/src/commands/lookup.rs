@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::output::{self, Shown};
 use crate::overview::words;
-use crate::placement::{Destination, Fate, Outlook, Service, Source};
+use crate::placement::{Destination, Outlook, Placement, Service, Source};
 use crate::tree::Tree;
 use anyhow::{Result, bail, ensure};
 use serde::Serialize;
@@ -54,7 +54,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
     let tree = context.in_session(async |session| Ok(Tree::read(session).await?)).await?;
     let outlook = Outlook::of(&tree, &options.vip)?;
     let port = port(&outlook.service, options.destination_port)?;
-    let flows: Result<Vec<Fate>> = sources.iter().map(|source| outlook.fate(source, port)).collect();
+    let flows: Result<Vec<Placement>> = sources.iter().map(|source| outlook.fate(source, port)).collect();
     let answer = Answer { outlook: &outlook, destination_port: port, flows: flows? };
     output::print(context.format(), &answer)?;
     Ok(ExitCode::SUCCESS)
@@ -109,7 +109,7 @@ struct Answer<'a> {
     outlook: &'a Outlook,
     /// The port on the VIP that the flows go to.
     destination_port: u16,
-    flows: Vec<Fate>,
+    flows: Vec<Placement>,
 }
 
 impl Shown for Answer<'_> {

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::edit::effect::{Effect, drained};
-use crate::edit::fields::{self, Assignment, shown};
+use crate::edit::fields::{self, FieldEdit, shown};
 use crate::edit::flags::{self, FlagName, Reason};
 use crate::edit::plan;
 use crate::edit::run::{self, Ask, Outcome};
@@ -127,8 +127,8 @@ pub struct Set {
     #[arg(value_name = "REAL> <FIELD=VALUE", required = true)]
     words: Vec<String>,
     /// Give a field its default.
-    #[arg(long, value_name = "FIELD", value_parser = Assignment::unset)]
-    unset: Vec<Assignment>,
+    #[arg(long, value_name = "FIELD", value_parser = FieldEdit::unset)]
+    unset: Vec<FieldEdit>,
     #[command(flatten)]
     edit: run::Editing,
 }
@@ -221,7 +221,7 @@ async fn add(context: &Context, add: &Add) -> Result<ExitCode> {
             }
         }
         let order =
-            |field: &str, value: Value| Assignment { path: vec![field.to_owned()], value: Some(value) };
+            |field: &str, value: Value| FieldEdit { path: vec![field.to_owned()], value: Some(value) };
         let mut orders = vec![order("address", add.address.to_string().into())];
         orders.extend(add.weight.map(|weight| order("weight", weight.into())));
         let real = fields::real((&target.vip, vip), &target.real, None, &orders)?;

@@ -2,7 +2,7 @@
 
 use crate::context::Context;
 use crate::edit::danger::service;
-use crate::edit::fields::{self, Assignment, shown};
+use crate::edit::fields::{self, FieldEdit, shown};
 use crate::edit::run::{self, Ask};
 use crate::edit::{Edit, names};
 use crate::output::{self, Shown};
@@ -78,7 +78,7 @@ pub struct Add {
     health: Option<String>,
     /// Other fields, e.g. health.interval_ms=500.
     #[arg(value_name = "FIELD=VALUE")]
-    fields: Vec<Assignment>,
+    fields: Vec<FieldEdit>,
     #[command(flatten)]
     edit: run::Editing,
 }
@@ -90,10 +90,10 @@ pub struct Set {
     vip: VipName,
     /// Fields to change.
     #[arg(value_name = "FIELD=VALUE")]
-    fields: Vec<Assignment>,
+    fields: Vec<FieldEdit>,
     /// Give a field its default; of a table such as health or limits, take it out.
-    #[arg(long, value_name = "FIELD", value_parser = Assignment::unset)]
-    unset: Vec<Assignment>,
+    #[arg(long, value_name = "FIELD", value_parser = FieldEdit::unset)]
+    unset: Vec<FieldEdit>,
     #[command(flatten)]
     edit: run::Editing,
 }
@@ -152,8 +152,8 @@ pub(crate) async fn read(context: &Context) -> Result<Tree> {
 }
 
 impl Add {
-    fn orders(&self) -> Vec<Assignment> {
-        let order = |field: &str, value: Value| Assignment {
+    fn orders(&self) -> Vec<FieldEdit> {
+        let order = |field: &str, value: Value| FieldEdit {
             path: field.split('.').map(str::to_owned).collect(),
             value: Some(value),
         };

@@ -83,7 +83,7 @@ pub fn difference(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>) 
 
 /// An order to give a field a value, or none: `health.interval_ms=500`, `health=`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Assignment {
+pub struct FieldEdit {
     /// The keys, outermost first.
     pub path: Vec<String>,
     /// The value; `None`: the field is to go, which gives it its default.
@@ -93,7 +93,7 @@ pub struct Assignment {
 /// Fields that are lists.
 const LISTS: [&str; 1] = ["status"];
 
-impl Assignment {
+impl FieldEdit {
     /// An order to take a field out.
     ///
     /// # Errors
@@ -106,7 +106,7 @@ impl Assignment {
     }
 }
 
-impl FromStr for Assignment {
+impl FromStr for FieldEdit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -132,7 +132,7 @@ fn scalar(text: &str) -> Value {
 }
 
 /// Follows orders on a table.
-fn follow(table: &mut Map<String, Value>, orders: &[Assignment]) -> Result<()> {
+fn follow(table: &mut Map<String, Value>, orders: &[FieldEdit]) -> Result<()> {
     for order in orders {
         let [outer @ .., key] = order.path.as_slice() else { continue };
         let mut place = &mut *table;
@@ -162,7 +162,7 @@ fn follow(table: &mut Map<String, Value>, orders: &[Assignment]) -> Result<()> {
 ///
 /// # Errors
 /// All that is wrong with it, by field.
-pub fn vip(name: &VipName, old: Option<&Vip>, orders: &[Assignment]) -> Result<Vip> {
+pub fn vip(name: &VipName, old: Option<&Vip>, orders: &[FieldEdit]) -> Result<Vip> {
     let mut table = object(old)?;
     follow(&mut table, orders)?;
     let mut new = read(name, table)?.vip;
@@ -178,7 +178,7 @@ pub fn real(
     (vip_name, vip): (&VipName, &Vip),
     name: &RealName,
     old: Option<&Real>,
-    orders: &[Assignment],
+    orders: &[FieldEdit],
 ) -> Result<Real> {
     let mut table = object(old)?;
     follow(&mut table, orders)?;
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use zk_schema::CheckKind;
 
-    fn orders(texts: &[&str]) -> Vec<Assignment> {
+    fn orders(texts: &[&str]) -> Vec<FieldEdit> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn what_is_no_order_is_refused() {
         for text in ["weight", "=5", "health.=5", ".x=1"] {
-            assert!(text.parse::<Assignment>().is_err(), "{text:?} passed for an order");
+            assert!(text.parse::<FieldEdit>().is_err(), "{text:?} passed for an order");
         }
     }
 }

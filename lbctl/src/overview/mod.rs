@@ -16,7 +16,7 @@ pub(crate) use real::words;
 pub use shares::Shares;
 
 use crate::tree::Tree;
-use slot_table::placement::{Ground, weighted};
+use slot_table::placement::{TableParams, weighted};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use zk_schema::picture::Found;
@@ -123,7 +123,7 @@ fn different(tree: &Tree) -> BTreeSet<NodeName> {
 }
 
 fn vips(tree: &Tree, head: Option<&Head>, now: u64, shares: &mut Shares) -> BTreeMap<VipName, VipView> {
-    let ground = head.and_then(|head| Ground::of(&head.cluster).ok());
+    let params = head.and_then(|head| TableParams::of(&head.cluster).ok());
     let votes: BTreeMap<NodeName, Arc<Vote>> =
         tree.health.iter().filter_map(|(node, found)| Some((node.clone(), found.ok()?.clone()))).collect();
     let names: BTreeSet<&VipName> = tree.vips.keys().chain(tree.assignments.keys()).collect();
@@ -137,10 +137,10 @@ fn vips(tree: &Tree, head: Option<&Head>, now: u64, shares: &mut Shares) -> BTre
         let accepted = assignment.into_iter().flat_map(|assignment| assignment.reals.keys());
         let defined = written.into_iter().flat_map(|written| written.reals.keys());
         let reals: BTreeSet<&RealName> = accepted.chain(defined).collect();
-        let slots = match (ground, assignment) {
-            (Some(ground), Some(assignment)) => {
+        let slots = match (params, assignment) {
+            (Some(params), Some(assignment)) => {
                 let table = weighted(assignment.reals.keys(), &assignment.weights);
-                let slots = shares.slots(ground, table);
+                let slots = shares.slots(params, table);
                 assignment.reals.keys().zip(slots.iter().copied()).collect()
             }
             _ => BTreeMap::new(),
@@ -148,7 +148,7 @@ fn vips(tree: &Tree, head: Option<&Head>, now: u64, shares: &mut Shares) -> BTre
         let all: u32 = slots.values().sum();
         let view = |real: &RealName| {
             let held = slots.get(real).copied().unwrap_or(0);
-            let sources = real::Sources {
+            let sources = real::RealInputs {
                 tree,
                 votes: &votes,
                 target: Target { vip: name.clone(), real: real.clone() },

@@ -13,7 +13,7 @@ use zk_schema::tree::{Assignment, Registrant, Target, Vote};
 use zk_schema::{NodeName, Real};
 
 /// The inputs of a real's view.
-pub(super) struct Sources<'a> {
+pub(super) struct RealInputs<'a> {
     pub(super) tree: &'a Tree,
     pub(super) votes: &'a BTreeMap<NodeName, Arc<Vote>>,
     pub(super) target: Target,
@@ -25,7 +25,7 @@ pub(super) struct Sources<'a> {
     pub(super) share: f64,
 }
 
-impl Sources<'_> {
+impl RealInputs<'_> {
     pub(super) fn view(&self) -> RealView {
         let Self { tree, target, now, .. } = self;
         let name = &target.real;

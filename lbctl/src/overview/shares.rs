@@ -1,6 +1,6 @@
 //! The number of slots that each real holds.
 
-use slot_table::placement::Ground;
+use slot_table::placement::TableParams;
 use std::collections::HashMap;
 use std::sync::Arc;
 use zk_schema::RealName;
@@ -12,12 +12,12 @@ pub struct Shares {
     used: HashMap<Key, Arc<[u32]>>,
 }
 
-type Key = (Ground, Vec<(RealName, u16)>);
+type Key = (TableParams, Vec<(RealName, u16)>);
 
 impl Shares {
     /// Slots of each of these reals, in their order; none where no table can be built.
-    pub fn slots(&mut self, ground: Ground, reals: Vec<(RealName, u16)>) -> Arc<[u32]> {
-        let key = (ground, reals);
+    pub fn slots(&mut self, params: TableParams, reals: Vec<(RealName, u16)>) -> Arc<[u32]> {
+        let key = (params, reals);
         let built = || match key.0.table(&key.1) {
             Ok(table) => table.shares().into(),
             Err(_) => vec![0; key.1.len()].into(),

@@ -1,12 +1,12 @@
 //! A turn's work, counted: it follows from what changed, not from what there is.
 
 use super::*;
-use crate::leader::{Published, Settings};
+use crate::leader::{Published, Timeouts};
 use zk_schema::testing::{checked_vip, desired, name};
 use zk_schema::tree::{Applied, Member, Mode, Vote};
 use zk_schema::{Cluster, Desired, VipState, to_json};
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: Timeouts = Timeouts {
     session_timeout: Duration::from_secs(6),
     ack_timeout: Duration::from_secs(3),
     withdraw_after: Duration::from_secs(10),

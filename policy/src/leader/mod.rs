@@ -44,7 +44,7 @@ use zk_schema::{NodeName, RecordError, VipName};
 
 /// A leader's settings.
 #[derive(Clone, Copy, Debug)]
-pub struct Settings {
+pub struct Timeouts {
     /// The most time that nodes which were there before it need to come back: a session's timeout.
     pub session_timeout: Duration,
     /// Time that a node may take to acknowledge.
@@ -59,7 +59,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct Leader {
     term: u64,
-    settings: Settings,
+    settings: Timeouts,
     /// The least epoch that this leader may write.
     least_epoch: u64,
     /// The time at which it took over, or last lost sight of the tree.
@@ -120,7 +120,7 @@ impl Leader {
     /// A leadership of number `term` that begins at `now`, where `published` is what predecessors wrote. It writes no
     /// epoch up to `beyond`: what this node has in force itself.
     #[must_use]
-    pub fn new(term: u64, settings: Settings, mut published: Published, beyond: u64, now: Duration) -> Self {
+    pub fn new(term: u64, settings: Timeouts, mut published: Published, beyond: u64, now: Duration) -> Self {
         bounds::bound_published(published.head.as_mut(), &mut published.assignments);
         let judge = Judge::new(&published.assignments);
         let least_epoch = order::next(published.epoch().max(beyond));

@@ -12,7 +12,7 @@ use zk_schema::testing::{broken, checked_vip, desired, name, unchecked_vip, vip_
 use zk_schema::tree::{Contents, Decided, Finding, Mode, Registrant, Target, Znode};
 use zk_schema::{Cluster, Desired, Real, Vip, VipState, to_json};
 
-const SETTINGS: Settings = Settings {
+const SETTINGS: Timeouts = Timeouts {
     session_timeout: Duration::from_secs(6),
     ack_timeout: Duration::from_secs(3),
     withdraw_after: Duration::from_secs(10),

@@ -13,7 +13,7 @@ pub const LIFETIME: Duration = Duration::from_secs(600);
 /// seconds; a forger cannot make the balancer rewrite its tables at the pace of his packets.
 const PACE: Duration = Duration::from_secs(1);
 
-/// Learnt path MTUs.
+/// ClusterView path MTUs.
 #[derive(Clone, Debug, Default)]
 pub struct Table(BTreeMap<IpAddr, Entry>);
 

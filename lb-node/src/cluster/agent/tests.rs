@@ -33,7 +33,7 @@ async fn tree() -> MemoryStore {
 }
 
 /// A machine that goes by this name.
-fn settings(node: &str, boot: &str, source: &str) -> Settings {
+fn settings(node: &str, boot: &str, source: &str) -> MemberSettings {
     let member = Member {
         instance: format!("{node} at {source} of {boot}"),
         boot: boot.to_owned(),
@@ -44,10 +44,10 @@ fn settings(node: &str, boot: &str, source: &str) -> Settings {
         started: 0,
         extra: Default::default(),
     };
-    Settings {
+    MemberSettings {
         node: name(node),
         member,
-        leader: leader::Settings { session_timeout: SESSION, ack_timeout: SESSION, withdraw_after: SESSION },
+        leader: leader::Timeouts { session_timeout: SESSION, ack_timeout: SESSION, withdraw_after: SESSION },
         autonomy_after: Duration::from_secs(60),
         reread: Duration::from_secs(45),
     }

@@ -9,7 +9,7 @@ use coordination::setup::{init, write_desired};
 use coordination::{Change, Session as _, Store as _};
 use policy::desk::Desk;
 use policy::forecast;
-use policy::leader::{Leader, Published, Settings};
+use policy::leader::{Leader, Published, Timeouts};
 use policy::removal::{ALONE, QUIET};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Case {
         init(&operator, &Cluster::default()).await.unwrap();
         write_desired(&operator, &desired).await.unwrap();
         let nodes: Vec<NodeName> = (0..nodes).map(|node| format!("lb-{node}").parse().unwrap()).collect();
-        let settings = Settings {
+        let settings = Timeouts {
             session_timeout: Duration::from_secs(6),
             ack_timeout: Duration::from_secs(3),
             withdraw_after: Duration::from_secs(10),

@@ -14,7 +14,7 @@ use drover_tests::{Ensemble, Host, Operator};
 use health::scheduler::Probe;
 use health::state::Outcome;
 use health::{Key, Target};
-use lb_node::cluster::agent::{Learnt, Settings};
+use lb_node::cluster::agent::{ClusterView, MemberSettings};
 use lb_node::cluster::simulated::SimulatedNode;
 use lb_node::control::Report;
 use tokio::runtime::Runtime;
@@ -165,8 +165,8 @@ impl Stage {
     }
 
     /// What nodes go by as leaders.
-    pub(crate) fn leader_settings(&self) -> leader::Settings {
-        leader::Settings {
+    pub(crate) fn leader_settings(&self) -> leader::Timeouts {
+        leader::Timeouts {
             session_timeout: self.session_timeout,
             ack_timeout: ClusterSettings::default().ack_timeout(),
             withdraw_after: FrontSettings::default().withdraw_after().unwrap_or_default(),
@@ -183,7 +183,7 @@ impl Stage {
         self.started += 1;
         let runtime = self.host.runtime(1)?;
         let name: NodeName = format!("node-{node}").parse()?;
-        let settings = Settings {
+        let settings = MemberSettings {
             node: name,
             member: Member {
                 instance: format!("instance-{}", self.started),
@@ -276,7 +276,7 @@ impl Drop for Stage {
 }
 
 /// Notes what a node learns and does. Within a runtime.
-fn observe(node: usize, learnt: &Learnt, report: watch::Receiver<Arc<Report>>, log: &Arc<Log>) {
+fn observe(node: usize, learnt: &ClusterView, report: watch::Receiver<Arc<Report>>, log: &Arc<Log>) {
     let (mut followed, mut leading, mut report) = (learnt.followed.clone(), learnt.leading.clone(), report);
     let of_head = Arc::clone(log);
     tokio::spawn(async move {
