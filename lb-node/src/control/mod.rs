@@ -13,31 +13,39 @@
 //! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
 //! 4. Verdicts arrive, and tables are filled: see [`policy::local::assign`].
 
+mod forwarding;
+mod interface;
+mod job;
+
 use crate::guard::PULSE_EVERY;
 use crate::metrics::ControlMetrics;
 use crate::standing::{found, standing};
 use crate::status::{self, SelfTestStatus, Shares, Status};
 use coordination::Snapshot;
 use dataplane::attachment::Attachment;
-use dataplane::compile::{CompileError, TableCache, compile_with};
 use dataplane::nexthop::{NextHops, Obstacle, Wanted};
 use dataplane::program::{Program, VipProgram};
-use dataplane::{Applied, Dataplane, SelfTest, Start, Statistics};
+use dataplane::{SelfTest, Start};
 use health::{Key, Target, Verdicts};
+use job::{Job, work};
 use policy::local::{Assignment, Exclusions, Situation, adopt, assign};
 use policy::probers::probers;
 use policy::{FIRST_NEXT_HOPS, announce, first_round};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
 use zk_schema::tree::{self, Decided, Head, Mode};
 use zk_schema::{Desired, NodeName, ProbePath, VipName, VipState};
+
+pub(crate) use forwarding::locked;
+pub use forwarding::{Forwarding, Shared};
+pub use interface::{Inputs, Outputs, Report};
 
 /// Time between packets that are sent through the loaded program.
 pub(crate) const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
@@ -46,182 +54,6 @@ pub(crate) const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 /// The longest such pause.
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-
-/// The loop's effects on the kernel. Behind a trait so that its decisions can be tested without one.
-pub trait Forwarding: Send + 'static {
-    /// The error.
-    type Error: std::error::Error + Send + Sync + 'static;
-
-    /// True if its work takes long enough to be kept off the threads that run tasks.
-    const BLOCKS: bool = true;
-
-    /// See [`Dataplane::apply`].
-    ///
-    /// # Errors
-    /// As there.
-    fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Self::Error>;
-
-    /// See [`Dataplane::apply_next_hops`].
-    ///
-    /// # Errors
-    /// As there.
-    fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Self::Error>;
-
-    /// See [`Dataplane::unresolved`].
-    fn unresolved(&self) -> BTreeSet<Key>;
-
-    /// See [`Dataplane::obstacles`].
-    fn obstacles(&self) -> BTreeMap<Key, Obstacle> {
-        BTreeMap::new()
-    }
-
-    /// See [`Dataplane::probe_marks`].
-    fn probe_marks(&self) -> BTreeMap<Key, u32>;
-
-    /// See [`Dataplane::in_force`].
-    fn in_force(&self, desired: &Desired) -> BTreeSet<Key>;
-
-    /// See [`Dataplane::statistics`].
-    ///
-    /// # Errors
-    /// As there.
-    fn statistics(&self) -> Result<Statistics, Self::Error>;
-
-    /// See [`Dataplane::self_test`].
-    fn self_test(&mut self) -> SelfTest;
-
-    /// See [`Dataplane::look_after_attachment`].
-    fn look_after_attachment(&mut self) -> Attachment {
-        Attachment::default()
-    }
-
-    /// See [`Dataplane::table_digests`].
-    fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64>;
-
-    /// See [`Dataplane::is_native`].
-    fn is_native(&self) -> bool;
-
-    /// See [`Dataplane::set_order`].
-    fn set_order(&mut self, _order: Option<(u64, u64)>) {}
-
-    /// Tables that several data planes share, if they do.
-    fn tables(&self) -> Option<TableCache> {
-        None
-    }
-}
-
-impl Forwarding for Dataplane {
-    type Error = dataplane::Error;
-
-    fn apply(&mut self, program: &Program, hops: &NextHops) -> Result<Applied, Self::Error> {
-        Self::apply(self, program, hops)
-    }
-
-    fn apply_next_hops(&mut self, hops: &NextHops) -> Result<(), Self::Error> {
-        Self::apply_next_hops(self, hops)
-    }
-
-    fn unresolved(&self) -> BTreeSet<Key> {
-        Self::unresolved(self)
-    }
-
-    fn obstacles(&self) -> BTreeMap<Key, Obstacle> {
-        Self::obstacles(self)
-    }
-
-    fn probe_marks(&self) -> BTreeMap<Key, u32> {
-        Self::probe_marks(self)
-    }
-
-    fn in_force(&self, desired: &Desired) -> BTreeSet<Key> {
-        Self::in_force(self, desired)
-    }
-
-    fn statistics(&self) -> Result<Statistics, Self::Error> {
-        Self::statistics(self)
-    }
-
-    fn self_test(&mut self) -> SelfTest {
-        Self::self_test(self)
-    }
-
-    fn look_after_attachment(&mut self) -> Attachment {
-        Self::look_after_attachment(self)
-    }
-
-    fn table_digests(&self, wanted: &dyn Fn(&VipName) -> bool) -> BTreeMap<VipName, u64> {
-        Self::table_digests(self, wanted)
-    }
-
-    fn is_native(&self) -> bool {
-        Self::is_native(self)
-    }
-
-    fn set_order(&mut self, order: Option<(u64, u64)>) {
-        Self::set_order(self, order);
-    }
-}
-
-/// A data plane that the loop and the scrapes of its counters share.
-pub type Shared<D> = Arc<Mutex<D>>;
-
-/// The data plane, also after a thread that held it has panicked: applying is idempotent, so the next one fixes
-/// what was left half-way.
-pub(crate) fn locked<D>(dataplane: &Mutex<D>) -> MutexGuard<'_, D> {
-    dataplane.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The loop's inputs. A channel whose sender is gone keeps its last value.
-#[derive(Clone, Debug)]
-pub struct Inputs {
-    /// Desired state.
-    pub snapshots: watch::Receiver<Arc<Snapshot>>,
-    /// The probes' findings.
-    pub verdicts: watch::Receiver<Arc<Verdicts>>,
-    /// The ways to reals.
-    pub next_hops: watch::Receiver<Arc<NextHops>>,
-    /// The standing of this node to the tree. It matters only where a leader decides.
-    pub mode: watch::Receiver<Mode>,
-    /// Tells whether packets meet the programs.
-    pub attachment: watch::Receiver<Attachment>,
-}
-
-/// The loop's outputs.
-#[derive(Clone, Debug)]
-pub struct Outputs {
-    /// The targets to probe. Each target's mark is in force when it is published.
-    pub targets: watch::Sender<Arc<Vec<Target>>>,
-    /// Addresses that next hops are wanted for.
-    pub wanted: watch::Sender<Wanted>,
-    /// The status, for people and metrics.
-    pub status: watch::Sender<Arc<Status>>,
-    /// The report to other nodes.
-    pub report: watch::Sender<Arc<Report>>,
-    /// The time of the loop's last turn; `None` before the first. It does every second, unless it hangs.
-    pub turned: watch::Sender<Option<Instant>>,
-    /// The reals that the node leaves out by its own judgement, to be kept over a restart.
-    pub exclusions: watch::Sender<Exclusions>,
-}
-
-/// The state in force, as other nodes are to know it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// (term, epoch) of the head in force; `None` until there is one.
-    pub order: Option<(u64, u64)>,
-    /// The head's `targets` that probing follows.
-    pub targets: u64,
-    /// Digest of all tables in the maps.
-    pub digest: String,
-    /// The way in which what is in force came to be.
-    pub mode: Mode,
-    /// The reason why something newer is not in force, if there is something newer.
-    pub problem: Option<String>,
-    /// True if packets have been seen to pass through the loaded program as they should.
-    pub healthy: bool,
-    /// Addresses of VIPs that this node serves: the self-test passes for all of an address' VIPs, and at least one of
-    /// them has reals.
-    pub serving: BTreeSet<IpAddr>,
-}
 
 /// The addresses of all reals.
 #[must_use]
@@ -631,93 +463,6 @@ impl<D: Forwarding> Control<D> {
 fn is_prober(head: &Head, node: &NodeName, target: &Target) -> bool {
     let target = tree::Target { vip: target.vip.clone(), real: target.real.clone() };
     probers(&head.nodes, &target).contains(&node)
-}
-
-/// Works for a data plane, where its work belongs.
-async fn work<D: Forwarding, T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, tokio::task::JoinError> {
-    if D::BLOCKS { tokio::task::spawn_blocking(work).await } else { Ok(work()) }
-}
-
-/// Compiling and applying, off the threads that must not block.
-struct Job<D> {
-    dataplane: Shared<D>,
-    snapshot: Arc<Snapshot>,
-    assignment: Assignment,
-    next_hops: Arc<NextHops>,
-    before: Option<Arc<InForce>>,
-    /// The last attempt failed, perhaps half-way: what is in force may not be what `before` says.
-    again: bool,
-}
-
-struct Done {
-    in_force: Arc<InForce>,
-    /// Unless nothing but next hops changed.
-    applied: Option<(Applied, SelfTest)>,
-    marks: BTreeMap<Key, u32>,
-    obstacles: BTreeMap<Key, Obstacle>,
-    xdp_native: bool,
-}
-
-impl<D: Forwarding> Job<D> {
-    fn run(self) -> Result<Done, String> {
-        let before = self.before.as_deref();
-        let shared = locked(&self.dataplane).tables();
-        let program = compile_with(
-            &self.snapshot.desired,
-            self.assignment.epoch,
-            |vip| self.assignment.vips.get(vip).map(|assigned| &assigned.weights),
-            before.and_then(|before| before.program.as_ref()),
-            shared.as_ref(),
-        )
-        .map_err(|error: CompileError| error.to_string())?;
-
-        let mut dataplane = locked(&self.dataplane);
-        // First, so that nothing older is ever applied, wherever this process ends.
-        dataplane.set_order(self.snapshot.decided.as_ref().map(|decided| decided.head.order()));
-        let same = before.filter(|before| !self.again && before.program.as_ref() == Some(&program));
-        let mut applied = None;
-        let shares = match same {
-            Some(before) => {
-                if before.next_hops != self.next_hops {
-                    dataplane.apply_next_hops(&self.next_hops).map_err(|error| chain(&error))?;
-                }
-                before.shares.clone()
-            }
-            None => {
-                let done = dataplane.apply(&program, &self.next_hops).map_err(|error| chain(&error))?;
-                applied = Some((done, dataplane.self_test()));
-                status::shares(&program)
-            }
-        };
-        let known = before.filter(|_| !self.again);
-        let is_known = |name: &VipName| {
-            let table = |program: &Program| program.vips.get(name).map(|vip| Arc::as_ptr(&vip.table));
-            known.is_some_and(|known| {
-                known.digests.contains_key(name) && known.program.as_ref().and_then(table) == table(&program)
-            })
-        };
-        let mut digests = dataplane.table_digests(&|name| !is_known(name));
-        let rest = known.into_iter().flat_map(|known| &known.digests);
-        let rest = rest.filter(|(name, _)| program.vips.contains_key(*name) && is_known(name));
-        digests.extend(rest.map(|(name, digest)| (name.clone(), *digest)));
-        let in_force = InForce {
-            digests,
-            decided: self.snapshot.decided.clone(),
-            program: Some(program),
-            assignment: self.assignment,
-            next_hops: self.next_hops,
-            shares,
-        };
-        Ok(Done {
-            in_force: Arc::new(in_force),
-            applied,
-            marks: dataplane.probe_marks(),
-            obstacles: dataplane.obstacles(),
-            xdp_native: dataplane.is_native(),
-        })
-    }
 }
 
 /// An error with its causes.
