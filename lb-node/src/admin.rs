@@ -17,7 +17,7 @@ use crate::cluster::agent::ClusterView;
 use crate::control::SELF_TEST_EVERY;
 use crate::front::FrontStatus;
 use crate::standalone::FileStatus;
-use crate::status::{ClusterStatus, KeptStatus, Status, VipStatus, seconds};
+use crate::status::{ClusterStatus, KeptStatus, Status, VipStatus};
 use ::admin::auth::Auth;
 use ::admin::pages::{self, verdict};
 use ::admin::server::{self, Limits};
@@ -27,6 +27,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use host::clock::seconds;
 use host::supervisor::Supervisor;
 use prometheus_client::registry::Registry;
 use serde::Serialize;
@@ -236,7 +237,7 @@ async fn status(State(shown): State<Shown>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::Forwarding;
+    use crate::control::forwarding::Forwarding;
     use crate::metrics::{ControlMetrics, Scraped, registry};
     use crate::status::{RealState, RealStatus, SelfTestStatus};
     use crate::testing::name;

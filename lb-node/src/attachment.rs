@@ -1,6 +1,6 @@
 //! Looks after a node's programs on their interface: [`follow`] looks after its data plane for as long as it runs.
 
-use crate::control::{Forwarding, Shared, locked};
+use crate::control::forwarding::{Forwarding, Shared, locked};
 use dataplane::attachment::Attachment;
 use host::netlink::{self, Changes, MulticastGroup};
 use std::time::Duration;

@@ -4,7 +4,7 @@
 //! process, and those of a real vanish with it.
 
 use crate::cluster::agent::ClusterView;
-use crate::control::{Forwarding, Shared, locked};
+use crate::control::forwarding::{Forwarding, Shared, locked};
 use crate::front::{FrontMetrics, FrontStatus};
 use crate::standalone::FileStatus;
 use crate::status::{ClusterStatus, KeptStatus, RealStatus, Status};

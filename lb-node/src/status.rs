@@ -11,7 +11,6 @@ use policy::local::Assignment;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{SystemTime, UNIX_EPOCH};
 use zk_schema::tree::{Decided, Mode};
 use zk_schema::{Desired, NodeName, Protocol, RealName, VipName, VipState};
 
@@ -317,7 +316,7 @@ fn vip(sources: &VipInputs<'_>, name: &VipName, state: &VipState) -> VipStatus {
             };
             status.blind = verdict.is_some_and(|verdict| verdict.blind);
             status.reason = verdict.map_or("not probed yet".into(), |verdict| verdict.reason.clone());
-            status.since = verdict.and_then(|verdict| seconds(verdict.since));
+            status.since = verdict.and_then(|verdict| host::clock::seconds(verdict.since));
         }
         (real_name.clone(), status)
     });
@@ -334,11 +333,6 @@ fn vip(sources: &VipInputs<'_>, name: &VipName, state: &VipState) -> VipStatus {
             .or_else(|| decided.and_then(|decided| decided.held.clone())),
         reals: reals.collect(),
     }
-}
-
-/// Seconds since 1970.
-pub(crate) fn seconds(time: SystemTime) -> Option<u64> {
-    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 impl Status {

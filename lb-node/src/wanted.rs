@@ -2,7 +2,8 @@
 
 use crate::cluster::agent::{ClusterView, Name};
 use crate::cluster::peers::Overtaken;
-use crate::control::{Report, sleep_until};
+use crate::control::report::Report;
+use crate::control::sleep_until;
 use crate::guard::PULSE_EVERY;
 use policy::announce::{Announce, Announcer, News, Situation};
 use std::collections::BTreeSet;
@@ -87,8 +88,8 @@ fn log(news: News, others: Option<Overtaken>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::agent::Link;
     use crate::cluster::lead::Leading;
+    use crate::cluster::link::Link;
     use crate::testing::{checked_vip, decided, desired, name};
     use coordination::follow::Followed;
     use policy::announce::Patience;

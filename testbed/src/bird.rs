@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::host::Host;
 use crate::process::Process;
-use crate::topology::Station;
+use crate::station::Station;
 use crate::wait::wait_until;
 
 const START_LIMIT: Duration = Duration::from_secs(10);

@@ -18,6 +18,7 @@ use crate::bird::Front;
 use crate::host::Host;
 use crate::lab::Lab;
 use crate::link::{Bridge, DEFAULT_MTU, Port, link};
+use crate::station::Station;
 
 /// The interface by which each host but the router is linked.
 const INTERFACE: &str = "eth0";
@@ -29,31 +30,6 @@ pub enum Segment {
     Routed,
     /// All on one Ethernet segment, with the router on it too, as L2 direct server return needs it.
     Shared,
-}
-
-/// A host with one interface, and its addresses there.
-#[derive(Clone, Debug)]
-pub struct Station {
-    /// The host.
-    pub host: Host,
-    /// Its interface.
-    pub interface: &'static str,
-    /// Its IPv4 address.
-    pub v4: Ipv4Addr,
-    /// Its IPv6 address.
-    pub v6: Ipv6Addr,
-    /// The router's IPv4 address on its link.
-    pub gateway_v4: Ipv4Addr,
-    /// The router's IPv6 address on its link.
-    pub gateway_v6: Ipv6Addr,
-}
-
-impl Station {
-    /// Its address of the family that `like` has.
-    #[must_use]
-    pub fn address_like(&self, like: IpAddr) -> IpAddr {
-        if like.is_ipv4() { self.v4.into() } else { self.v6.into() }
-    }
 }
 
 /// A standing network.

@@ -3,9 +3,9 @@
 //! `docs/cluster-file.md` describes every field.
 
 use crate::VipName;
-use crate::decode::{Decode, Fields};
 use crate::file::{FileErrors, parse};
 use crate::problem::Scope;
+use crate::reader::{Decode, Fields};
 use crate::records::{Desired, Node, Vip, VipState};
 use crate::validate::{Rules, check_room};
 use std::collections::BTreeMap;

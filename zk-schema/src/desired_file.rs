@@ -3,9 +3,9 @@
 //! `docs/cluster-file.md` describes every field.
 
 use crate::cluster_file::vips_to_toml;
-use crate::decode::{Decode, Fields, decode};
 use crate::file::{FileErrors, parse};
 use crate::problem::{Problem, Problems, Report, Scope};
+use crate::reader::{Decode, Fields, decode};
 use crate::records::{Cluster, ClusterSeed, Desired, Node, VipState};
 use crate::validate::Rules;
 use crate::{ClusterFile, VipName};

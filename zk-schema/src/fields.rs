@@ -9,13 +9,13 @@
 //!
 //! makes `read_fields`, which fills them in from JSON or TOML and leaves those that are absent at their default, and
 //! `check_fields`, which holds a record that code has built to the same bounds. Kinds: `number` and `optional_number`
-//! in a range of [`allowed`](crate::validate::allowed), `path` and `optional_path`, `word`, `text`, `optional_text`,
+//! in a range of [`allowed`](crate::allowed), `path` and `optional_path`, `word`, `text`, `optional_text`,
 //! `flag`. What spans several fields is read in `decode` and checked in `validate`.
 
-use crate::decode::Fields;
+use crate::allowed::Allowed;
 use crate::problem::Scope;
+use crate::reader::Fields;
 use crate::records::Words;
-use crate::validate::Allowed;
 use std::path::{Path, PathBuf};
 
 macro_rules! fields {
@@ -26,12 +26,12 @@ macro_rules! fields {
                 &[$((stringify!($field), crate::fields::is_text::$kind)),+];
 
             /// Fills in the fields that are there; the others stay as they are.
-            fn read_fields(&mut self, fields: &mut crate::decode::Fields<'_>) {
+            fn read_fields(&mut self, fields: &mut crate::reader::Fields<'_>) {
                 $(crate::fields::read::$kind(
                     fields,
                     stringify!($field),
                     &mut self.$field
-                    $(, crate::validate::allowed::$allowed)?
+                    $(, crate::allowed::$allowed)?
                 );)+
             }
 
@@ -41,7 +41,7 @@ macro_rules! fields {
                     scope,
                     stringify!($field),
                     &self.$field
-                    $(, crate::validate::allowed::$allowed)?
+                    $(, crate::allowed::$allowed)?
                 );)+
             }
         }

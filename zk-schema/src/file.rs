@@ -1,7 +1,7 @@
 //! Configuration files in TOML: read as records are, with every mistake by line.
 
-use crate::decode::{Decode, decode};
 use crate::problem::{FieldPath, Report, Scope};
+use crate::reader::{Decode, decode};
 use crate::validate::Rules;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;

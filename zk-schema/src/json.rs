@@ -1,7 +1,7 @@
 //! Records as JSON, the content of znodes.
 
-use crate::decode::{Decode, decode};
 use crate::problem::{Problems, Report, Scope, Unknown, shown};
+use crate::reader::{Decode, decode};
 use crate::records::{Cluster, Extra, Real, Vip};
 use crate::tree::SCHEMA_VERSION;
 use crate::validate::Rules;

@@ -9,6 +9,7 @@
 //! - All list everything that is wrong, each [`Problem`] with its field, value and allowed range, and all
 //!   follow one description of the records (`decode`) and one set of rules (`validate`).
 
+mod allowed;
 mod cluster_file;
 mod decode;
 mod desired_file;
@@ -24,6 +25,7 @@ mod node_file;
 mod operator_file;
 pub mod picture;
 mod problem;
+mod reader;
 pub mod records;
 #[cfg(feature = "testing")]
 pub mod testing;

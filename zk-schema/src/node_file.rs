@@ -2,12 +2,12 @@
 //!
 //! `docs/node-file.md` describes every field.
 
-use crate::decode::{Decode, Fields};
 use crate::fields::fields;
 use crate::file::{FileErrors, has_table, parse, parse_amended};
 use crate::named_files::{TlsIdentity, check_needs};
 use crate::names::NodeName;
 use crate::problem::{Problems, Scope, quoted};
+use crate::reader::{Decode, Fields};
 use crate::records::{Node, Words, words};
 use crate::validate::{Rules, is_authority};
 use serde::Serialize;

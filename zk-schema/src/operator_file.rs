@@ -2,12 +2,12 @@
 //!
 //! `docs/lbctl.md` describes every field.
 
-use crate::decode::{Decode, Fields};
 use crate::fields::fields;
 use crate::file::{FileErrors, parse, parse_amended};
 use crate::named_files::TlsIdentity;
 use crate::node_file::ZookeeperSettings;
 use crate::problem::{Problems, Scope};
+use crate::reader::{Decode, Fields};
 use crate::validate::Rules;
 use serde::Serialize;
 use std::path::PathBuf;

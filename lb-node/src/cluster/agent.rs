@@ -4,9 +4,11 @@
 //! election.
 
 use super::lead::{Campaign, Leading};
+use super::link::Link;
 use super::peers::Overtaken;
 use super::vote::shortened;
-use crate::control::{Report, locked};
+use crate::control::forwarding::locked;
+use crate::control::report::Report;
 use coordination::follow::{Followed, follow};
 use coordination::pace::{Backoff, Spread};
 use coordination::presence::{Kept, Refusal, keep};
@@ -107,19 +109,6 @@ pub enum Name {
     Own,
     /// Another node's, that is there: in words, with the fix. Whoever wrote in that one's name would pass for it.
     Taken(String),
-}
-
-/// A node's connection to the tree.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// True if a server answers.
-    pub connected: bool,
-    /// Since when.
-    pub since: Instant,
-    /// The reason why not, if there is one.
-    pub problem: Option<String>,
-    /// Sessions so far.
-    pub sessions: u64,
 }
 
 /// A node in the tree.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`agent`] | a node's life in the tree, session after session | the store |
 //! | [`lead`] | standing for election, and writing decisions while leading | the store |
+//! | [`link`] | the state of a node's connection to the tree | |
 //! | [`history`] | what is kept of its decisions | the store |
 //! | [`peers`] | what other nodes tell a node that is cut off | UDP |
 //! | [`vote`] | what this node's probes find, as a record | channels |
@@ -16,6 +17,7 @@ pub mod cache;
 pub mod exclusions;
 pub mod history;
 pub mod lead;
+pub mod link;
 pub mod peers;
 pub mod simulated;
 pub mod vote;

@@ -18,8 +18,8 @@
 //!
 //! Numbers are big-endian. What is told only ever rises, so an answer that somebody repeats later is harmless.
 
-use super::agent::Link;
-use crate::control::Report;
+use super::link::Link;
+use crate::control::report::Report;
 use coordination::follow::Followed;
 use dataplane::nexthop::sources::Sources;
 use host::log_limit::LogLimit;

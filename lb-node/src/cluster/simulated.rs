@@ -3,7 +3,9 @@
 
 use super::agent::{Agent, ClusterView, MemberSettings};
 use super::vote;
-use crate::control::{Control, Forwarding, Inputs, Outputs, Report, Shared};
+use crate::control::forwarding::{Forwarding, Shared};
+use crate::control::report::Report;
+use crate::control::{Control, Inputs, Outputs};
 use crate::metrics::ControlMetrics;
 use crate::status::Status;
 use crate::wanted::keep_wanted;

@@ -1,8 +1,8 @@
 //! A node's vote: the findings of its probes, for the leader.
 
-use crate::control::Report;
-use crate::status::seconds;
+use crate::control::report::Report;
 use health::{State, Verdicts};
+use host::clock::seconds;
 use policy::verdict::is_suspect;
 use std::sync::Arc;
 use tokio::sync::watch;

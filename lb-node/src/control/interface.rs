@@ -1,13 +1,12 @@
 //! The inputs and outputs of the control loop.
 
+use super::report::Report;
 use crate::status::Status;
 use coordination::Snapshot;
 use dataplane::attachment::Attachment;
 use dataplane::nexthop::{NextHops, Wanted};
 use health::{Target, Verdicts};
 use policy::local::Exclusions;
-use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -43,24 +42,4 @@ pub struct Outputs {
     pub turned: watch::Sender<Option<Instant>>,
     /// The reals that the node leaves out by its own judgement, to be kept over a restart.
     pub exclusions: watch::Sender<Exclusions>,
-}
-
-/// The state in force, as other nodes are to know it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
-    /// (term, epoch) of the head in force; `None` until there is one.
-    pub order: Option<(u64, u64)>,
-    /// The head's `targets` that probing follows.
-    pub targets: u64,
-    /// Digest of all tables in the maps.
-    pub digest: String,
-    /// The way in which what is in force came to be.
-    pub mode: Mode,
-    /// The reason why something newer is not in force, if there is something newer.
-    pub problem: Option<String>,
-    /// True if packets have been seen to pass through the loaded program as they should.
-    pub healthy: bool,
-    /// Addresses of VIPs that this node serves: the self-test passes for all of an address' VIPs, and at least one of
-    /// them has reals.
-    pub serving: BTreeSet<IpAddr>,
 }

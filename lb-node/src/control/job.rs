@@ -1,7 +1,7 @@
 //! One round of work on the data plane, off the loop.
 
-use super::{Forwarding, InForce, Shared, chain, locked};
-use crate::status::{self};
+use super::forwarding::{Forwarding, Shared, locked};
+use crate::status::{self, Shares};
 use coordination::Snapshot;
 use dataplane::compile::{CompileError, compile_with};
 use dataplane::nexthop::{NextHops, Obstacle};
@@ -12,6 +12,7 @@ use policy::local::Assignment;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use zk_schema::VipName;
+use zk_schema::tree::Decided;
 
 /// Works for a data plane, where its work belongs.
 pub(super) async fn work<D: Forwarding, T: Send + 'static>(
@@ -98,4 +99,27 @@ impl<D: Forwarding> Job<D> {
             xdp_native: dataplane.is_native(),
         })
     }
+}
+
+/// The state that was applied last.
+#[derive(Debug, Default)]
+pub(super) struct InForce {
+    pub(super) program: Option<Program>,
+    pub(super) assignment: Assignment,
+    pub(super) next_hops: Arc<NextHops>,
+    pub(super) shares: Shares,
+    /// Digests of the tables in the maps.
+    pub(super) digests: BTreeMap<VipName, u64>,
+    /// The leader's decision, where there is a leader.
+    pub(super) decided: Option<Arc<Decided>>,
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        // Some errors repeat their cause already.
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }

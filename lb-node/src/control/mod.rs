@@ -13,24 +13,27 @@
 //! 3. Applying gives the reals their probe marks; with them the targets are published, and probing begins.
 //! 4. Verdicts arrive, and tables are filled: see [`policy::local::assign`].
 
-mod forwarding;
+pub mod forwarding;
 mod interface;
 mod job;
+pub mod report;
 
 use crate::guard::PULSE_EVERY;
 use crate::metrics::ControlMetrics;
 use crate::standing::{found, standing};
-use crate::status::{self, SelfTestStatus, Shares, Status};
+use crate::status::{self, SelfTestStatus, Status};
 use coordination::Snapshot;
 use dataplane::attachment::Attachment;
 use dataplane::nexthop::{NextHops, Obstacle, Wanted};
-use dataplane::program::{Program, VipProgram};
+use dataplane::program::VipProgram;
 use dataplane::{SelfTest, Start};
+use forwarding::{Forwarding, Shared, locked};
 use health::{Key, Target, Verdicts};
-use job::{Job, work};
+use job::{InForce, Job, work};
 use policy::local::{Assignment, Exclusions, Situation, adopt, assign};
 use policy::probers::probers;
 use policy::{FIRST_NEXT_HOPS, announce, first_round};
+use report::Report;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -40,12 +43,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{error, info, warn};
-use zk_schema::tree::{self, Decided, Head, Mode};
+use zk_schema::tree::{self, Head, Mode};
 use zk_schema::{Desired, NodeName, ProbePath, VipName, VipState};
 
-pub(crate) use forwarding::locked;
-pub use forwarding::{Forwarding, Shared};
-pub use interface::{Inputs, Outputs, Report};
+pub use interface::{Inputs, Outputs};
 
 /// Time between packets that are sent through the loaded program.
 pub(crate) const SELF_TEST_EVERY: Duration = Duration::from_secs(10);
@@ -124,19 +125,6 @@ pub struct Control<D> {
     /// Reals that packets cannot be sent to, as the data plane said last.
     obstacles: BTreeMap<Key, Obstacle>,
     xdp_native: bool,
-}
-
-/// The state that was applied last.
-#[derive(Debug, Default)]
-struct InForce {
-    program: Option<Program>,
-    assignment: Assignment,
-    next_hops: Arc<NextHops>,
-    shares: Shares,
-    /// Digests of the tables in the maps.
-    digests: BTreeMap<VipName, u64>,
-    /// The leader's decision, where there is a leader.
-    decided: Option<Arc<Decided>>,
 }
 
 /// The last attempt to apply, if it failed.
@@ -463,16 +451,6 @@ impl<D: Forwarding> Control<D> {
 fn is_prober(head: &Head, node: &NodeName, target: &Target) -> bool {
     let target = tree::Target { vip: target.vip.clone(), real: target.real.clone() };
     probers(&head.nodes, &target).contains(&node)
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        // Some errors repeat their cause already.
-        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
-    })
 }
 
 /// Publishes a value if it differs from the one there is.

@@ -4,6 +4,7 @@ use super::*;
 use crate::testing::{checked_vip, desired, name, next_hops, unchecked_vip};
 use coordination::Snapshots;
 use dataplane::attachment::Lost;
+use dataplane::program::Program;
 use dataplane::{Applied, Statistics};
 use health::{State, Verdict};
 use std::sync::Mutex;

@@ -1,8 +1,9 @@
 //! `lbctl apply`.
 
 use crate::context::Context;
-use crate::edit::plan::{self, Remark};
+use crate::edit::plan;
 use crate::edit::run::{self, Ask};
+use crate::edit::step::Remark;
 use crate::edit::{self, Edit, Plan};
 use crate::tree::Tree;
 use anyhow::{Result, anyhow, bail};

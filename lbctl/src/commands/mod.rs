@@ -11,6 +11,7 @@ pub mod lookup;
 pub mod node;
 pub mod ops;
 pub mod real;
+pub mod reals;
 pub mod status;
 pub mod top;
 pub mod vip;

@@ -2,9 +2,11 @@
 
 use super::vip::read;
 use crate::context::Context;
-use crate::edit::flags::{self, FlagName, Reason};
-use crate::edit::plan::{self, Remark};
+use crate::edit::flags::{self, Reason};
+use crate::edit::plan;
 use crate::edit::run::{self, Ask, Outcome, Progress};
+use crate::edit::step::FlagName;
+use crate::edit::step::Remark;
 use crate::edit::{Edit, names};
 use crate::output::{self, Format, Shown};
 use crate::overview::ReplacedView;

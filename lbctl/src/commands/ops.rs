@@ -1,9 +1,11 @@
 //! `lbctl freeze`, `unfreeze`, `confirm` and `unconfirm`.
 
 use crate::context::Context;
-use crate::edit::flags::{self, FlagName, Reason};
-use crate::edit::plan::{self, Remark};
+use crate::edit::flags::{self, Reason};
+use crate::edit::plan;
 use crate::edit::run::{self, Ask};
+use crate::edit::step::FlagName;
+use crate::edit::step::Remark;
 use crate::edit::{Edit, Span, names};
 use crate::time;
 use crate::tree::Tree;

@@ -1,14 +1,15 @@
 //! `lbctl real`.
 
+use super::reals::{Line, table};
 use crate::context::Context;
-use crate::edit::effect::{Effect, drained};
+use crate::edit::effect::Effect;
 use crate::edit::fields::{self, FieldEdit, shown};
-use crate::edit::flags::{self, FlagName, Reason};
+use crate::edit::flags::{self, Reason};
 use crate::edit::plan;
 use crate::edit::run::{self, Ask, Outcome};
+use crate::edit::step::FlagName;
 use crate::edit::{Edit, names};
 use crate::output::{self, Shown};
-use crate::paint::Sheet;
 use crate::time::{now, rfc3339_seconds};
 use crate::tree::Tree;
 use crate::visible;
@@ -20,9 +21,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use zk_schema::VipName;
 use zk_schema::picture::Found;
 use zk_schema::tree::{Registrant, Target, paths};
-use zk_schema::{Real, RealName, VipName};
 
 /// Commands of `lbctl real`. A real is named as VIP/REAL, or as VIP REAL.
 #[derive(Debug, clap::Subcommand)]
@@ -358,57 +359,6 @@ impl Shown for Drained {
 #[serde(transparent)]
 struct List {
     reals: Vec<Line>,
-}
-
-/// A real in a list.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Line {
-    /// `VIP/REAL`.
-    name: String,
-    address: Option<IpAddr>,
-    /// The weight in its record.
-    weight: Option<u16>,
-    /// The weight in the table in force; null: it has no slots.
-    in_table: Option<u16>,
-    /// The writer of its record: `operator`, or `agent`, its own.
-    by: &'static str,
-    /// By whom and why it is drained or disabled.
-    out: Option<String>,
-    /// Its record's problem.
-    broken: Option<String>,
-}
-
-impl Line {
-    pub(crate) fn of(tree: &Tree, vip: &VipName, real: &RealName, found: &Found<Real>) -> Self {
-        let target = Target { vip: vip.clone(), real: real.clone() };
-        Self {
-            name: target.to_string(),
-            address: found.ok().map(|real| real.address),
-            weight: found.ok().map(|real| real.weight),
-            in_table: tree.assignment(vip).and_then(|assignment| assignment.weights.get(real).copied()),
-            by: if found.znode.owner.is_some() { "agent" } else { "operator" },
-            out: drained(tree, &target, now()),
-            broken: found.record.as_ref().err().cloned(),
-        }
-    }
-}
-
-/// Reals as a table.
-pub(crate) fn table(lines: &[Line], indent: usize) -> String {
-    let mut table = Sheet::plain(["REAL", "ADDRESS", "WEIGHT", "IN TABLE", "BY", "REMARK"]);
-    let number = |number: Option<u16>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    for line in lines {
-        let remarks: Vec<String> = line.broken.iter().chain(&line.out).cloned().collect();
-        table.cells([
-            line.name.clone(),
-            line.address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
-            number(line.weight),
-            number(line.in_table),
-            line.by.to_owned(),
-            remarks.join("; "),
-        ]);
-    }
-    if lines.is_empty() { String::new() } else { table.text(indent) }
 }
 
 impl Shown for List {

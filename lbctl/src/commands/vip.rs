@@ -253,7 +253,7 @@ struct Details {
     /// The record's problem.
     broken: Option<String>,
     /// Its reals' records.
-    reals: Vec<super::real::Line>,
+    reals: Vec<super::reals::Line>,
     /// The VIP in force.
     in_force: Option<InForce>,
     #[serde(skip)]
@@ -292,7 +292,7 @@ impl Details {
             reals: found
                 .reals
                 .iter()
-                .map(|(real, found)| super::real::Line::of(tree, name, real, found))
+                .map(|(real, found)| super::reals::Line::of(tree, name, real, found))
                 .collect(),
             in_force,
             service: found.vip.ok().map(service).unwrap_or_default(),
@@ -324,7 +324,7 @@ impl Shown for Details {
                 }
             }
         }
-        text.push_str(&super::real::table(&self.reals, 2));
+        text.push_str(&super::reals::table(&self.reals, 2));
         text
     }
 }

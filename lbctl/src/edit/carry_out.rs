@@ -1,7 +1,8 @@
 //! Writing a plan: whole where it fits into one transaction, else VIP by VIP.
 
 use super::fields;
-use super::plan::{Object, Plan, Step};
+use super::plan::Plan;
+use super::step::{Object, Step};
 use crate::tree::Tree;
 use coordination::{Change, Error, Session};
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! The dangers of a plan to those who use the cluster, in words. Pure.
 
 use super::flags;
-use super::plan::{Action, Object, Remark, Step};
+use super::step::{Action, Object, Remark, Step};
 use crate::tree::Tree;
 use policy::forecast;
 use policy::leader::{Hold, Leader, Problem, View};

@@ -1,63 +1,16 @@
 //! Operators' flags: which there are, and how they are set and taken away.
 
-use super::plan::Edit;
+use super::step::{Edit, FlagName};
 use super::time::Span;
 use crate::time::rfc3339_seconds;
 use crate::visible;
 use coordination::{Error, Session};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::fmt;
-use zk_schema::tree::{Flag, Target, Znode, paths};
-use zk_schema::{NodeName, VipName};
+use zk_schema::tree::{Flag, Znode};
 
 /// The field that tells a disabled real from one that is merely drained.
 const DISABLED: &str = "disabled";
-
-/// A flag that operators set.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum FlagName {
-    /// A real gets no new connections.
-    Drain(Target),
-    /// A node is out of service.
-    Maintenance(NodeName),
-    /// The leader changes nothing.
-    Freeze,
-    /// A VIP's suspect change may happen.
-    Confirm(VipName),
-    /// Most VIPs may go.
-    ConfirmVips,
-    /// Most nodes may be gone.
-    ConfirmNodes,
-}
-
-impl FlagName {
-    /// Its path.
-    #[must_use]
-    pub fn path(&self) -> String {
-        match self {
-            Self::Drain(Target { vip, real }) => paths::drain(vip, real),
-            Self::Maintenance(node) => paths::maintenance(node),
-            Self::Freeze => paths::FREEZE.to_owned(),
-            Self::Confirm(vip) => paths::confirm(vip),
-            Self::ConfirmVips => paths::CONFIRM_VIPS.to_owned(),
-            Self::ConfirmNodes => paths::CONFIRM_NODES.to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for FlagName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Drain(target) => write!(f, "drain {target}"),
-            Self::Maintenance(node) => write!(f, "maintenance {node}"),
-            Self::Freeze => f.write_str("freeze"),
-            Self::Confirm(vip) => write!(f, "confirm {vip}"),
-            Self::ConfirmVips => f.write_str("confirm all VIPs"),
-            Self::ConfirmNodes => f.write_str("confirm all nodes"),
-        }
-    }
-}
 
 /// A flag as it stands in the tree.
 ///

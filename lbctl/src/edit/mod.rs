@@ -15,10 +15,11 @@ pub mod flags;
 pub mod names;
 pub mod plan;
 pub mod run;
+pub mod step;
 mod time;
 
-pub use flags::FlagName;
-pub use plan::{Action, Edit, Object, Plan, Remark, Severity, Step};
+pub use plan::Plan;
+pub use step::{Action, Edit, FlagName, Object, Remark, Severity, Step};
 pub use time::Span;
 
 #[cfg(test)]

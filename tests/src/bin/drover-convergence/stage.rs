@@ -16,7 +16,7 @@ use health::state::Outcome;
 use health::{Key, Target};
 use lb_node::cluster::agent::{ClusterView, MemberSettings};
 use lb_node::cluster::simulated::SimulatedNode;
-use lb_node::control::Report;
+use lb_node::control::report::Report;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use zk_schema::tree::{Head, Member};
