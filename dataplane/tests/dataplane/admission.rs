@@ -444,6 +444,9 @@ fn limits_of_prefixes_that_refuse_strangers_can_be_seen_to_do_so() {
         let limits = Limits { connections_per_second_per_prefix: 1, prefix_burst: 1, ..Limits::default() };
         let bench = bench(limits);
         let program = bench.program_fd();
+        let mut sketch: Array<_, PrefixLine> =
+            Array::try_from(Map::Array(Bench::map("PREFIX_LIMITERS"))).unwrap();
+        let [idle, ..] = sketch.get(&0, 0).unwrap();
         let input = tcp(socket(Family::V4.client(), 5000), socket(Family::V4.vip(), 80), SYN, b"").frame();
         // One prefix alone, which is refused: its two cells are no sign of anything.
         flood(&program, &input, 10_000);
@@ -452,12 +455,12 @@ fn limits_of_prefixes_that_refuse_strangers_can_be_seen_to_do_so() {
         assert!(sampled > 300 && full * 20 < sampled, "{full} of {sampled}");
 
         // As after a flood from all over the Internet: the time that a cell got stands in every cell.
-        let mut sketch: Array<_, PrefixLine> =
-            Array::try_from(Map::Array(Bench::map("PREFIX_LIMITERS"))).unwrap();
         let started = Instant::now();
         loop {
             flood(&program, &input, 1);
-            let newest = (0..PREFIX_LINES).flat_map(|line| sketch.get(&line, 0).unwrap()).max().unwrap();
+            // The clock wraps, so the newest is the one that is furthest from what has been idle all the time.
+            let cells = (0..PREFIX_LINES).flat_map(|line| sketch.get(&line, 0).unwrap());
+            let newest = cells.max_by_key(|cell| cell.wrapping_sub(idle)).unwrap();
             for line in 0..PREFIX_LINES {
                 sketch.set(line, [newest; 16], 0).unwrap();
             }
