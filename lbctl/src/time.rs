@@ -2,19 +2,6 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Now, in milliseconds since 1970.
-#[must_use]
-pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Now, in seconds since 1970.
-#[must_use]
-pub fn now() -> u64 {
-    now_ms() / 1000
-}
-
 /// A point in time, in milliseconds since 1970, by RFC 3339 in UTC: `2026-11-21T06:54:17.042Z`.
 #[must_use]
 pub fn rfc3339(at_ms: u64) -> String {

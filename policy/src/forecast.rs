@@ -15,7 +15,7 @@ const REST: Duration = Duration::from_secs(60);
 const TURN: Duration = Duration::from_secs(1);
 
 /// The tree acknowledges at once: a forecast asks what comes of a change, not how long that takes.
-const SETTINGS: Timeouts =
+const AT_ONCE: Timeouts =
     Timeouts { session_timeout: Duration::ZERO, ack_timeout: Duration::ZERO, withdraw_after: Duration::ZERO };
 
 /// Returns what the leader objects to in the tree as it is: `view` is what others wrote, `published` what leaders have
@@ -55,5 +55,5 @@ pub fn at_rest(view: &View, published: Published) -> Result<Leader, RecordError>
 /// A leader of the same term, so that nothing is written anew for that alone.
 fn leader(published: Published) -> Leader {
     let term = published.head.as_ref().map_or(1, |head| head.term);
-    Leader::new(term, SETTINGS, published, 0, Duration::ZERO)
+    Leader::new(term, AT_ONCE, published, 0, Duration::ZERO)
 }

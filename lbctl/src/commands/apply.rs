@@ -48,7 +48,7 @@ pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
     context
         .in_session(async |session| {
             let tree = Tree::read(session).await?;
-            let plan = plan(&tree, &file, options.prune, crate::time::now())?;
+            let plan = plan(&tree, &file, options.prune, host::clock::wall())?;
             run::run(session, &tree, &plan, (context.format(), &options.edit, Ask::Always)).await
         })
         .await

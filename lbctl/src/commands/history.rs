@@ -3,9 +3,10 @@
 use crate::context::Context;
 use crate::output::{self, Format};
 use crate::paint::{Line, Paper, Span, Tone, wrap};
-use crate::time::{now_ms, parse_span, rfc3339};
+use crate::time::{parse_span, rfc3339};
 use anyhow::{Result, bail};
 use coordination::{Error, Session};
+use host::clock::wall_ms;
 use std::process::ExitCode;
 use std::time::Duration;
 use zk_schema::VipName;
@@ -51,9 +52,9 @@ pub struct Options {
 /// If ZooKeeper cannot be reached at first, or there is no cluster.
 pub async fn run(context: &Context, options: &Options) -> Result<ExitCode> {
     let wanted = Wanted {
-        since_ms: options
-            .since
-            .map_or(0, |since| now_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))),
+        since_ms: options.since.map_or(0, |since| {
+            wall_ms().saturating_sub(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+        }),
         vip: options.vip.clone(),
     };
     let session = context.connect().await?;

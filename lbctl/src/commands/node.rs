@@ -11,11 +11,12 @@ use crate::edit::{Edit, names};
 use crate::output::{self, Format, Shown};
 use crate::overview::ReplacedView;
 use crate::paint::Sheet;
-use crate::time::{now, rfc3339_seconds};
+use crate::time::rfc3339_seconds;
 use crate::tree::Tree;
 use crate::visible;
 use anyhow::{Result, bail};
 use coordination::Session;
+use host::clock::wall;
 use serde::Serialize;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -125,11 +126,11 @@ async fn drain(
         .in_session(async |session| {
             let tree = Tree::read(session).await?;
             names::node(&tree, node)?;
-            let flag = flags::flag(&context.by(), &reason.why, reason.span, now());
+            let flag = flags::flag(&context.by(), &reason.why, reason.span, wall());
             let name = FlagName::Maintenance(node.clone());
             let there = flags::find(session, &name).await?;
-            let mut plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], now())?;
-            plan.remarks.extend(remarks(&tree, node, now()));
+            let mut plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], wall())?;
+            plan.remarks.extend(remarks(&tree, node, wall()));
             let outcome =
                 run::decide(session, &tree, &plan, (context.format(), options, Ask::Dangers)).await?;
             let is_there = tree.nodes.contains_key(node);
@@ -275,7 +276,7 @@ fn lines(tree: &Tree) -> Vec<Line> {
     let line = |name: &NodeName| {
         let member = tree.nodes.get(name);
         let applied = tree.applied.get(name).and_then(Found::ok);
-        let flag = tree.flags.maintenance.get(name).filter(|flag| flag.counts(now()));
+        let flag = tree.flags.maintenance.get(name).filter(|flag| flag.counts(wall()));
         let mode = applied.and_then(|applied| serde_json::to_value(applied.mode).ok());
         Line {
             name: name.to_string(),
@@ -289,7 +290,7 @@ fn lines(tree: &Tree) -> Vec<Line> {
             software: member.and_then(Found::ok).map(|member| member.software.clone()),
             started: member.and_then(Found::ok).map(|member| member.started),
             problem: applied.and_then(|applied| applied.problem.clone()),
-            replaced: applied.and_then(|applied| Some(ReplacedView::of(applied, now())?.words)),
+            replaced: applied.and_then(|applied| Some(ReplacedView::of(applied, wall())?.words)),
         }
     };
     names.into_iter().map(line).collect()
@@ -397,7 +398,7 @@ mod tests {
         let mut replaced = Replaced {
             boot: "boot-1".to_owned(),
             sources: [[10, 0, 0, 1].into()].into(),
-            at: now() - 3 * 3600,
+            at: wall() - 3 * 3600,
             extra: Default::default(),
         };
         applied.replaced = Some(replaced.clone());
@@ -407,7 +408,7 @@ mod tests {
         assert!(text.contains("  replaced ") && text.contains(told), "{text}");
         assert!(List { nodes: lines(&tree) }.text().contains("another machine had this name"));
 
-        replaced.at = now() - Replaced::TOLD_FOR_S;
+        replaced.at = wall() - Replaced::TOLD_FOR_S;
         let applied = tree.applied.get_mut("lb-1").and_then(|found| found.record.as_mut().ok());
         applied.expect("it has applied something").replaced = Some(replaced);
         assert!(!lines(&tree)[0].text().contains("replaced"));

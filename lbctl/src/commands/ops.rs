@@ -7,7 +7,6 @@ use crate::edit::run::{self, Ask};
 use crate::edit::step::FlagName;
 use crate::edit::step::Remark;
 use crate::edit::{Edit, Span, names};
-use crate::time;
 use crate::tree::Tree;
 use anyhow::Result;
 use policy::forecast;
@@ -91,7 +90,7 @@ impl What {
 
     /// Returns what the leader holds of it now, in words.
     fn held(&self, tree: &Tree) -> Result<Vec<String>> {
-        let mut problems = forecast::objections(&tree.view(time::now()), tree.published())?;
+        let mut problems = forecast::objections(&tree.view(host::clock::wall()), tree.published())?;
         problems.retain(|problem| match (&self.vip, problem) {
             (Some(vip), Problem::HeldReals { vip: held, .. }) => vip == held,
             (None, Problem::HeldVips { .. }) => self.vips,
@@ -177,9 +176,9 @@ async fn set(
             let tree = Tree::read(session).await?;
             names::made(&tree)?;
             let remark = remark(&tree)?;
-            let flag = flags::flag(&context.by(), &reason.why, reason.span, time::now());
+            let flag = flags::flag(&context.by(), &reason.why, reason.span, host::clock::wall());
             let there = flags::find(session, &name).await?;
-            let mut plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], time::now())?;
+            let mut plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], host::clock::wall())?;
             plan.remarks.push(remark);
             run::run(session, &tree, &plan, (context.format(), options, ask)).await
         })

@@ -10,11 +10,12 @@ use crate::edit::run::{self, Ask, Outcome};
 use crate::edit::step::FlagName;
 use crate::edit::{Edit, names};
 use crate::output::{self, Shown};
-use crate::time::{now, rfc3339_seconds};
+use crate::time::rfc3339_seconds;
 use crate::tree::Tree;
 use crate::visible;
 use anyhow::{Result, anyhow, bail};
 use coordination::Session;
+use host::clock::wall;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -167,11 +168,11 @@ pub async fn run(context: &Context, command: Command) -> Result<ExitCode> {
             .await
         }
         Command::Drain(Flagged { name, reason, edit }) => {
-            let flag = flags::flag(&context.by(), &reason.why, reason.span, now());
+            let flag = flags::flag(&context.by(), &reason.why, reason.span, wall());
             take_out(context, &name.target()?, flag, &edit).await
         }
         Command::Disable(Disable { name, why, edit }) => {
-            let flag = flags::disabling(flags::flag(&context.by(), &why, None, now()));
+            let flag = flags::disabling(flags::flag(&context.by(), &why, None, wall()));
             take_out(context, &name.target()?, flag, &edit).await
         }
         Command::Undrain(Named { name, edit }) => {
@@ -281,7 +282,7 @@ async fn take_out(
             }
             let name = FlagName::Drain(target.clone());
             let there = flags::find(session, &name).await?;
-            let plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], now())?;
+            let plan = plan::plan(&tree, vec![Edit::PutFlag(name, flag, there)], wall())?;
             let outcome =
                 run::decide(session, &tree, &plan, (context.format(), options, Ask::Dangers)).await?;
             let drained = Drained::of(&Tree::read(session).await?, target, outcome);

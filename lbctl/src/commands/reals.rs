@@ -2,8 +2,8 @@
 
 use crate::edit::effect::drained;
 use crate::paint::Sheet;
-use crate::time::now;
 use crate::tree::Tree;
+use host::clock::wall;
 use serde::Serialize;
 use std::net::IpAddr;
 use zk_schema::picture::Found;
@@ -37,7 +37,7 @@ impl Line {
             weight: found.ok().map(|real| real.weight),
             in_table: tree.assignment(vip).and_then(|assignment| assignment.weights.get(real).copied()),
             by: if found.znode.owner.is_some() { "agent" } else { "operator" },
-            out: drained(tree, &target, now()),
+            out: drained(tree, &target, wall()),
             broken: found.record.as_ref().err().cloned(),
         }
     }

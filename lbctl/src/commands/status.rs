@@ -4,7 +4,6 @@ use crate::context::Context;
 use crate::output::{self, Format};
 use crate::overview::{Link, Overview, Shares, text};
 use crate::paint::{Paper, Span};
-use crate::time::now_ms;
 use crate::tree::Tree;
 use anyhow::{Context as _, Result, bail};
 use coordination::Session;
@@ -94,7 +93,7 @@ pub(crate) async fn read<S: Session>(session: &S, servers: &str, shares: &mut Sh
         session: format!("{:#x}", session.id()),
         read_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
     };
-    Ok(Overview::of(&tree, link, now_ms() / 1000, shares))
+    Ok(Overview::of(&tree, link, host::clock::wall(), shares))
 }
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ pub async fn wait<S: Session>(
     let start = Instant::now();
     loop {
         let tree = Tree::read(session).await?;
-        let now = crate::time::now();
+        let now = host::clock::wall();
         let problems = expected.objections(&tree, now)?;
         let effect = match problems.is_empty() {
             true => effect(&tree, expected, now),

@@ -162,7 +162,7 @@ pub async fn edit(
             let tree = Tree::read(session).await?;
             names::made(&tree)?;
             let edits = make(session, &tree).await?;
-            let plan = plan::plan(&tree, edits, crate::time::now())?;
+            let plan = plan::plan(&tree, edits, host::clock::wall())?;
             run(session, &tree, &plan, (context.format(), options, ask)).await
         })
         .await

@@ -11,8 +11,9 @@ mod tests;
 mod watcher;
 
 use crate::context::Context;
-use crate::time::{now_ms, parse_span};
+use crate::time::parse_span;
 use anyhow::{Context as _, Result, ensure};
+use host::clock::wall_ms;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use screen::{Key, Screen};
@@ -98,7 +99,7 @@ impl Terminal {
 
     fn draw(&mut self, screen: &Screen) -> Result<()> {
         self.0
-            .draw(|frame| render::draw(frame, screen, now_ms()))
+            .draw(|frame| render::draw(frame, screen, wall_ms()))
             .context("the terminal cannot be written")?;
         Ok(())
     }

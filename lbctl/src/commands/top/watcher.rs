@@ -5,10 +5,10 @@ use crate::commands::history::{Wanted, events};
 use crate::commands::status::read;
 use crate::context::Context;
 use crate::overview::{Overview, Shares};
-use crate::time::now_ms;
 use anyhow::Result;
 use coordination::zookeeper::ZooKeeperSession;
 use coordination::{Error, Session};
+use host::clock::wall_ms;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch};
@@ -56,7 +56,7 @@ impl Watcher {
         let session = context.connect().await?;
         let mut shares = Shares::default();
         let overview = Arc::new(read(&session, &servers, &mut shares).await?);
-        let sample = Sample { overview, events: Arc::default(), at_ms: now_ms(), away: None };
+        let sample = Sample { overview, events: Arc::default(), at_ms: wall_ms(), away: None };
         let mut watcher = Self {
             context,
             servers,
@@ -89,7 +89,7 @@ impl Watcher {
                     let why = format!("{error:#}");
                     match &mut self.sample.away {
                         Some(away) => away.why = why,
-                        away @ None => *away = Some(Away { since_ms: now_ms(), why }),
+                        away @ None => *away = Some(Away { since_ms: wall_ms(), why }),
                     }
                     // A session that has merely lost its connection finds another server by itself.
                     if error.downcast_ref::<Error>().is_none_or(|error| !error.is_lost()) {
@@ -121,7 +121,7 @@ impl Watcher {
         self.sample = Sample {
             overview: Arc::new(overview),
             events: self.events.as_slice().into(),
-            at_ms: now_ms(),
+            at_ms: wall_ms(),
             away: None,
         };
         Ok(())
